@@ -1,0 +1,38 @@
+PYTHON ?= python
+PACKAGES = runtime robots models training export kernels
+
+.PHONY: dev links check lint types contracts test bench gpu clean
+
+dev:            ## install everything into the active venv
+	$(PYTHON) -m pip install -e ".[dev]"
+	$(MAKE) links
+
+links:          ## the dvgwm namespace as links, for mypy and for machines where nothing can be installed
+	@rm -rf build/links && mkdir -p build/links/dvgwm
+	@for p in $(PACKAGES); do ln -s ../../../$$p build/links/dvgwm/$$p; done
+	@$(PYTHON) tests/make_dist_info.py build/links
+
+check: lint types contracts test  ## what CI runs
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types: links
+	$(PYTHON) -m mypy $(foreach p,$(PACKAGES),-p dvgwm.$(p))
+
+contracts: links
+	PYTHONPATH=build/links lint-imports
+
+test:           ## the tests for two cores without a GPU
+	$(PYTHON) -m pytest
+
+bench:          ## benchmarks; results of this machine are printed as a table
+	$(PYTHON) -m pytest benchmarks/ --benchmark-only
+
+gpu:            ## everything that needs a GPU
+	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m pytest benchmarks/ --benchmark-only
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

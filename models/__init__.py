@@ -1,0 +1,1 @@
+"""The networks in torch: preview, refiner, codec, text encoder, policy, and their presets."""

@@ -1,0 +1,1 @@
+"""The simulated Galaxea A1 in MuJoCo."""

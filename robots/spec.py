@@ -1,0 +1,72 @@
+"""What makes a robot known to dvgwm: names, limits, cameras, kinematics, and how to simulate or drive it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from dvgwm.runtime.types import DoubleArray, ImageArray, Robot
+
+from .limits import JointLimits
+
+
+class Kinematics(Protocol):
+    """Where the tool is for given joints, and the other way round (radians, metres, rotation vectors)."""
+
+    def forward(self, joints: DoubleArray) -> DoubleArray:
+        """Return the tool's pose: x, y, z and a rotation vector in the robot's base frame."""
+
+    def inverse(self, pose: DoubleArray, near: DoubleArray) -> tuple[DoubleArray, bool]:
+        """Return joints near ``near`` whose tool pose is closest to ``pose``, and whether it is reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationOptions:
+    """Which scene to simulate: a task's name, the layout's seed and the size of the camera images."""
+
+    task: str
+    seed: int
+    height_px: int
+    width_px: int
+
+
+class SimulatedRobot(Robot, Protocol):
+    """A driver whose clock moves only when told to."""
+
+    @property
+    def time_s(self) -> float:
+        """The virtual clock."""
+
+    @property
+    def instruction(self) -> str:
+        """The sentence that names this layout's goal."""
+
+    @property
+    def renderer(self) -> str:
+        """How images are made: ``egl``, ``osmesa`` or ``ray casting``."""
+
+    def positions(self) -> tuple[float, ...]:
+        """Return the measured joint positions in radians, the gripper opening (0..1) last."""
+
+    def images(self) -> Mapping[str, ImageArray]:
+        """Return one uint8 H W 3 frame per camera."""
+
+    def advance(self, seconds: float) -> None:
+        """Let physics run for ``seconds`` with the last command held."""
+
+    def solved(self) -> bool:
+        """Return whether the goal is reached now."""
+
+
+@dataclass(frozen=True, slots=True)
+class RobotSpec:
+    """Everything the rest of the system needs to know of one robot; joints are in wire order with the gripper last."""
+
+    name: str
+    joint_names: tuple[str, ...]
+    limits: JointLimits
+    cameras: tuple[str, ...]
+    tasks: tuple[str, ...]
+    period_s: float
+    kinematics: Kinematics
+    simulate: Callable[[SimulationOptions], SimulatedRobot]
+    drive: Callable[[Mapping[str, str]], Robot] | None

@@ -1,0 +1,80 @@
+"""Engines in ONNX Runtime on the CPU."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from ..backend import EngineSpec
+from ..buffers import Buffers, check_inputs
+from ..errors import BundleIncompatibleError, InternalError
+from ..host import HostBackend
+from ..types import Tensor
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+
+
+class OnnxEngine:
+    """One graph in an ONNX Runtime session, its outputs bound to buffers of ours."""
+
+    def __init__(self, path: Path, spec: EngineSpec, options: ort.SessionOptions) -> None:
+        self.spec = spec
+        try:
+            self._session: ort.InferenceSession | None = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's errors have no common base
+            raise BundleIncompatibleError(
+                "ENGINE_LOAD", f"ONNX Runtime {ort.__version__} cannot load {path.name}: {error}"
+            ) from error
+        self._check_interface(path.name)
+        self._binding = self._session.io_binding()
+        self._buffers = Buffers(spec)
+
+    def _check_interface(self, name: str) -> None:
+        assert self._session is not None
+        for side, want, have in (
+            ("inputs", self.spec.inputs, self._session.get_inputs()),
+            ("outputs", self.spec.outputs, self._session.get_outputs()),
+        ):
+            wanted = {spec.name: spec.dtype for spec in want}
+            got = {node.name: _DTYPES.get(node.type, node.type) for node in have}
+            if wanted != got:
+                raise BundleIncompatibleError("ENGINE_INTERFACE", f"{name}: wanted {side} {wanted}, the graph has {got}")
+
+    def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        dtypes = {spec.name: spec.dtype for spec in self.spec.inputs}
+        self.run({name: np.zeros(shape, dtypes[name]) for name, shape in shapes.items()})
+
+    def run(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if self._session is None:
+            raise InternalError("ENGINE_CLOSED", f"{self.spec.file} was closed and cannot run")
+        check_inputs(self.spec, tensors)
+        outputs = self._buffers.next(tensors)
+        # ONNX Runtime reads these pointers inside `run_with_iobinding` only, so `inputs` has to live until then.
+        inputs = {spec.name: np.ascontiguousarray(tensors[spec.name]) for spec in self.spec.inputs}
+        for name, array in inputs.items():
+            self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        self._session.run_with_iobinding(self._binding)
+        return outputs
+
+    def close(self) -> None:
+        self._session = None
+
+
+def open_backend(threads: int | None = None) -> HostBackend:
+    """Return ONNX Runtime on ``threads`` CPU threads (none: one per core)."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return HostBackend("onnx", lambda path, spec: OnnxEngine(path, spec, options))

@@ -1,0 +1,171 @@
+"""`dvgwm-runtime`: the command line. Everything that prints, reads the environment or exits is here."""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from . import __version__
+from .errors import ConfigError, DvgwmError, InterruptedRunError
+
+EPILOG = """\b
+Examples:
+  dvgwm-runtime --robot galaxea_a1                        one episode on the simulated arm
+  dvgwm-runtime --robot galaxea_a1 --task stack_cube --seed 7
+  dvgwm-runtime --plan-only --camera clip.mp4 --instruction "put the blue cup on the plate"
+  dvgwm-runtime inspect engines/a1_tiny                   what a bundle holds
+  dvgwm-runtime evaluate --episodes 20 --seed 0 --json    success over tasks and layouts
+"""
+
+Seconds = click.FloatRange(min=0.0)
+Positive = click.IntRange(min=1)
+
+
+class PlanTime(click.ParamType[Any]):
+    """``frozen``, ``measured`` or a number of seconds."""
+
+    name = "frozen|measured|SECONDS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in ("frozen", "measured"):
+            return value
+        return str(Seconds.convert(value, param, ctx))
+
+
+def _cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvgwm"
+
+
+def bundle_options(command: Any) -> Any:
+    """Add the options that choose a bundle and how its samplers run."""
+    options = (
+        click.option("--bundle", type=click.Path(path_type=Path), help="Bundle directory (default: the shipped one)."),
+        click.option("--backend", default="onnx", show_default=True, help="Engine library to run on."),
+        click.option("--threads", type=Positive, help="CPU threads of the engines (default: one per core)."),
+        click.option("--sampler", "preview_sampler", help="Preview sampler, such as ddim_v, dpmpp_2m."),
+        click.option("--steps", "preview_steps", type=int, help="Preview steps (default: the bundle's)."),
+        click.option("--guidance", type=float, help="Guidance of the preview; 1 switches it off."),
+        click.option("--refine-steps", type=int, help="Euler steps of the refiner (default: the bundle's)."),
+        click.option("--cache-dir", type=click.Path(path_type=Path), help="Where prompts computed here are kept."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(invoke_without_command=True, epilog=EPILOG, context_settings={"max_content_width": 100})
+@click.option("--robot", help="Robot to drive, such as galaxea_a1; simulated unless --live is given.")
+@click.option("--task", help="Task of the simulated robot (default: its first).")
+@click.option("--instruction", help="What the robot is to do (default: the simulated task's own sentence).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the layout and of all noise.")
+@click.option("--execute", type=Positive, help="Actions played before the next plan (default: all of a plan's).")
+@click.option("--max-actions", type=Positive, default=96, show_default=True, help="Actions after which it ends.")
+@click.option(
+    "--plan-time", type=PlanTime(), default="frozen", show_default=True, help="Virtual time that a plan costs."
+)
+@click.option("--plan-only", is_flag=True, help="Imagine and act from a recording; no robot.")
+@click.option("--camera", type=click.Path(path_type=Path), help="With --plan-only: an image, a folder or a video.")
+@click.option("--at", "at_s", type=Seconds, default=0.0, show_default=True, help="Second of the recording to start at.")
+@click.option("--live", is_flag=True, help="Move the real arm.")
+@click.option("--out", type=click.Path(path_type=Path), help="Directory for video, profile and report (default: runs/N).")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+@bundle_options
+@click.version_option(__version__)
+@click.pass_context
+def cli(context: click.Context, /, **options: Any) -> None:
+    """Imagine an interaction, refine it, and act it out: DVG-WM on a robot PC.
+
+    Without a command it runs one episode and shows the time of every stage. The last line of standard output is JSON.
+    """
+    options.pop("debug")
+    if context.invoked_subcommand is not None:
+        return
+    from . import run
+
+    if options["live"]:
+        raise ConfigError(
+            "LIVE_MISSING", "this version has no driver for real arms yet, nothing was moved; leave --live out"
+        )
+    if options["plan_only"]:
+        _finish(run.plan_recording(run.RecordingRequest.of(options, _cache_dir())))
+    elif options["robot"]:
+        _finish(run.simulate(run.SimulationRequest.of(options, _cache_dir())))
+    else:
+        click.echo(context.get_help())
+        raise ConfigError("USAGE", "wanted --robot NAME, --plan-only --camera PATH or a command, got none of them")
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+def inspect(bundle: Path) -> None:
+    """Check every file of BUNDLE and print what it holds."""
+    from .inspection import show
+
+    _finish(show(bundle))
+
+
+@cli.command()
+@click.option("--robot", default="galaxea_a1", show_default=True, help="Simulated robot.")
+@click.option("--episodes", type=Positive, default=20, show_default=True, help="Episodes in all, spread over the tasks.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first layout.")
+@click.option("--execute", type=Positive, help="Actions played before the next plan (default: all of a plan's).")
+@click.option("--max-actions", type=Positive, default=96, show_default=True, help="Actions after which one ends.")
+@click.option("--plan-time", type=PlanTime(), default="frozen", show_default=True, help="Virtual time of a plan.")
+@click.option("--json", "only_json", is_flag=True, help="Print the last line only.")
+@bundle_options
+def evaluate(**options: Any) -> None:
+    """Run simulated episodes over all tasks and print the success rate."""
+    from .evaluation import evaluate as run_evaluation
+    from .run import SimulationRequest
+
+    count, quiet = options.pop("episodes"), options.pop("only_json")
+    unused = {"task": None, "instruction": None, "out": None}
+    _finish(run_evaluation(SimulationRequest.of(options | unused, _cache_dir()), count, quiet=quiet))
+
+
+@cli.command()
+def doctor() -> None:
+    """Say what this machine has and lacks for running dvgwm."""
+    from .inspection import diagnose
+
+    _finish(diagnose())
+
+
+def _finish(result: dict[str, Any]) -> None:
+    click.echo(json.dumps(result))
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the code of `errors` that fits."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        cli(standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as ended:
+        code = ended.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = _report(InterruptedRunError("INTERRUPTED", "stopped by the operator; no unfinished result was kept"))
+    except click.ClickException as error:
+        code = _report(ConfigError("USAGE", f"{error.format_message()} See `dvgwm-runtime --help`"))
+    except DvgwmError as error:
+        code = _report(error)
+    except Exception as error:
+        code = _report(DvgwmError("INTERNAL", f"{type(error).__name__}: {error}; run again with --debug and report it"))
+    sys.exit(code)
+
+
+def _report(error: DvgwmError) -> int:
+    click.echo(error.line, err=True)
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    return error.exit_code

@@ -1,0 +1,176 @@
+"""The pipeline's two calls: `imagine` a plan from what is seen, `act` on it; each at the manifest's own rate."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from .backend import Backend, Engine
+from .bundle import Bundle
+from .denoise import Progress, Run
+from .errors import ConfigError
+from .manifest import Manifest, StageSpec
+from .profiler import Profiler
+from .prompts import PromptStore
+from .stages import Stage, open_stage
+from .tokenizer import check_instruction, tokenize
+from .types import ActionChunk, FloatArray, Observation, Plan, Tensor, check_image
+
+
+PLAN = {"plan", "observations"}
+"""What an act stage is given beside the outputs of other stages."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Take progress and show nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """Sampler settings that replace the manifest's for this run; none keeps the manifest's."""
+
+    preview_sampler: str | None = None
+    preview_steps: int | None = None
+    guidance: float | None = None
+    refine_steps: int | None = None
+
+    def applied(self, spec: StageSpec) -> StageSpec:
+        """Return ``spec`` with these settings."""
+        if spec.sampler is None or spec.kind != "denoise":
+            return spec
+        wanted: dict[str, Any] = {"steps": self.refine_steps}
+        if "state" not in spec.inputs:
+            wanted = {"kind": self.preview_sampler, "steps": self.preview_steps, "guidance": self.guidance}
+        changes = {name: value for name, value in wanted.items() if value is not None}
+        return replace(spec, sampler=replace(spec.sampler, **changes))
+
+
+class Pipeline:
+    """A bundle opened on a backend."""
+
+    def __init__(
+        self, bundle: Bundle, backend: Backend, cache: Path | None = None, overrides: Overrides | None = None
+    ) -> None:
+        self.bundle, self.backend = bundle, backend
+        self._resources = ExitStack()
+        specs = [(overrides or Overrides()).applied(spec) for spec in bundle.manifest.pipeline]
+        loaded: dict[str, Engine] = {}
+        for spec in specs:
+            for engine in spec.engines.values():
+                if engine.file not in loaded:
+                    loaded[engine.file] = backend.load(bundle.file(engine.file), engine)
+                    self._resources.callback(loaded[engine.file].close)
+        self.prompts = PromptStore(bundle, cache, self._text_encoder(specs, loaded))
+        stages = [
+            open_stage(
+                spec,
+                {role: loaded[engine.file] for role, engine in spec.engines.items()},
+                backend,
+                self.prompts,
+                bundle.manifest.action,
+            )
+            for spec in specs
+        ]
+        self._imagine = tuple(stage for stage in stages if stage.spec.kind != "act")
+        wanted = {source for spec in specs if spec.kind == "act" for source in spec.inputs.values()}
+        self._act = tuple(stage for stage in stages if stage.spec.kind == "act" or stage.spec.output in wanted - PLAN)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self.bundle.manifest
+
+    @property
+    def specs(self) -> tuple[StageSpec, ...]:
+        """The stages as they run, with this run's overrides."""
+        return tuple(stage.spec for stage in (*self._imagine, *(s for s in self._act if s.spec.kind == "act")))
+
+    def imagine(
+        self,
+        observations: Sequence[Observation],
+        instruction: str,
+        seed: int,
+        profiler: Profiler | None = None,
+        progress: Progress = silent,
+    ) -> Plan:
+        """Return the imagined future of the last observation, the same bits for the same inputs and seed.
+
+        Raises `CameraMismatchError` for a frame of another size, `ConfigError` for an empty or over-long instruction,
+        `BundleIncompatibleError` for an unknown one where the bundle has no text encoder.
+        """
+        run = Run(seed, profiler or Profiler(), progress)
+        words = check_instruction(instruction)
+        tensors: dict[str, Any] = {"image": self._image(observations[-1]), "instruction": words}
+        self._run(self._imagine, tensors, run)
+        frames = tensors[self._imagine[-1].spec.output]
+        latents = {
+            stage.spec.output: np.asarray(self.backend.download(tensors[stage.spec.output]), np.float32)
+            for stage in self._imagine
+            if stage.spec.kind in ("denoise", "bridge")
+        }
+        times = np.arange(len(frames)) / self.manifest.input.fps if self.manifest.rates.replan_every else None
+        return Plan(frames, times, latents, words, seed)
+
+    def act(
+        self,
+        plan: Plan,
+        observations: Sequence[Observation],
+        instruction: str,
+        profiler: Profiler | None = None,
+        progress: Progress = silent,
+    ) -> ActionChunk:
+        """Return the actions that follow the last observation, one per action period, the first one period later."""
+        run = Run(plan.seed, profiler or Profiler(), progress)
+        words = check_instruction(instruction)
+        wanted = max(self.manifest.rates.history, 1)
+        images = [self._image(observation) for observation in list(observations)[-wanted:]]
+        images = [images[0]] * (wanted - len(images)) + images
+        tensors: dict[str, Any] = {"plan": plan.frames, "observations": np.stack(images), "instruction": words}
+        self._run(self._act, tensors, run)
+        actions = np.asarray(tensors[self._act[-1].spec.output], np.float64)
+        contract = self.manifest.action
+        times = observations[-1].time_s + contract.period_s * np.arange(1, len(actions) + 1)
+        return ActionChunk(actions, times, contract.space)
+
+    def close(self) -> None:
+        """Free every engine."""
+        self._resources.close()
+
+    def __enter__(self) -> "Pipeline":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, stages: Sequence[Stage], tensors: dict[str, Any], run: Run) -> None:
+        for stage in stages:
+            run.progress(stage.spec.name, 0, 0)
+            with run.profiler.span(stage.spec.name):
+                tensors |= stage.run(tensors, run)
+
+    def _image(self, observation: Observation) -> Tensor:
+        contract = self.manifest.input
+        if contract.camera not in observation.images:
+            raise ConfigError(
+                "CAMERA_NAME",
+                f"wanted a camera called {contract.camera!r}, got {', '.join(observation.images) or 'none'}",
+            )
+        return check_image(observation.images[contract.camera], contract.height_px, contract.width_px, contract.camera)
+
+    def _text_encoder(self, specs: Sequence[StageSpec], loaded: Mapping[str, Engine]) -> Any:
+        for spec in specs:
+            if spec.kind == "encode_text" and "encode" in spec.engines:
+                engine = loaded[spec.engines["encode"].file]
+
+                def encode(words: str) -> FloatArray:
+                    tokens = self.backend.upload(tokenize(self.bundle, words))
+                    return np.asarray(self.backend.download(engine.run({"tokens": tokens})["text"]), np.float32)
+
+                return encode
+        return None

@@ -1,0 +1,144 @@
+"""What the parts hand to one another: tensor specs, observations, plans, action chunks, and the two robot seams."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import CameraMismatchError, ShapeError
+
+FloatArray: TypeAlias = NDArray[np.float32]
+DoubleArray: TypeAlias = NDArray[np.float64]
+ImageArray: TypeAlias = NDArray[np.uint8]
+Tensor: TypeAlias = Any
+"""A backend's own array: numpy for ONNX Runtime, a device tensor elsewhere. It has ``shape`` and ``dtype``."""
+
+BOUNDARY_DTYPES = ("float32", "float16", "uint8", "int32", "int64")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, shape and dtype of one engine input or output; a string in ``shape`` is a size chosen at run time."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+    def __post_init__(self) -> None:
+        if self.dtype not in BOUNDARY_DTYPES:
+            raise ShapeError("SPEC_DTYPE", f"{self.name}: wanted one of {', '.join(BOUNDARY_DTYPES)}, got {self.dtype}")
+
+    def check(self, tensor: Tensor) -> None:
+        """Return if ``tensor`` fits; raise `ShapeError` naming both sides if not."""
+        shape = tuple(tensor.shape)
+        fits = len(shape) == len(self.shape) and all(
+            isinstance(want, str) or want == got for want, got in zip(self.shape, shape, strict=True)
+        )
+        if not fits or str(tensor.dtype) != self.dtype:
+            raise ShapeError("TENSOR_SPEC", f"{self.name}: wanted {self}, got {tensor.dtype}{list(shape)}")
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the robot sees and where it stands at one instant.
+
+    ``images`` maps camera names to uint8 H W 3 RGB frames, ``joints`` holds the measured joint positions in radians
+    with the gripper opening (0 closed, 1 open) last, ``time_s`` is on the arm's own monotonic clock.
+    """
+
+    images: Mapping[str, ImageArray]
+    joints: DoubleArray
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ActionChunk:
+    """Actions with the time at which each is to be reached.
+
+    ``actions`` is float64 N x D in the units that the action contract names, ``times_s`` float64 N on the arm's clock.
+    """
+
+    actions: DoubleArray
+    times_s: DoubleArray
+    space: str
+
+    def __post_init__(self) -> None:
+        if self.actions.ndim != 2 or self.times_s.shape != self.actions.shape[:1]:
+            raise ShapeError(
+                "CHUNK_SHAPE",
+                f"wanted actions N x D with N times, got {self.actions.shape} and {self.times_s.shape}",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An imagined future: uint8 T H W 3 frames, their times after the observation in seconds, and the latents behind them.
+
+    ``times_s`` is none where frames are keyframes without a clock. ``latents`` maps stage outputs to host arrays.
+    """
+
+    frames: ImageArray
+    times_s: DoubleArray | None
+    latents: Mapping[str, FloatArray]
+    instruction: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArmEvent:
+    """Something the motion side did that the loop has to know: its log code, the arm's time, and a sentence."""
+
+    log_code: str
+    time_s: float
+    message: str
+
+
+class Arm(Protocol):
+    """What the loop sees of a robot: motion and gate are behind it."""
+
+    def observe(self) -> Observation:
+        """Return the newest observation; raises `CameraLostError` or `RobotCommunicationError`."""
+
+    def play(self, chunk: ActionChunk) -> None:
+        """Play ``chunk`` through motion and gate; returns when its last action is reached or the arm has braked."""
+
+    def events(self) -> Sequence[ArmEvent]:
+        """Return the events since the last call, oldest first."""
+
+    def stop(self) -> None:
+        """Brake and hold."""
+
+    def close(self) -> None:
+        """Let go of the robot and its cameras."""
+
+
+class Robot(Protocol):
+    """A driver; matches lerobot's robots by structure. Positions are flat dictionaries such as ``{"joint_1.pos": 0.1}``."""
+
+    def connect(self, calibrate: bool = True) -> None:
+        """Open the connection; nothing moves."""
+
+    def get_observation(self) -> dict[str, Any]:
+        """Return joint positions and camera frames."""
+
+    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
+        """Command the robot and return what was really sent."""
+
+    def disconnect(self) -> None:
+        """Close the connection."""
+
+
+def check_image(image: Any, height: int, width: int, camera: str) -> ImageArray:
+    """Return ``image`` as a contiguous uint8 ``height`` x ``width`` x 3 array; raise `CameraMismatchError` otherwise."""
+    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
+    if shape != (height, width, 3) or dtype != np.uint8:
+        raise CameraMismatchError(
+            "CAMERA_FRAME",
+            f"camera {camera}: wanted uint8 {height}x{width}x3, got {dtype} {shape}; set the camera to the bundle's size",
+        )
+    return np.ascontiguousarray(image)

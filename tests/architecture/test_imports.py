@@ -1,0 +1,80 @@
+"""What may be imported by what, proven in fresh interpreters."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "diffusers", "transformers", "triton", "onnxruntime", "mujoco", "av", "tensorrt", "scipy")
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(' '.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import dvgwm.runtime",
+        "import dvgwm.runtime.cli",
+        "import dvgwm.runtime.pipeline, dvgwm.runtime.loop, dvgwm.runtime.bundle",
+        "from dvgwm.runtime.plugins import open_backend; open_backend('fake', None)",
+        "import dvgwm.robots",
+        "import dvgwm.robots.galaxea_a1",
+        "import dvgwm.kernels",
+    ],
+)
+def test_importing_loads_no_engine_library_and_no_torch(statement):
+    assert not loaded_by(statement) & set(HEAVY)
+
+
+def test_gate_and_limits_need_the_standard_library_only():
+    assert "numpy" not in loaded_by("import dvgwm.robots.gate, dvgwm.robots.limits")
+
+
+def test_the_runtime_imports_in_time():
+    best = 9.0
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import dvgwm.runtime"], check=True)  # noqa: S603
+        bare = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "pass"], check=True)  # noqa: S603
+        best = min(best, (bare - started) - (time.perf_counter() - bare))
+    assert best < 0.4
+
+
+def imports_of(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_each_backend_file_imports_its_own_library_only():
+    own = {"onnx.py": {"onnxruntime"}, "fake.py": set(), "torch.py": {"torch"}, "tensorrt.py": {"tensorrt", "cuda"}}
+    for path in (ROOT / "runtime" / "backends").glob("*.py"):
+        if path.name != "__init__.py":
+            assert imports_of(path) & set(HEAVY) <= own[path.name], path
+
+
+def test_no_module_of_export_bears_a_librarys_name():
+    """`python export/build_engines.py` puts export/ first on the path."""
+    taken = {"onnx", "tensorrt", "torch", "numpy", "types", "json", "runtime", "copy", "logging"}
+    assert not {path.stem for path in (ROOT / "export").glob("*.py")} & taken
+
+
+def test_nothing_is_unpickled_at_run_time():
+    for folder in ("runtime", "robots"):
+        for path in (ROOT / folder).rglob("*.py"):
+            names = imports_of(path)
+            assert not names & {"pickle", "dill", "joblib", "shelve"}, path
+            assert "allow_pickle=True" not in path.read_text(), path

@@ -1,0 +1,158 @@
+"""Bundles for the fake backend, in the shapes of both systems."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dvgwm.runtime.backend import EngineSpec
+from dvgwm.runtime.bundle import Bundle, write_bundle
+from dvgwm.runtime.manifest import (
+    SCHEMA,
+    ActionContract,
+    InputContract,
+    Manifest,
+    ModelCard,
+    Rates,
+    StageSpec,
+    TextContract,
+)
+from dvgwm.runtime.sampler import SamplerSpec
+from dvgwm.runtime.types import Observation, TensorSpec
+
+ZERO = "0" * 64
+
+
+def engine(file: str, inputs: Mapping[str, tuple], outputs: Mapping[str, tuple], carry: Mapping[str, str] | None = None):
+    specs = [tuple(TensorSpec(name, shape, dtype) for name, (dtype, *shape_) in side.items() for shape in [tuple(shape_)])
+             for side in (inputs, outputs)]
+    return EngineSpec(file, specs[0], specs[1], carry or {}, 1000.0)
+
+
+def stage(kind: str, name: str, output: str, **parts) -> StageSpec:
+    return StageSpec(
+        kind=kind,
+        name=name,
+        output=output,
+        engines=parts.get("engines", {}),
+        inputs=parts.get("inputs", {}),
+        unconditional=parts.get("unconditional", {}),
+        sampler=parts.get("sampler"),
+        constants=parts.get("constants", {}),
+    )
+
+
+TEXT = engine("text.onnx", {"tokens": ("int64", 1, 16)}, {"text": ("float32", 1, 16, 8)})
+PREVIEW = engine(
+    "preview.onnx",
+    {"state": ("float32", 1, 3, 4, 2, 3), "time": ("float32", 1), "text": ("float32", "branches", 16, 8),
+     "image": ("float32", 1, 1, 4, 2, 3)},
+    {"velocity": ("float32", "branches", 3, 4, 2, 3)},
+)
+REFINE = engine(
+    "refine.onnx",
+    {"state": ("float32", 1, 3, 4, 4, 6), "time": ("float32", 1), "text": ("float32", "branches", 16, 8),
+     "image": ("float32", 1, 1, 4, 4, 6)},
+    {"velocity": ("float32", "branches", 3, 4, 4, 6)},
+)
+ENCODE_LR = engine("encode_lr.onnx", {"image": ("uint8", 1, 16, 24, 3)}, {"latents": ("float32", 1, 1, 4, 2, 3)})
+ENCODE_HR = engine("encode_hr.onnx", {"image": ("uint8", 1, 32, 48, 3)}, {"latents": ("float32", 1, 1, 4, 4, 6)})
+FIRST = engine(
+    "decode_first.onnx",
+    {"latents": ("float32", 1, 1, 4, 4, 6)},
+    {"frames": ("uint8", 1, 1, 32, 48, 3), "cache_out": ("float32", 2)},
+)
+NEXT = engine(
+    "decode_next.onnx",
+    {"latents": ("float32", 1, 2, 4, 4, 6), "cache": ("float32", 2)},
+    {"frames": ("uint8", 1, 8, 32, 48, 3), "cache_out": ("float32", 2)},
+    {"cache_out": "cache"},
+)
+FRAMES = engine("frames.onnx", {"frames": ("uint8", "frames", 32, 48, 3)}, {"features": ("float32", "frames", 5)})
+POLICY = engine(
+    "policy.onnx",
+    {"state": ("float32", "frames", 4, 7), "time": ("float32", 1), "features": ("float32", "frames", 5)},
+    {"velocity": ("float32", "frames", 4, 7)},
+)
+ACT = engine(
+    "act.onnx",
+    {"plan": ("uint8", 1, 9, 32, 48, 3), "observations": ("uint8", 1, 8, 32, 48, 3), "text": ("float32", 1, 16, 8)},
+    {"actions": ("float32", 1, 8, 7)},
+)
+SPACE = {"mean": (0.0,), "std": (2.0,)}
+
+
+def imagining() -> tuple[StageSpec, ...]:
+    return (
+        stage("encode_text", "encode_text", "text", engines={"encode": TEXT}, inputs={"instruction": "instruction"}),
+        stage("encode_image", "encode_lr", "lr_image", engines={"encode": ENCODE_LR}, inputs={"image": "image"},
+              constants=SPACE),
+        stage("encode_image", "encode_hr", "hr_image", engines={"encode": ENCODE_HR}, inputs={"image": "image"},
+              constants=SPACE),
+        stage("denoise", "preview", "lr_latents", engines={"denoise": PREVIEW},
+              inputs={"text": "text", "image": "lr_image"}, unconditional={"text": "text_empty"},
+              sampler=SamplerSpec("ddim_v", 4, 6.0)),
+        stage("bridge", "bridge", "hr_start", inputs={"latents": "lr_latents"},
+              constants={"frames": 3.0, "height": 4.0, "width": 6.0, "scale": (1.5,), "shift": (0.0,), "signal": 0.86,
+                         "strength": 0.51}),
+        stage("denoise", "refine", "hr_latents", engines={"denoise": REFINE},
+              inputs={"state": "hr_start", "text": "text", "image": "hr_image"}, sampler=SamplerSpec("euler_flow", 4)),
+        stage("decode", "decode", "frames", engines={"decode_first": FIRST, "decode_next": NEXT},
+              inputs={"latents": "hr_latents"}),
+    )
+
+
+def dvgwm_stages() -> tuple[StageSpec, ...]:
+    act = stage("act", "act", "actions", engines={"encode": FRAMES, "denoise": POLICY}, inputs={"plan": "plan"},
+                sampler=SamplerSpec("ddim_epsilon", 4), constants={"stride": 2.0, "count": 4.0, "execute": 2.0})
+    return (*imagining(), act)
+
+
+def dream_stages() -> tuple[StageSpec, ...]:
+    act = stage("act", "act", "actions", engines={"act": ACT},
+                inputs={"plan": "plan", "observations": "observations", "text": "text"})
+    return (*imagining(), act)
+
+
+def manifest(stages: tuple[StageSpec, ...], rates: Rates) -> Manifest:
+    return Manifest(
+        schema=SCHEMA,
+        name="fake",
+        builder="tests",
+        backend="fake",
+        precision="float32",
+        model=ModelCard("fake", "dvgwm", "none: fake engines", False, {}),
+        input=InputContract("scene", 32, 48, 10.0),
+        action=ActionContract("joint", tuple("abcdefg"), ("rad",) * 7, (-0.5,) * 7, (0.5,) * 7, 0.1),
+        rates=rates,
+        text=TextContract("bytes", 16, ZERO, ZERO),
+        pipeline=stages,
+        fingerprint={},
+        parity={},
+        files={},
+    )
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
+    """Write a fake bundle: ``make_bundle("dvgwm")`` or ``make_bundle("dream4manip")``."""
+
+    def make(system: str = "dvgwm", name: str = "bundle") -> Bundle:
+        stages, rates = (dvgwm_stages(), Rates(8, 8, 1)) if system == "dvgwm" else (dream_stages(), Rates(0, 1, 8))
+        sources = {}
+        for spec in stages:
+            for part in spec.engines.values():
+                source = tmp_path / "sources" / part.file
+                source.parent.mkdir(exist_ok=True)
+                source.write_bytes(b"\x08\x0a" + part.file.encode())
+                sources[part.file] = source
+        return write_bundle(tmp_path / name, manifest(stages, rates), sources)
+
+    return make
+
+
+@pytest.fixture
+def observation() -> Observation:
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    return Observation({"scene": image}, np.zeros(7), 0.0)

@@ -1,0 +1,166 @@
+"""One conformance suite for every backend: memory, kernels, engines, carried outputs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dvgwm.runtime import resample
+from dvgwm.runtime.backend import EngineSpec
+from dvgwm.runtime.errors import BundleIncompatibleError, InternalError, ShapeError
+from dvgwm.runtime.plugins import names, open_backend
+from dvgwm.runtime.sampler import SamplerSpec, advance, table
+from dvgwm.runtime.types import TensorSpec
+
+SPEC = EngineSpec(
+    "sum.onnx",
+    (TensorSpec("x", ("branches", 3), "float32"), TensorSpec("state", (3,), "float32")),
+    (TensorSpec("y", ("branches", 3), "float32"), TensorSpec("state_out", (3,), "float32")),
+    {"state_out": "state"},
+    6.0,
+)
+
+
+def write_graph(path: Path) -> None:
+    """y = x + state, state_out = state + 1."""
+    onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "state"], ["y"]), helper.make_node("Add", ["state", "one"], ["state_out"])],
+        "sum",
+        [info("x", kind, ["branches", 3]), info("state", kind, [3])],
+        [info("y", kind, ["branches", 3]), info("state_out", kind, [3])],
+        [helper.make_tensor("one", kind, [3], [1.0, 1.0, 1.0])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
+
+
+@pytest.fixture(params=[pytest.param("onnx", marks=pytest.mark.ort), "fake"])
+def backend(request):
+    if request.param == "onnx":
+        pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    return open_backend(request.param, 1)
+
+
+@pytest.fixture
+def loaded(backend, tmp_path):
+    if backend.name == "onnx":
+        write_graph(tmp_path / SPEC.file)
+    engine = backend.load(tmp_path / SPEC.file, SPEC)
+    yield engine
+    engine.close()
+
+
+def inputs(seed: int = 0, branches: int = 2) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {"x": rng.standard_normal((branches, 3), np.float32), "state": np.ones(3, np.float32)}
+
+
+def test_both_are_found():
+    assert set(names("backends")) >= {"onnx", "fake"}
+
+
+def test_upload_and_download_copy(backend):
+    array = np.arange(6, dtype=np.float32)
+    tensor = backend.upload(array)
+    array[0] = 9
+    host = backend.download(tensor)
+    assert host[0] == 0
+    assert np.array_equal(backend.download(backend.concatenate([tensor, tensor])), np.concatenate([host, host]))
+
+
+def test_same_input_same_output_other_input_other_output(backend, loaded):
+    once = backend.download(loaded.run(inputs())["y"])
+    again = backend.download(loaded.run(inputs())["y"])
+    other = backend.download(loaded.run(inputs(seed=1))["y"])
+    assert np.array_equal(once, again)
+    assert np.abs(once - other).max() > 1e-3
+
+
+def test_sizes_are_chosen_at_run_time(loaded):
+    loaded.warmup({"x": (2, 3), "state": (3,)})
+    for branches in (1, 2, 3):
+        assert loaded.run(inputs(branches=branches))["y"].shape == (branches, 3)
+
+
+def test_outputs_are_reused_but_carried_ones_last_one_run_more(backend, loaded):
+    first = loaded.run(inputs())
+    carried = backend.download(first["state_out"])
+    second = loaded.run(inputs() | {"state": first["state_out"]})
+    assert np.array_equal(backend.download(first["state_out"]), carried)
+    assert second["state_out"] is not first["state_out"]
+    assert second["y"] is first["y"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"x": np.ones((2, 4), np.float32)},
+        {"x": np.ones((2, 3), np.float64)},
+        {"x": np.ones(3, np.float32)},
+        {"surplus": np.ones(1, np.float32)},
+    ],
+)
+def test_wrong_inputs_are_refused(loaded, change):
+    with pytest.raises(ShapeError, match="wanted"):
+        loaded.run(inputs() | change)
+
+
+def test_a_missing_input_is_refused(loaded):
+    with pytest.raises(ShapeError, match="wanted inputs x, state"):
+        loaded.run({"x": inputs()["x"]})
+
+
+def test_a_closed_engine_refuses_to_run(loaded):
+    loaded.close()
+    with pytest.raises(InternalError):
+        loaded.run(inputs())
+
+
+def test_affine_step_is_the_samplers(backend):
+    rows = table(SamplerSpec("dpmpp_2m", 5, 6.0))
+    rng = np.random.default_rng(3)
+    state, history = rng.standard_normal((1, 2, 3), np.float32), np.zeros((1, 2, 3), np.float32)
+    velocity = rng.standard_normal((2, 2, 3), np.float32)
+    device, carried = backend.upload(state), backend.upload(history)
+    for step in rows.steps:
+        backend.affine_step(step, device, backend.upload(velocity), carried, None)
+        advance(step, state, velocity, history, None)
+    assert np.allclose(backend.download(device), state, rtol=1e-5, atol=1e-6)
+    assert np.allclose(backend.download(carried), history, rtol=1e-5, atol=1e-6)
+
+
+def test_bridge_is_the_plain_twin(backend):
+    rng = np.random.default_rng(4)
+    latents, noise = rng.standard_normal((1, 2, 3, 2, 2), np.float32), rng.standard_normal((1, 2, 3, 4, 4), np.float32)
+    scale, shift = np.asarray([1.0, 2.0, 0.5], np.float32), np.asarray([0.0, 0.1, 0.2], np.float32)
+    made = backend.bridge(
+        backend.upload(latents), (2, 4, 4), scale, shift, 0.859, 0.513, backend.upload(noise)
+    )
+    assert np.allclose(
+        backend.download(made), resample.bridge(latents, (2, 4, 4), scale, shift, 0.859, 0.513, noise), atol=1e-6
+    )
+
+
+def test_marks_measure_time(backend):
+    start = backend.mark()
+    end = backend.mark()
+    backend.synchronize()
+    assert 0 <= backend.elapsed(start, end) < 1
+
+
+@pytest.mark.ort
+def test_another_interface_than_the_manifests_is_refused(tmp_path):
+    backend = open_backend("onnx", 1)
+    write_graph(tmp_path / SPEC.file)
+    other = EngineSpec(SPEC.file, (TensorSpec("z", (3,), "float32"),), SPEC.outputs, {}, 0.0)
+    with pytest.raises(BundleIncompatibleError, match="wanted inputs"):
+        backend.load(tmp_path / SPEC.file, other)
+
+
+@pytest.mark.ort
+def test_a_graph_that_does_not_parse_is_refused(tmp_path):
+    (tmp_path / SPEC.file).write_bytes(b"\x08\x0anonsense")
+    with pytest.raises(BundleIncompatibleError, match="cannot load"):
+        open_backend("onnx", 1).load(tmp_path / SPEC.file, SPEC)
