@@ -4,11 +4,14 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor, nn
+
+from dvgwm.runtime.errors import BundleCorruptError
 
 OPSET = 23
 """The first opset with one `Attention` operator, which ONNX Runtime runs faster than the decomposed form."""
@@ -41,11 +44,21 @@ def export_onnx(
 
 
 @contextlib.contextmanager
-def _quiet_loggers():  # type: ignore[no-untyped-def]
-    logger = logging.getLogger("onnxscript")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _quiet_loggers() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def check_graph(path: Path) -> None:
+    """Return if the file at ``path`` is a valid ONNX graph; raises `BundleCorruptError` if not."""
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # onnx's errors have no common base
+        raise BundleCorruptError("GRAPH_INVALID", f"{path.name} is no valid ONNX graph: {error}") from error

@@ -1,0 +1,54 @@
+"""`python export/build_engines.py`: checkpoints to a bundle for the robot PC."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+INSTALL = "building needs torch and its company: pip install -e '.[export]' in the project's directory"
+EPILOG = """examples:
+  python export/build_engines.py                                  a1_tiny for ONNX Runtime into engines/a1_tiny
+  python export/build_engines.py --preset test_tiny --out /tmp/t  every class of the full-size system, tiny
+  python export/build_engines.py --instructions tasks.txt         with prompt embeddings of a task list inside
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    made = argparse.ArgumentParser(
+        prog="build_engines.py",
+        description="Export a preset's networks, check them against torch, and write a bundle.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--preset", default="a1_tiny", help="which system at which size (default: a1_tiny)")
+    made.add_argument("--backend", default="onnx", help="engine library of the robot PC (default: onnx)")
+    made.add_argument("--out", type=Path, help="bundle directory (default: engines/PRESET)")
+    made.add_argument(
+        "--random-weights", type=int, default=0, metavar="SEED", help="seed of the random weights (default: 0)"
+    )
+    made.add_argument(
+        "--steps", default="export,build,verify,benchmark", help="how far to go, of export,build,verify,benchmark"
+    )
+    made.add_argument("--instructions", type=Path, metavar="FILE", help="instructions, one a line, to precompute")
+    made.add_argument("--debug", action="store_true", help="show a traceback with an error")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build and return the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        from dvgwm.export.command import run
+    except ImportError as error:
+        print(f"E2 EXPORT_MISSING {INSTALL} ({error})", file=sys.stderr)  # noqa: T201 (a command's own output)
+        return 2
+    result = run(options)
+    if isinstance(result, int):
+        return result
+    print(json.dumps(result))  # noqa: T201 (a command's own output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

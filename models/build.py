@@ -1,0 +1,80 @@
+"""All networks of a preset."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .codec import LinearCodec
+from .dit import build_transformer
+from .policy import ActionUNet, FrameEncoder
+from .presets import LinearCodecSize, Preset
+from .text import build_text_encoder
+from .vae import build_vae
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The modules of one preset, in evaluation mode; ``refiner`` is none for one-stage systems."""
+
+    preview: nn.Module
+    refiner: nn.Module | None
+    codec: nn.Module
+    text: nn.Module
+    frame_encoder: FrameEncoder
+    policy: ActionUNet
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the modules by name."""
+        named = {
+            "preview": self.preview,
+            "refiner": self.refiner,
+            "codec": self.codec,
+            "text": self.text,
+            "frame_encoder": self.frame_encoder,
+            "policy": self.policy,
+        }
+        return {name: module for name, module in named.items() if module is not None}
+
+
+def build(preset: Preset, seed: int = 0, device: str = "cpu") -> Networks:
+    """Return the preset's networks with seeded random weights; on ``device`` meta they have shapes and no memory."""
+    with torch.device(device), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        linear = isinstance(preset.codec, LinearCodecSize)
+        frame_encoder = FrameEncoder(preset.policy)
+        networks = Networks(
+            preview=build_transformer(preset.preview, preset, conditions=1),
+            refiner=preset.refiner
+            and build_transformer(preset.refiner, preset, conditions=2 if preset.refiner_sees_preview else 1),
+            codec=LinearCodec(preset.codec.patch, preset.codec.channels) if linear else build_vae(preset.codec),
+            text=build_text_encoder(preset.text),
+            frame_encoder=frame_encoder,
+            policy=ActionUNet(preset.policy, frame_encoder.width),
+        )
+    for module in networks.parts().values():
+        module.eval().requires_grad_(False)
+    return networks
+
+
+def parameters(module: nn.Module) -> int:
+    """Return how many parameters ``module`` has."""
+    return sum(tensor.numel() for tensor in module.parameters())
+
+
+def moving_shapes(seed: int, clips: int, frames: int, size: tuple[int, int]) -> Tensor:
+    """Return clips B 3 T H W in [-1, 1] of coloured boxes that move over a plain ground: something to fit a codec on."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = size
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)[None, :]
+    video = torch.rand(clips, 3, 1, 1, 1, generator=generator).mul(2).sub(1).repeat(1, 1, frames, height, width)
+    for clip in video:
+        for _ in range(4):
+            colour = torch.rand(3, generator=generator) * 2 - 1
+            start, speed = torch.rand(2, generator=generator), torch.rand(2, generator=generator) * 0.02 - 0.01
+            half = torch.rand(2, generator=generator) * 0.12 + 0.04
+            for frame in range(frames):
+                at = start + speed * frame
+                inside = ((rows / height - at[0]).abs() < half[0]) & ((columns / width - at[1]).abs() < half[1])
+                clip[:, frame, inside] = colour[:, None]
+    return video

@@ -1,0 +1,84 @@
+"""The two diffusion transformers, built from diffusers' CogVideoX."""
+
+import torch
+from diffusers import CogVideoXTransformer3DModel
+from diffusers.models.embeddings import apply_rotary_emb, get_3d_rotary_pos_embed
+from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .presets import DiT, Preset
+
+BASE_GRID = (30, 45)
+"""Tokens of 480x720, the size CogVideoX was trained at: stretched positions span it at every size."""
+
+
+class JointAttention:
+    """CogVideoX's attention with rotated tokens concatenated instead of assigned in place, so that graphs stay clean."""
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return video and text tokens after joint attention; shapes B N D and B L D."""
+        words = encoder_hidden_states.shape[1]
+        tokens = torch.cat([encoder_hidden_states, hidden_states], 1)
+        query, key, value = (
+            project(tokens).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for project in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        query, key = (
+            torch.cat([part[:, :, :words], apply_rotary_emb(part[:, :, words:], image_rotary_emb)], 2)
+            for part in (attn.norm_q(query), attn.norm_k(key))
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        mixed = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
+        return mixed[:, words:], mixed[:, :words]
+
+
+def build_transformer(dit: DiT, preset: Preset, conditions: int) -> CogVideoXTransformer3DModel:
+    """Return a transformer for the preset's latents with ``conditions`` latents concatenated to the state's channels.
+
+    Positions are 3D RoPE in every size; CogVideoX-5B-I2V's learned position embedding is dropped (DVG-WM).
+    """
+    channels = preset.codec.channels
+    transformer = CogVideoXTransformer3DModel(
+        num_attention_heads=dit.heads,
+        attention_head_dim=dit.head_width,
+        in_channels=channels * (1 + conditions),
+        out_channels=channels,
+        time_embed_dim=dit.time_embed,
+        text_embed_dim=preset.text.width,
+        num_layers=dit.layers,
+        patch_size=dit.patch,
+        max_text_seq_length=preset.text.max_tokens,
+        use_rotary_positional_embeddings=True,
+    )
+    transformer.set_attn_processor(JointAttention())
+    return transformer
+
+
+def rotary_positions(dit: DiT, grid: tuple[int, int], latent_frames: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines, (T h w) x head width, for a latent ``grid``; ``dit.rope`` is stretched or integer."""
+    tokens = grid[0] // dit.patch, grid[1] // dit.patch
+    corners = ((0, 0), tokens)
+    if dit.rope == "stretched":
+        corners = get_resize_crop_region_for_grid(tokens, BASE_GRID[1], BASE_GRID[0])
+    cosines, sines = get_3d_rotary_pos_embed(dit.head_width, corners, tokens, latent_frames)
+    return cosines, sines
+
+
+def widen_input(transformer: CogVideoXTransformer3DModel, channels: int) -> None:
+    """Let ``transformer`` take ``channels`` more input channels, whose weights start at zero: its output is unchanged."""
+    old = transformer.patch_embed.proj
+    new = nn.Conv2d(old.in_channels + channels, old.out_channels, old.kernel_size, old.stride, device=old.weight.device)
+    with torch.no_grad():
+        new.weight.zero_()
+        new.weight[:, : old.in_channels] = old.weight
+        new.bias.copy_(old.bias)
+    transformer.patch_embed.proj = new.to(old.weight.dtype)
+    transformer.register_to_config(in_channels=new.in_channels)

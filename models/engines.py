@@ -1,0 +1,162 @@
+"""The networks as engines see them: each forward's parameters and outputs are one exported graph's interface.
+
+Latents are B T C H W float32, frames uint8, tokens int64. G is the number of guidance branches, unconditional first.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .codec import LinearCodec
+from .dit import rotary_positions
+from .policy import ActionUNet, FrameEncoder
+from .presets import DiT, Scaling
+from .vae import StreamingDecoder, flatten_cache, nest_cache
+
+
+class DenoiseEngine(nn.Module):
+    """State 1 T C H W, time 1, text G L D and image 1 1 C H W to velocity G T C H W.
+
+    The first frame's latents are padded with zeros in time and concatenated on channels (CogVideoX-I2V). With
+    ``flow`` the time is DVG-WM's flow time tau and the network sees 1000 (1 - tau).
+    """
+
+    def __init__(self, transformer: nn.Module, dit: DiT, grid: tuple[int, int], latent_frames: int, flow: bool) -> None:
+        super().__init__()
+        self.transformer, self.flow = transformer, flow
+        cosines, sines = rotary_positions(dit, grid, latent_frames)
+        self.register_buffer("cosines", cosines, persistent=False)
+        self.register_buffer("sines", sines, persistent=False)
+
+    def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor) -> Tensor:
+        """Return the velocity of every branch."""
+        padding = torch.zeros_like(state[:, 1:])
+        return self._velocity([state, torch.cat([image, padding], 1)], time, text)
+
+    def _velocity(self, parts: list[Tensor], time: Tensor, text: Tensor) -> Tensor:
+        branches = text.shape[0]
+        stacked = torch.cat(parts, 2).expand(branches, -1, -1, -1, -1)
+        index = 1000.0 * (1.0 - time) if self.flow else time
+        (velocity,) = self.transformer(
+            hidden_states=stacked,
+            encoder_hidden_states=text,
+            timestep=index.expand(branches),
+            image_rotary_emb=(self.cosines, self.sines),
+            return_dict=False,
+        )
+        return velocity
+
+
+class GuidedRefineEngine(DenoiseEngine):
+    """`DenoiseEngine` that also sees the preview's latents, 1 T C h w, upsampled and rescaled to the refiner's."""
+
+    def __init__(self, engine: DenoiseEngine, preview: Scaling, refiner: Scaling) -> None:
+        nn.Module.__init__(self)
+        self.transformer, self.flow = engine.transformer, engine.flow
+        self.register_buffer("cosines", engine.cosines, persistent=False)
+        self.register_buffer("sines", engine.sines, persistent=False)
+        scale, shift = rescaling(preview, refiner)
+        self.register_buffer("scale", torch.tensor(scale).view(-1, 1, 1), persistent=False)
+        self.register_buffer("shift", torch.tensor(shift).view(-1, 1, 1), persistent=False)
+
+    def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor, preview: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the velocity of every branch."""
+        rescaled = (preview * self.scale + self.shift).flatten(0, 1)
+        seen = functional.interpolate(rescaled, state.shape[-2:], mode="bilinear", align_corners=False)
+        padding = torch.zeros_like(state[:, 1:])
+        return self._velocity([state, torch.cat([image, padding], 1), seen[None]], time, text)
+
+
+def rescaling(source: Scaling, target: Scaling) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return scale and shift per channel from one latent scaling to another: 1.64655 and 0 from CogVideoX 5B to 2B."""
+    pairs = list(zip(source.mean, source.std, target.mean, target.std, strict=True))
+    return tuple(s / t for _, s, _, t in pairs), tuple((m - n) / t for m, _, n, t in pairs)
+
+
+class EncodeImageEngine(nn.Module):
+    """An image, uint8 1 H W 3, to its latents 1 1 C h w, unscaled; of a VAE the posterior's mode."""
+
+    def __init__(self, codec: nn.Module) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the latents."""
+        frame = image.permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1.0
+        if isinstance(self.codec, LinearCodec):
+            latents = self.codec.encode(frame)
+        else:
+            moments, _ = self.codec.encoder(frame)
+            latents = moments.chunk(2, 1)[0]
+        return latents.transpose(1, 2)
+
+
+class DecodeEngine(nn.Module):
+    """A chunk of scaled latents 1 t C h w, and the cache after the first chunk, to frames 1 T H W 3 and the next cache."""
+
+    def __init__(
+        self, codec: nn.Module, scaling: Scaling, cache_names: tuple[str, ...], first: bool, quantise: bool = True
+    ) -> None:
+        super().__init__()
+        self.codec, self.cache_names, self.first, self.quantise = codec, cache_names, first, quantise
+        self.register_buffer("mean", torch.tensor(scaling.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(scaling.std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, latents: Tensor, *cache: Tensor) -> Any:
+        """Return the frames, uint8 (with ``quantise``) or float32 in [0, 1], then the cache's tensors."""
+        raw = (latents * self.std + self.mean).transpose(1, 2)
+        following: tuple[Tensor, ...] = ()
+        if isinstance(self.codec, LinearCodec):
+            frames = self.codec.decode(raw) if self.first else self.codec.decode_groups(raw)
+        else:
+            nested = None if self.first else nest_cache(self.cache_names, cache)
+            frames, left = self.codec(raw, nested)
+            following = tuple(tensor for _, tensor in flatten_cache(left))
+        pixels = (frames * 0.5 + 0.5).clamp(0.0, 1.0).permute(0, 2, 3, 4, 1)
+        if self.quantise:
+            pixels = (pixels * 255.0).round().to(torch.uint8)
+        return (pixels, *following) if following else pixels
+
+
+class EncodeTextEngine(nn.Module):
+    """Tokens int64 1 L to embeddings 1 L D; padding is attended to, as CogVideoX does."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the last hidden state."""
+        mask = torch.ones_like(tokens)
+        return self.encoder(tokens, attention_mask=mask).last_hidden_state
+
+
+class EncodeFramesEngine(nn.Module):
+    """Frames uint8 N H W 3 to features N F."""
+
+    def __init__(self, encoder: FrameEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Return one row of features per frame."""
+        return self.encoder(frames)
+
+
+class PolicyEngine(nn.Module):
+    """Noisy actions N horizon D, time 1 and features N F to the noise in them."""
+
+    def __init__(self, unet: ActionUNet) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, state: Tensor, time: Tensor, features: Tensor) -> Tensor:
+        """Return epsilon, N horizon D."""
+        return self.unet(state, time.expand(state.shape[0]), features)
+
+
+def streaming(codec: nn.Module) -> nn.Module:
+    """Return what `DecodeEngine` decodes with: the linear codec itself, or a VAE's streaming decoder."""
+    return codec if isinstance(codec, LinearCodec) else StreamingDecoder(codec)

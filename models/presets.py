@@ -1,0 +1,225 @@
+"""Every size of every network, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from dvgwm.runtime.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class DiT:
+    """A CogVideoX transformer; ``text_width`` and the channels of its latents come from the preset's other parts.
+
+    ``condition_channels`` are concatenated to the state's: the first frame's latents, and for a refiner that wants
+    them the upsampled preview latents.
+    """
+
+    layers: int
+    heads: int
+    time_embed: int
+    head_width: int = 64
+    patch: int = 2
+    rope: str = "stretched"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A T5 encoder and its tokenizer (``bytes`` or ``tokenizer.json``)."""
+
+    width: int
+    layers: int
+    heads: int
+    head_width: int
+    feed_forward: int
+    vocabulary: int
+    max_tokens: int
+    tokenizer: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinearCodecSize:
+    """A linear causal codec: ``patch`` x ``patch`` pixels to ``channels``."""
+
+    patch: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class VaeSize:
+    """AutoencoderKLCogVideoX: channels per block and resnets per block."""
+
+    blocks: tuple[int, int, int, int]
+    layers: int
+    channels: int
+    groups: int = 32
+    patch: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A vision-only Diffusion Policy: ResNet18 of ``stem`` channels with ``pooling``, FiLM UNet1D of ``widths``."""
+
+    stem: int
+    pooling: str
+    widths: tuple[int, ...]
+    step_embed: int
+    horizon: int = 16
+    execute: int = 8
+    dof: int = 7
+    stride: int = 8
+    kernel: int = 5
+    groups: int = 8
+    image_size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """A latent scale: ``(latent - mean) / std`` per channel, or one number for all."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Step counts and guidance of each stage; ``bridge_step`` is the strength s of Eq. A.8 on the shift-1 grid."""
+
+    preview_steps: int = 50
+    preview_guidance: float = 6.0
+    preview_snr_shift: float = 1.0
+    refine_steps: int = 4
+    bridge_step: int = 200
+    policy_steps: int = 16
+    policy_train_steps: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    """What the policy's numbers mean, as in the bundle's action contract."""
+
+    space: str
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One system at one size; ``low`` and ``high`` are height and width in pixels."""
+
+    name: str
+    family: str
+    low: tuple[int, int]
+    high: tuple[int, int]
+    preview: DiT
+    refiner: DiT | None
+    refiner_sees_preview: bool
+    codec: LinearCodecSize | VaeSize
+    preview_scaling: Scaling
+    refiner_scaling: Scaling
+    text: Text
+    policy: Policy
+    sampling: Sampling
+    actions: Actions
+    frames: int = 49
+    fps: float = 10.0
+
+    @property
+    def latent_frames(self) -> int:
+        """Frames after the codec: the first alone, then groups of four."""
+        return 1 + (self.frames - 1) // 4
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return latent height and width of a frame ``size``."""
+        return size[0] // self.codec.patch, size[1] // self.codec.patch
+
+
+GALAXEA_POSES = Actions(
+    "ee",
+    ("x", "y", "z", "rx", "ry", "rz", "gripper"),
+    ("m", "m", "m", "rad", "rad", "rad", "0..1"),
+    (0.1, -0.35, 0.0, -3.2, -3.2, -3.2, 0.0),
+    (0.65, 0.35, 0.45, 3.2, 3.2, 3.2, 1.0),
+)
+T5_XXL = Text(4096, 24, 64, 64, 10240, 32128, 226, "tokenizer.json")
+COG_VAE = VaeSize((128, 256, 256, 512), 3, 16)
+FULL_POLICY = Policy(64, "average", (512, 1024, 2048), 128, image_size=(240, 320))
+COG_5B, COG_2B = Scaling((0.0,), (1 / 0.7,)), Scaling((0.0,), (1 / 1.15258426,))
+
+_ALL = (
+    Preset(
+        name="a1_tiny",
+        family="dvgwm",
+        low=(64, 96),
+        high=(128, 192),
+        preview=DiT(layers=6, heads=4, time_embed=128),
+        refiner=DiT(layers=4, heads=3, time_embed=128),
+        refiner_sees_preview=False,
+        codec=LinearCodecSize(patch=8, channels=32),
+        preview_scaling=Scaling((0.0,), (1.0,)),
+        refiner_scaling=Scaling((0.0,), (1.0,)),
+        text=Text(64, 2, 4, 16, 128, 260, 64, "bytes"),
+        policy=Policy(12, "spatial_softmax", (32, 64), 32),
+        sampling=Sampling(),
+        actions=GALAXEA_POSES,
+    ),
+    Preset(
+        name="dvgwm_5b",
+        family="dvgwm",
+        low=(256, 384),
+        high=(480, 720),
+        preview=DiT(layers=42, heads=48, time_embed=512),
+        refiner=DiT(layers=30, heads=30, time_embed=512),
+        refiner_sees_preview=False,
+        codec=COG_VAE,
+        preview_scaling=COG_5B,
+        refiner_scaling=COG_2B,
+        text=T5_XXL,
+        policy=FULL_POLICY,
+        sampling=Sampling(),
+        actions=GALAXEA_POSES,
+    ),
+    Preset(
+        name="cogvideox_5b",
+        family="cogvideox",
+        low=(480, 720),
+        high=(480, 720),
+        preview=DiT(layers=42, heads=48, time_embed=512),
+        refiner=None,
+        refiner_sees_preview=False,
+        codec=COG_VAE,
+        preview_scaling=COG_5B,
+        refiner_scaling=COG_5B,
+        text=T5_XXL,
+        policy=FULL_POLICY,
+        sampling=Sampling(),
+        actions=GALAXEA_POSES,
+    ),
+    Preset(
+        name="test_tiny",
+        family="dvgwm",
+        low=(32, 48),
+        high=(64, 96),
+        preview=DiT(layers=2, heads=1, time_embed=32),
+        refiner=DiT(layers=2, heads=1, time_embed=32),
+        refiner_sees_preview=True,
+        codec=VaeSize((8, 8, 8, 8), 1, 4, groups=2),
+        preview_scaling=COG_5B,
+        refiner_scaling=COG_2B,
+        text=Text(16, 1, 2, 8, 32, 260, 48, "bytes"),
+        policy=Policy(8, "average", (16, 32), 16, groups=4, image_size=(48, 64)),
+        sampling=Sampling(preview_steps=4, policy_steps=4),
+        actions=GALAXEA_POSES,
+    ),
+)
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _ALL})
+
+
+def preset(name: str) -> Preset:
+    """Return the preset called ``name``; raises `ConfigError` naming those that exist."""
+    if name not in PRESETS:
+        raise ConfigError("PRESET_UNKNOWN", f"wanted a preset of {', '.join(PRESETS)}; got {name!r}")
+    return PRESETS[name]

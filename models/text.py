@@ -1,0 +1,25 @@
+"""The T5 text encoder."""
+
+from transformers import T5Config, T5EncoderModel
+
+from .presets import Text
+
+
+def build_text_encoder(text: Text) -> T5EncoderModel:
+    """Return a T5 v1.1 encoder: tokens B L to embeddings B L D."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=text.vocabulary,
+            d_model=text.width,
+            d_kv=text.head_width,
+            d_ff=text.feed_forward,
+            num_layers=text.layers,
+            num_heads=text.heads,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+            use_cache=False,
+            pad_token_id=0,
+            eos_token_id=1,
+            decoder_start_token_id=0,
+        )
+    )

@@ -1,0 +1,70 @@
+"""CogVideoX's 3D causal VAE, and its decoder with the convolution cache as plain tensors."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXSafeConv3d
+from torch import Tensor, nn
+
+from .presets import VaeSize
+
+CHUNKS = (3, 2)
+"""Latent frames of the first and of every following chunk; GroupNorm's statistics are per chunk, so this is fixed."""
+
+
+def build_vae(size: VaeSize) -> AutoencoderKLCogVideoX:
+    """Return the VAE: B 3 T H W frames in [-1, 1] to latents B C t H/8 W/8 and back."""
+    return AutoencoderKLCogVideoX(
+        block_out_channels=size.blocks,
+        layers_per_block=size.layers,
+        latent_channels=size.channels,
+        norm_num_groups=size.groups,
+    )
+
+
+def flatten_cache(cache: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of diffusers' nested cache, in its own order, under names joined by a double underscore."""
+    for key, value in cache.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Tensor):
+            yield name, value
+        elif value is not None:
+            yield from flatten_cache(value, f"{name}__")
+
+
+def nest_cache(names: tuple[str, ...], tensors: tuple[Tensor, ...]) -> dict[str, Any]:
+    """Return the nested cache that `flatten_cache` took apart."""
+    cache: dict[str, Any] = {}
+    for name, tensor in zip(names, tensors, strict=True):
+        *path, leaf = name.split("__")
+        place = cache
+        for key in path:
+            place = place.setdefault(key, {})
+        place[leaf] = tensor
+    return cache
+
+
+class StreamingDecoder(nn.Module):
+    """One chunk of latents and the last chunk's cache to frames and the next cache; equal to decoding the whole at once."""
+
+    def __init__(self, vae: AutoencoderKLCogVideoX) -> None:
+        super().__init__()
+        self.decoder = vae.decoder
+        for module in self.decoder.modules():
+            if isinstance(module, CogVideoXSafeConv3d):
+                # Its own forward branches on the tensor's size, which no exporter can follow.
+                module.forward = nn.Conv3d.forward.__get__(module)
+
+    def forward(self, latents: Tensor, cache: dict[str, Any] | None) -> tuple[Tensor, dict[str, Any]]:
+        """Return frames B 3 T H W in [-1, 1] of latents B C t h w, and the cache for the next chunk."""
+        frames, following = self.decoder(latents, conv_cache=cache)
+        return frames, following
+
+    @torch.no_grad()
+    def cache_names(self, channels: int, grid: tuple[int, int]) -> tuple[str, ...]:
+        """Return the names of the cache's tensors."""
+        device = next(self.decoder.parameters()).device
+        _, cache = self.forward(torch.zeros(1, channels, CHUNKS[0], *grid, device=device), None)
+        return tuple(name for name, _ in flatten_cache(cache))
