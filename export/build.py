@@ -1,10 +1,12 @@
 """From a preset to a verified bundle: export, build, verify, write, benchmark."""
 
+import hashlib
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from dvgwm.runtime.types import Observation
 from .describe import card_of, describe
 from .graphs import Graph, graphs
 from .interface import engine_spec
-from .onnx_graph import OPSET, check_graph, export_onnx
+from .onnx_graph import check_graph, export_onnx
 from .steps import Workshop
 from .verify import engine_parity, plan_parity
 
@@ -69,10 +71,8 @@ def build_bundle(order: Order, report: Report) -> Outcome:
     parts = graphs(preset, networks)
     weights = f"seeded random weights (seed {order.seed}), untrained"
     card = card_of(preset, networks, weights, trained=False)
-    versions = {"torch": torch.__version__, "numpy": np.__version__, "dvgwm": __version__, "opset": OPSET}
-    work = Workshop.open(
-        order.out.with_name(f".{order.out.name}.build"), [preset.name, repr(preset), card.hashes, versions]
-    )
+    versions = {"torch": torch.__version__, "dvgwm": __version__, "source": source_hash()}
+    work = Workshop.open(order.out.with_name(f".{order.out.name}.build"), [repr(preset), card.hashes, versions])
     files, made = _export(parts, work, report)
     if order.steps[-1] == "export":
         return Outcome(None, made, _reused(parts, made), {})
@@ -125,7 +125,7 @@ def _export(parts: Sequence[Graph], work: Workshop, report: Report) -> tuple[dic
         report("export", graph.name, index, len(parts))
 
         def write(path: Path, graph: Graph = graph) -> None:
-            export_onnx(graph.module, graph.inputs, graph.outputs, graph.dynamic, path)
+            export_onnx(graph.module, graph.inputs, graph.outputs, graph.dynamic, path, graph.opset)
 
         files[graph.file], new = work.product(graph.file, write)
         made += [graph.file] if new else []
@@ -152,7 +152,7 @@ def _verified(
     specs = {engine.file: engine for stage in manifest.pipeline for engine in stage.engines.values()}
     for index, graph in enumerate(parts):
         report("verify", graph.name, index, len(parts) + 1)
-        parity[graph.name] = engine_parity(graph, backend, files[graph.file], specs[graph.file])
+        parity |= engine_parity(graph, backend, files[graph.file], specs[graph.file])
     report("verify", "plan and actions", len(parts), len(parts) + 1)
     records = {name: record_of(path) for name, path in files.items()}
     draft = Bundle(work.path, replace(manifest, files=records))
@@ -188,6 +188,16 @@ def _benchmark(bundle: Bundle, report: Report, rounds: int = 3) -> dict[str, flo
 
 def _reused(parts: Sequence[Graph], made: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(graph.file for graph in parts if graph.file not in made)
+
+
+def source_hash() -> str:
+    """Return the sha256 of the code that makes the graphs, so that no product outlives a change of it."""
+    digest = hashlib.sha256()
+    for package in ("dvgwm.models", "dvgwm.export"):
+        for file in sorted(resources.files(package).iterdir(), key=lambda entry: entry.name):
+            if file.name.endswith(".py"):
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def peak_memory_bytes() -> int:

@@ -21,6 +21,8 @@ from dvgwm.models.engines import (
 from dvgwm.models.presets import Preset
 from dvgwm.models.vae import CHUNKS, StreamingDecoder
 
+from .onnx_graph import ATTENTION_OPSET, PLAIN_OPSET
+
 BRANCHES, FRAMES = "branches", "frames"
 """Sizes chosen at run time: guidance branches, and frames encoded in one batch."""
 
@@ -38,6 +40,7 @@ class Graph:
     outputs: tuple[str, ...]
     dynamic: Mapping[str, str] = field(default_factory=dict)
     carry: Mapping[str, str] = field(default_factory=dict)
+    opset: int = PLAIN_OPSET
 
     @property
     def file(self) -> str:
@@ -103,7 +106,7 @@ def _preview(preset: Preset, networks: Networks) -> Graph:
     grid = preset.grid(preset.low)
     engine = DenoiseEngine(networks.preview, preset.preview, grid, preset.latent_frames, flow=False)
     inputs = _denoise_inputs(preset, preset.low, 2) | {"time": torch.tensor([499.0])}
-    return Graph("preview", engine, inputs, ("velocity",), {"text": BRANCHES})
+    return Graph("preview", engine, inputs, ("velocity",), {"text": BRANCHES}, opset=ATTENTION_OPSET)
 
 
 def _refine(preset: Preset, networks: Networks) -> Graph:
@@ -115,7 +118,7 @@ def _refine(preset: Preset, networks: Networks) -> Graph:
     if preset.refiner_sees_preview:
         engine = GuidedRefineEngine(engine, preset.preview_scaling, preset.refiner_scaling)
         inputs["preview"] = _randn(1, preset.latent_frames, preset.codec.channels, *preset.grid(preset.low))
-    return Graph("refine", engine, inputs, ("velocity",), {"text": BRANCHES})
+    return Graph("refine", engine, inputs, ("velocity",), {"text": BRANCHES}, opset=ATTENTION_OPSET)
 
 
 def _decoders(preset: Preset, networks: Networks, quantise: bool) -> tuple[Graph, Graph]:

@@ -34,17 +34,26 @@ class ParityError(DvgwmError, ArithmeticError):
     exit_code = 32
 
 
-def engine_parity(graph: Graph, backend: Backend, path: Path, spec: EngineSpec) -> Parity:
-    """Return the distance of the engine at ``path`` from its module; raises `ParityError` beyond the tolerance."""
+def engine_parity(graph: Graph, backend: Backend, path: Path, spec: EngineSpec) -> dict[str, Parity]:
+    """Return the distances of the engine at ``path`` from its module, one per dtype of its outputs.
+
+    Raises `ParityError` beyond the tolerance.
+    """
     engine = backend.load(path, spec)
     try:
-        got = [_run(engine, seeded_inputs(graph, seed)) for seed in (1, 2)]
+        got, other = (_run(engine, seeded_inputs(graph, seed)) for seed in (1, 2))
     finally:
         engine.close()
     with torch.no_grad():
         tensors = [torch.from_numpy(array) for array in seeded_inputs(graph, 1).values()]
         wanted = [output.numpy() for output in run_module(graph.module, tensors)]
-    return gate(graph.name, wanted, got[0], got[1], ENGINE_TOLERANCE[str(wanted[0].dtype)])
+    dtypes = dict.fromkeys(str(array.dtype) for array in wanted)
+    parity = {}
+    for dtype in dtypes:
+        sides = ([array for array in side if array.dtype == dtype] for side in (wanted, got, other))
+        name = graph.name if len(dtypes) == 1 else f"{graph.name} ({dtype})"
+        parity[name] = gate(name, *sides, ENGINE_TOLERANCE[dtype])
+    return parity
 
 
 def plan_parity(bundle: Bundle, backend: Backend, graphs: tuple[Graph, ...]) -> dict[str, Parity]:

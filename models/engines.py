@@ -113,7 +113,8 @@ class DecodeEngine(nn.Module):
         else:
             nested = None if self.first else nest_cache(self.cache_names, cache)
             frames, left = self.codec(raw, nested)
-            following = tuple(tensor for _, tensor in flatten_cache(left))
+            tensors = dict(flatten_cache(left))
+            following = tuple(tensors[name] for name in self.cache_names)
         pixels = (frames * 0.5 + 0.5).clamp(0.0, 1.0).permute(0, 2, 3, 4, 1)
         if self.quantise:
             pixels = (pixels * 255.0).round().to(torch.uint8)

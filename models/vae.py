@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from .presets import VaeSize
 
+KERNEL_FRAMES = 3
+"""Frames that each causal convolution sees."""
 CHUNKS = (3, 2)
 """Latent frames of the first and of every following chunk; GroupNorm's statistics are per chunk, so this is fixed."""
 
@@ -64,7 +66,10 @@ class StreamingDecoder(nn.Module):
 
     @torch.no_grad()
     def cache_names(self, channels: int, grid: tuple[int, int]) -> tuple[str, ...]:
-        """Return the names of the cache's tensors."""
+        """Return the names of the cached tensors that a later chunk reads: the last two frames before each convolution.
+
+        diffusers also caches the whole input of convolutions that look at one frame only, and never reads it.
+        """
         device = next(self.decoder.parameters()).device
         _, cache = self.forward(torch.zeros(1, channels, CHUNKS[0], *grid, device=device), None)
-        return tuple(name for name, _ in flatten_cache(cache))
+        return tuple(name for name, tensor in flatten_cache(cache) if tensor.shape[2] == KERNEL_FRAMES - 1)

@@ -47,7 +47,10 @@ class OnnxEngine:
             wanted = {spec.name: spec.dtype for spec in want}
             got = {node.name: _DTYPES.get(node.type, node.type) for node in have}
             if wanted != got:
-                raise BundleIncompatibleError("ENGINE_INTERFACE", f"{name}: wanted {side} {wanted}, the graph has {got}")
+                missing, extra = sorted(wanted.items() - got.items())[:3], sorted(got.items() - wanted.items())[:3]
+                raise BundleIncompatibleError(
+                    "ENGINE_INTERFACE", f"{name}: wanted {side} such as {missing}, the graph has {extra}; rebuild it"
+                )
 
     def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         dtypes = {spec.name: spec.dtype for spec in self.spec.inputs}

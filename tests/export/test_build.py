@@ -1,0 +1,205 @@
+"""`test_tiny`, every class of the full-size system, from weights to a verified bundle."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the export extra is not installed")
+pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+
+from dvgwm.export import build as building
+from dvgwm.export.build import Order, build_bundle, read_instructions
+from dvgwm.export.graphs import decoders, graphs
+from dvgwm.export.interface import engine_spec, run_module
+from dvgwm.export.onnx_graph import export_onnx
+from dvgwm.export.verify import ParityError, gate
+from dvgwm.models.build import build
+from dvgwm.models.presets import preset
+from dvgwm.runtime.backends.onnx import open_backend
+from dvgwm.runtime.bundle import read_bundle
+from dvgwm.runtime.errors import ConfigError
+from dvgwm.runtime.pipeline import Pipeline
+from dvgwm.runtime.types import Observation
+
+pytestmark = [pytest.mark.torch, pytest.mark.ort]
+ROOT = Path(__file__).parents[2]
+
+
+def silent(step: str, part: str, done: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """test_tiny, built once; stopped after the export to see that it is taken up again."""
+    out = tmp_path_factory.mktemp("engines") / "test_tiny"
+    first = build_bundle(Order("test_tiny", "onnx", out, 0, ("export",)), silent)
+    assert first.bundle is None
+    assert not out.exists()
+    second = build_bundle(Order("test_tiny", "onnx", out, 0, building.STEPS, ("stack the cube",)), silent)
+    return first, second
+
+
+def test_a_build_goes_on_and_leaves_only_the_bundle(built):
+    first, second = built
+    assert len(first.made) == 9
+    assert second.made == ()
+    assert second.reused == first.made
+    assert [entry.name for entry in second.bundle.path.parent.iterdir()] == ["test_tiny"]
+    assert set(second.seconds) >= {"preview", "refine", "decode", "act", "plan"}
+
+
+def test_the_bundle_says_what_it_is(built):
+    manifest = read_bundle(built[1].bundle.path, "onnx").manifest
+    assert not manifest.model.trained
+    assert "untrained" in manifest.model.weights
+    assert all(parity.max_abs <= parity.tolerance for parity in manifest.parity.values())
+    assert {"plan: actions", "plan: high_latents", "preview", "policy"} <= set(manifest.parity)
+    assert all(engine.flop > 0 for stage in manifest.pipeline for engine in stage.engines.values())
+    bridge = manifest.stage("bridge").constants
+    assert bridge["scale"][0] == pytest.approx(1.64655, abs=1e-5)
+    assert (bridge["signal"], bridge["strength"]) == (pytest.approx(0.859, abs=5e-4), pytest.approx(0.513, abs=1e-3))
+
+
+def test_it_runs_without_its_torch_half(built):
+    bundle = read_bundle(built[1].bundle.path, "onnx")
+    contract = bundle.manifest.input
+    image = np.full((contract.height_px, contract.width_px, 3), 99, np.uint8)
+    seen = [Observation({"scene": image}, np.zeros(7), 0.0)]
+    with Pipeline(bundle, open_backend(1)) as pipeline:
+        plan = pipeline.imagine(seen, "push the cube", 0)
+        chunk = pipeline.act(plan, seen, "push the cube")
+        again = pipeline.imagine(seen, "push the cube", 0)
+        assert pipeline.prompts.known() == ("stack the cube",)
+    assert plan.frames.shape == (49, 64, 96, 3)
+    assert chunk.actions.shape == (48, 7)
+    assert np.array_equal(plan.frames, again.frames)
+
+
+def test_streaming_decode_in_onnx_is_diffusers_full_decode_and_stops_early_exactly(tmp_path):
+    size = preset("test_tiny")
+    networks = build(size, 0)
+    latents = torch.randn(1, 13, size.codec.channels, *size.grid(size.high), generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        raw = (latents / 1.15258426).transpose(1, 2)
+        full = networks.codec.decode(raw).sample.mul(0.5).add(0.5).clamp(0, 1).permute(0, 2, 3, 4, 1).numpy()
+    engines = []
+    for graph in decoders(size, networks, quantise=False):
+        export_onnx(graph.module, graph.inputs, graph.outputs, graph.dynamic, tmp_path / graph.file)
+        engines.append(open_backend(1).load(tmp_path / graph.file, engine_spec(graph)))
+
+    def decode(count: int) -> np.ndarray:
+        outputs = dict(engines[0].run({"latents": latents[:, :3].numpy()}))
+        frames = [np.array(outputs.pop("frames"))]
+        for begin in range(3, count, 2):
+            cache = {engines[1].spec.carry[name]: tensor for name, tensor in outputs.items()}
+            outputs = dict(engines[1].run({"latents": latents[:, begin : begin + 2].numpy(), **cache}))
+            frames.append(np.array(outputs.pop("frames")))
+        return np.concatenate(frames, 1)
+
+    streamed = decode(13)
+    assert [decode(k).shape[1] for k in (3, 5, 7)] == [9, 17, 25]
+    assert np.abs(streamed - full).max() < 1e-5
+    assert np.array_equal(decode(7), streamed[:, :25])
+    assert full.std() > 0.01, "a flat picture would prove nothing"
+
+
+def test_guidance_branches_are_computed_apart():
+    size = preset("test_tiny")
+    graph = next(g for g in graphs(size, build(size, 0)) if g.name == "preview")
+    inputs = dict(graph.inputs)
+    with torch.no_grad():
+        (both,) = run_module(graph.module, inputs.values())
+        (alone,) = run_module(graph.module, (inputs | {"text": inputs["text"][1:]}).values())
+    assert torch.allclose(both[1:], alone, atol=1e-5)
+    assert (both[0] - both[1]).abs().max() > 1e-3
+
+
+def test_a_failed_gate_writes_no_bundle(tmp_path, monkeypatch):
+    def spoil(*arguments):
+        raise ParityError("PARITY", "preview: too far")
+
+    monkeypatch.setattr(building, "engine_parity", spoil)
+    monkeypatch.setattr(building, "export_onnx", lambda m, i, o, d, path, opset: path.write_bytes(b"\x08"))
+    monkeypatch.setattr(building, "check_graph", lambda path: None)
+    with pytest.raises(ParityError):
+        build_bundle(Order("test_tiny", "onnx", tmp_path / "b", 0), silent)
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_gate_fails_on_distance_on_staleness_and_on_nan():
+    right, other = [np.ones(4)], [np.zeros(4)]
+    assert gate("x", right, [np.ones(4) + 1e-6], other, 1e-4).max_abs == pytest.approx(1e-6)
+    for got, far, code in (
+        ([np.ones(4) + 1e-3], other, "PARITY"),
+        ([np.full(4, np.nan)], other, "PARITY"),
+        ([np.ones(4)], [np.ones(4)], "PARITY_CONTROL"),
+    ):
+        with pytest.raises(ParityError) as caught:
+            gate("x", right, got, far, 1e-4)
+        assert caught.value.log_code == code
+
+
+@pytest.mark.parametrize(
+    ("order", "log_code"),
+    [
+        (("giant", "onnx"), "PRESET_UNKNOWN"),
+        (("a1_tiny", "abacus"), "BACKEND_BUILD"),
+        (("dvgwm_5b", "onnx"), "PRESET_SIZE"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(tmp_path, order, log_code):
+    with pytest.raises(ConfigError) as caught:
+        build_bundle(Order(*order, tmp_path / "b", 0), silent)
+    assert (caught.value.exit_code, caught.value.log_code) == (2, log_code)
+
+
+def test_an_occupied_directory_is_refused_before_any_work(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ConfigError) as caught:
+        build_bundle(Order("test_tiny", "onnx", tmp_path, 0), silent)
+    assert caught.value.log_code == "OUT_OCCUPIED"
+
+
+def test_instructions_are_read_one_a_line(tmp_path):
+    path = tmp_path / "tasks.txt"
+    path.write_text("# tasks\nstack the cube\n\n  open the drawer \n")
+    assert read_instructions(path) == ("stack the cube", "open the drawer")
+    path.write_text("\n")
+    for wrong in (path, tmp_path / "none.txt"):
+        with pytest.raises(ConfigError):
+            read_instructions(wrong)
+
+
+def script(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "export" / "build_engines.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # noqa: S603
+
+
+def test_the_scripts_errors_are_one_line_with_an_exit_code(tmp_path):
+    done = script("--preset", "giant", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith("E2 PRESET_UNKNOWN wanted a preset of a1_tiny")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_uninstalled_it_says_what_to_install(tmp_path):
+    shutil.copytree(ROOT / "export", tmp_path / "export")
+    command = [sys.executable, "-I", "-S", str(tmp_path / "export" / "build_engines.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)  # noqa: S603
+    assert done.returncode == 2
+    assert "pip install -e '.[export]'" in done.stderr
+    assert "--preset" in script("--help").stdout
+
+
+def test_the_last_line_is_json(tmp_path, built):
+    done = script("--preset", "test_tiny", "--steps", "export", "--out", str(tmp_path / "b"))
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts["preset"] == "test_tiny"
+    assert len(facts["made"]) == 9
