@@ -85,9 +85,9 @@ class Pipeline:
         return self.bundle.manifest
 
     @property
-    def specs(self) -> tuple[StageSpec, ...]:
-        """The stages as they run, with this run's overrides."""
-        return tuple(stage.spec for stage in (*self._imagine, *(s for s in self._act if s.spec.kind == "act")))
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages as they run, with this run's overrides, in the manifest's order."""
+        return (*self._imagine, *(stage for stage in self._act if stage.spec.kind == "act"))
 
     def imagine(
         self,

@@ -17,7 +17,7 @@ from .render import Renderer, open_renderer
 from .scene import TIMESTEP_S, scene_text
 from .tasks import Layout, Positions, layout_of, moved_bodies
 
-HOME_POSE = (0.22, 0.0, 0.14, 0.0, 0.0, 0.0)
+HOME_POSE = (0.29, 0.0, 0.13, 0.0, 0.0, 0.0)
 NEAR_HOME_RAD = (0.0, 1.58, -1.14, 1.57, -1.13, 0.0)
 SETTLE_STEPS = 100
 

@@ -88,13 +88,19 @@ def bowl(pose: Pose, colour: str) -> str:
     return f'<body name="bowl" pos="{pose.x_m:.6f} {pose.y_m:.6f} 0">{geoms}</body>'
 
 
-def area(name: str, pose: Pose, colour: str, half_x_m: float, half_y_m: float) -> str:
-    """Return a marked rectangle that lies flush on the table and touches nothing."""
-    half = pose.yaw_rad / 2
-    return (
-        f'<body name="{name}" pos="{pose.x_m:.6f} {pose.y_m:.6f} 0" quat="{cos(half):.9g} 0 0 {sin(half):.9g}">'
-        f'<geom type="box" size="{half_x_m} {half_y_m} 0.001" rgba="{colour}" contype="0" conaffinity="0"/></body>'
-    )
+def area(name: str, pose: Pose, colour: str, half_m: float) -> str:
+    """Return a marked square that lies flush on the table and touches nothing."""
+    return _mark(name, pose, f'type="box" size="{half_m} {half_m} 0.001" rgba="{colour}"')
+
+
+def disc(name: str, pose: Pose, colour: str, radius_m: float) -> str:
+    """Return a marked circle that lies flush on the table and touches nothing."""
+    return _mark(name, pose, f'type="cylinder" size="{radius_m} 0.001" rgba="{colour}"')
+
+
+def _mark(name: str, pose: Pose, shape: str) -> str:
+    geom = f'<geom {shape} contype="0" conaffinity="0"/>'
+    return f'<body name="{name}" pos="{pose.x_m:.6f} {pose.y_m:.6f} 0">{geom}</body>'
 
 
 def drawer(name: str, pose: Pose, colour: str, width_m: float) -> str:

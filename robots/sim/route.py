@@ -13,6 +13,7 @@ PEAK_ACCELERATION = 5.7735
 """Peaks of a minimum-jerk move in units of distance / duration and distance / duration^2 (Flash and Hogan 1985)."""
 
 TOOL_SPEED_M_S = 0.25
+TOOL_ACCELERATION_M_S2 = 0.75
 TURN_SPEED_RAD_S = 0.8
 GRIPPER_SPEED_S = 1.7
 GRIPPER_ACCELERATION_S2 = 8.0
@@ -92,9 +93,10 @@ def route_through(waypoints: Sequence[Waypoint]) -> Route:
 
 def shortest_duration_s(change: DoubleArray) -> float:
     """Return the shortest time in which a move stays inside the tool's, the turn's and the gripper's limits."""
-    opening = abs(float(change[4]))
+    distance_m, opening = float(np.linalg.norm(change[:3])), abs(float(change[4]))
     return max(
-        PEAK_VELOCITY * float(np.linalg.norm(change[:3])) / TOOL_SPEED_M_S,
+        PEAK_VELOCITY * distance_m / TOOL_SPEED_M_S,
+        (PEAK_ACCELERATION * distance_m / TOOL_ACCELERATION_M_S2) ** 0.5,
         PEAK_VELOCITY * abs(float(change[3])) / TURN_SPEED_RAD_S,
         PEAK_VELOCITY * opening / GRIPPER_SPEED_S,
         (PEAK_ACCELERATION * opening / GRIPPER_ACCELERATION_S2) ** 0.5,

@@ -151,7 +151,7 @@ def test_overrides_change_the_samplers_of_the_stage_they_name(open_pipeline, obs
     pipeline.imagine([observation], "push", 0, progress=lambda name, done, total: steps.append((name, done, total)))
     assert ("preview", 3, 3) in steps
     assert ("refine", 2, 2) in steps
-    samplers = {spec.name: spec.sampler for spec in pipeline.specs if spec.sampler}
+    samplers = {stage.spec.name: stage.spec.sampler for stage in pipeline.stages if stage.spec.sampler}
     assert samplers["preview"].kind == "dpmpp_2m"
     assert samplers["act"].steps == 4
 

@@ -5,9 +5,13 @@ from collections.abc import Mapping
 from dvgwm.runtime.errors import ConfigError
 
 from .fruit_in_bowl import FRUIT_IN_BOWL
+from .open_drawer import OPEN_DRAWER
+from .push_cube import PUSH_CUBE
+from .stack_cube import STACK_CUBE
+from .sweep import SWEEP
 from .task import Layout, Positions, Task, moved_bodies
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (FRUIT_IN_BOWL,)}
+TASKS: Mapping[str, Task] = {task.name: task for task in (FRUIT_IN_BOWL, PUSH_CUBE, STACK_CUBE, OPEN_DRAWER, SWEEP)}
 
 
 def layout_of(name: str, seed: int) -> Layout:
