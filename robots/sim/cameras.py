@@ -30,7 +30,7 @@ class Camera:
         return [*map(float, right / np.linalg.norm(right)), *map(float, up / np.linalg.norm(up))]
 
 
-SCENE_CAMERA = Camera("scene", (0.80, -0.26, 0.56), (0.305, 0.0, 0.055), 30.0)
+SCENE_CAMERA = Camera("scene", (0.80, -0.26, 0.56), (0.325, 0.0, 0.05), 31.0)
 """In front of the robot and to its right: the workspace fills the image and the gripper covers little of it."""
 
 WRIST_CAMERA = Camera("wrist", (-0.065, 0.0, 0.045), (0.02, 0.0, -0.025), 62.0)

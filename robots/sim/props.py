@@ -9,12 +9,16 @@ YELLOW, ORANGE, CRIMSON = "0.98 0.80 0.10 1", "0.98 0.50 0.05 1", "0.72 0.05 0.1
 STEEL, SLATE, WOOD, PURPLE = "0.55 0.70 0.80 1", "0.55 0.56 0.60 1", "0.72 0.55 0.38 1", "0.48 0.20 0.55 1"
 MINT = "0.55 0.82 0.62 1"
 
+CUBE_HALF_M = 0.022
+BLOCK_HALF_M = (0.03, 0.015)
+"""Half the width and half the height of the block to stack on."""
+
 BOWL_RADIUS_M = 0.062
 BOWL_HEIGHT_M = 0.04
 BOWL_SIDES = 10
-DRAWER_DEPTH_M = 0.11
+DRAWER_DEPTH_M = 0.09
 DRAWER_HEIGHT_M = 0.07
-DRAWER_TRAVEL_M = 0.10
+DRAWER_TRAVEL_M = 0.085
 HANDLE_REACH_M = 0.026
 """Distance of the handle's centre from the drawer's front."""
 
@@ -40,7 +44,7 @@ def free_body(name: str, pose: Pose, height_m: float, geoms: str) -> str:
     )
 
 
-def cube(name: str, pose: Pose, colour: str, half_m: float = 0.02) -> str:
+def cube(name: str, pose: Pose, colour: str, half_m: float = CUBE_HALF_M) -> str:
     """Return a cube of 2 ``half_m`` edges."""
     size = f"{half_m} {half_m} {half_m}"
     return free_body(name, pose, half_m, f'<geom type="box" size="{size}" rgba="{colour}" density="400"/>')
@@ -48,8 +52,9 @@ def cube(name: str, pose: Pose, colour: str, half_m: float = 0.02) -> str:
 
 def block(name: str, pose: Pose, colour: str) -> str:
     """Return a wide flat block to stack on."""
-    geom = f'<geom type="box" size="0.03 0.03 0.015" rgba="{colour}" density="900"/>'
-    return free_body(name, pose, 0.015, geom)
+    half, half_height = BLOCK_HALF_M
+    geom = f'<geom type="box" size="{half} {half} {half_height}" rgba="{colour}" density="900"/>'
+    return free_body(name, pose, half_height, geom)
 
 
 def ball(name: str, pose: Pose, colour: str, radius_m: float, stalk: bool = False) -> str:
@@ -110,8 +115,8 @@ def drawer(name: str, pose: Pose, colour: str, width_m: float) -> str:
     parts = (
         (f"0.004 {half} {height}", f"0.004 0 {height}", colour),
         (f"{depth} {half} 0.003", f"{depth} 0 0.008", WOOD),
-        (f"{depth} 0.003 {height - 0.01}", f"{depth} {half - 0.003} {height - 0.008}", WOOD),
-        (f"{depth} 0.003 {height - 0.01}", f"{depth} {0.003 - half} {height - 0.008}", WOOD),
+        (f"{depth} 0.003 {height - 0.01}", f"{depth} {half - 0.003} {height - 0.008}", colour),
+        (f"{depth} 0.003 {height - 0.01}", f"{depth} {0.003 - half} {height - 0.008}", colour),
         (f"{reach / 2 + 0.007} 0.007 0.014", f"{-reach / 2 - 0.007} 0 0.048", colour),
     )
     geoms = "".join(f'<geom type="box" size="{size}" pos="{at}" rgba="{rgba}" mass="0.05"/>' for size, at, rgba in parts)
@@ -120,11 +125,10 @@ def drawer(name: str, pose: Pose, colour: str, width_m: float) -> str:
 
 
 def cabinet(pose: Pose, width_m: float) -> str:
-    """Return the fixed frame around drawers of ``width_m`` in all; ``pose`` is the middle of its front."""
+    """Return the fixed frame, open above, around drawers of ``width_m`` in all; ``pose`` is the middle of its front."""
     depth, half = DRAWER_DEPTH_M / 2 + 0.01, width_m / 2 + 0.006
     top = DRAWER_HEIGHT_M + 0.008
     parts = (
-        (f"{depth - 0.005} {half} 0.004", f"{depth + 0.005} 0 {top}"),
         (f"{depth - 0.005} 0.004 {top / 2}", f"{depth + 0.005} {half} {top / 2}"),
         (f"{depth - 0.005} 0.004 {top / 2}", f"{depth + 0.005} {-half} {top / 2}"),
         (f"0.004 {half} {top / 2}", f"{2 * depth} 0 {top / 2}"),

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from math import atan2, cos, hypot, pi, sin
 
-from .props import HANDLE_REACH_M, Pose
+from .arm import FINGER_TRAVEL_M
+from .props import BLOCK_HALF_M, CUBE_HALF_M, HANDLE_REACH_M, Pose
 from .route import Waypoint
 from .tasks import Layout
 from .tasks.push_cube import heading
@@ -51,8 +52,8 @@ def put_fruit_into_bowl(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
     ]
 
 
-CUBE_WIDTH = 0.667
-ON_BLOCK_HEIGHT_M = 0.053
+CUBE_WIDTH = CUBE_HALF_M / FINGER_TRAVEL_M
+ON_BLOCK_HEIGHT_M = 2 * BLOCK_HALF_M[1] + CUBE_HALF_M + 0.002
 
 
 def stack_cube(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
@@ -70,7 +71,7 @@ def stack_cube(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
     ]
 
 
-CUBE_HALF_M, FINGER_HALF_M = 0.02, 0.012
+FINGER_HALF_M = 0.012
 PUSH_HEIGHT_M = 0.018
 PUSH_GAP_M = 0.014
 """Room between the fingers that come down behind a cube and its face."""
@@ -119,7 +120,7 @@ def open_drawer(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
 
 
 BRUSH_HEIGHT_M = 0.0135
-SWEEP_BEHIND_M, SWEEP_SHORT_M = 0.052, 0.022
+SWEEP_BEHIND_M, SWEEP_SHORT_M = 0.06, 0.026
 
 
 def sweep(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:

@@ -8,7 +8,7 @@ from .task import Positions, Task
 DRAWERS = ("red drawer", "blue drawer")
 COLOURS = dict(zip(DRAWERS, (RED, BLUE), strict=True))
 WIDTH_M = 0.10
-FRONT_X_RANGE_M = (0.30, 0.46)
+FRONT_X_RANGE_M = (0.285, 0.44)
 MIDDLE_Y_RANGE_M = (-0.10, 0.10)
 OPEN_M = 0.05
 

@@ -1,4 +1,4 @@
-"""Push one of three cubes onto the grey square."""
+"""Push one of three cubes onto the gray square."""
 
 import numpy as np
 

@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from ..props import BLUE, GREEN, RED, YELLOW, Poses, block, cube
+from ..props import BLOCK_HALF_M, BLUE, CUBE_HALF_M, GREEN, RED, YELLOW, Poses, block, cube
 from .task import Positions, Task, scatter
 
 CUBES = ("red cube", "green cube", "blue cube")
 COLOURS = dict(zip(CUBES, (RED, GREEN, BLUE), strict=True))
 BLOCK = "block"
-RADII_M = {**dict.fromkeys(CUBES, 0.04), BLOCK: 0.056}
-STACKED_M = 0.035
-"""How far a cube's centre is above the block's when it stands on it: half of both heights."""
+RADII_M = {**dict.fromkeys(CUBES, 0.041), BLOCK: 0.057}
+STACKED_M = CUBE_HALF_M + BLOCK_HALF_M[1]
+"""How far a cube's centre is above the block's when it stands on it."""
 
 
 def _arrange(random: np.random.Generator) -> Poses:

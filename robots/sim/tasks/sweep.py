@@ -9,10 +9,10 @@ from .task import ATTEMPTS, X_RANGE_M, Y_RANGE_M, Positions, Task
 
 CRUMBS = tuple(f"crumb {number}" for number in range(1, 7))
 PILE, CIRCLE = "pile", "circle"
-CIRCLE_RADIUS_M = 0.055
-CRUMB_HALF_M = 0.0065
-PILE_HALF_M = 0.026
-APART_M = 0.019
+CIRCLE_RADIUS_M = 0.06
+CRUMB_HALF_M = 0.008
+PILE_HALF_M = 0.031
+APART_M = 0.024
 DISTANCE_RANGE_M = (0.11, 0.16)
 LARGEST_SLANT_RAD = 0.6
 

@@ -1,0 +1,109 @@
+"""Any robot behind motion and gate. Nothing else in this package commands a driver."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dvgwm.runtime.errors import ConfigError, GateLatchError
+from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, Observation
+
+from . import motion
+from .spec import RobotSpec, SimulatedRobot, SimulationOptions
+
+OnFrame = Callable[[Observation, DoubleArray], None]
+"""Called at every action's time with what is then seen and the action that led there."""
+
+
+class VirtualArm:
+    """A simulated robot played on its own virtual clock; implements `runtime.types.Arm`."""
+
+    def __init__(self, spec: RobotSpec, robot: SimulatedRobot, on_frame: OnFrame | None = None) -> None:
+        self.spec, self.robot = spec, robot
+        self._on_frame = on_frame
+        self._events: list[ArmEvent] = []
+        robot.connect()
+        self._origin_s, self._ticks, self._sequence = robot.time_s, 0, 0
+        self._core = motion.start(spec.limits, spec.period_s, robot.positions())
+
+    @property
+    def time_s(self) -> float:
+        """The arm's clock."""
+        return self._origin_s + self._ticks * self.spec.period_s
+
+    def observe(self) -> Observation:
+        """Return the cameras' frames and the measured joints now."""
+        return Observation(dict(self.robot.images()), np.asarray(self.robot.positions()), self.time_s)
+
+    def play(self, chunk: ActionChunk) -> None:
+        """Play ``chunk`` until its last action is due.
+
+        Raises `GateLatchError` where the gate stopped it, after the arm has braked, and `ConfigError` for an action
+        space that this robot does not have.
+        """
+        self._sequence += 1
+        targets = self._joint_targets(chunk)
+        box = motion.Mailbox(motion.JointChunk(self._sequence, tuple(map(float, chunk.times_s)), targets))
+        for time_s, action in zip(chunk.times_s, chunk.actions, strict=True):
+            while self.time_s < time_s - self.spec.period_s / 2:
+                self._tick(box)
+            if self._core.gate.latched is not None:
+                self.stop()
+                raise GateLatchError(
+                    self._core.gate.latched, "the gate stopped the arm, which holds; start again to re-arm it"
+                )
+            if self._on_frame is not None:
+                self._on_frame(self.observe(), action)
+
+    def hold(self, seconds: float) -> None:
+        """Let time pass while the arm comes to rest and holds."""
+        for _ in range(round(seconds / self.spec.period_s)):
+            self._tick(motion.Mailbox(stop=True))
+
+    def events(self) -> Sequence[ArmEvent]:
+        """Return the events since the last call."""
+        told, self._events = self._events, []
+        return told
+
+    def stop(self) -> None:
+        """Brake until every joint is at rest."""
+        self._tick(motion.Mailbox(stop=True))
+        while not self._core.resting:
+            self._tick(motion.Mailbox(stop=True))
+
+    def close(self) -> None:
+        """Let go of the robot."""
+        self.robot.disconnect()
+
+    def _tick(self, box: motion.Mailbox) -> None:
+        self._core, command, event = motion.step(self._core, self.time_s, box)
+        if event is not None:
+            self._events.append(event)
+        self.robot.send_action({f"{name}.pos": q for name, q in zip(self.spec.joint_names, command, strict=True)})
+        self.robot.advance(self.spec.period_s)
+        self._ticks += 1
+
+    def _joint_targets(self, chunk: ActionChunk) -> tuple[tuple[float, ...], ...]:
+        if chunk.space == "joint":
+            return tuple(tuple(map(float, action)) for action in chunk.actions)
+        if chunk.space != "ee":
+            raise ConfigError("ACTION_SPACE", f"{self.spec.name}: wanted joint or ee actions, got {chunk.space!r}")
+        near, targets, missed = np.asarray(self._core.gate.position), [], 0
+        for action in chunk.actions:
+            joints, reached = self._inverse(action, near)
+            missed += not reached
+            targets.append((*map(float, joints), float(action[-1])))
+            near = joints
+        if missed:
+            message = f"{missed} of {len(targets)} poses are out of reach: their nearest ones are played"
+            self._events.append(ArmEvent("ARM_UNREACHABLE", self.time_s, message))
+        return tuple(targets)
+
+    def _inverse(self, action: DoubleArray, near: DoubleArray) -> tuple[DoubleArray, bool]:
+        if not np.isfinite(action).all():
+            return np.full(self.spec.limits.dof - 1, np.nan), True
+        return self.spec.kinematics.inverse(action[:6], near)
+
+
+def open_arm(spec: RobotSpec, options: SimulationOptions, on_frame: OnFrame | None = None) -> VirtualArm:
+    """Return the simulated robot of ``spec`` in the scene of ``options``, behind motion and gate."""
+    return VirtualArm(spec, spec.simulate(options), on_frame)

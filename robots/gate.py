@@ -1,0 +1,118 @@
+"""The gate: the last word on every command. Standard library only.
+
+This first version never passes what is not finite, stale, of another size, outside the position limits or too fast;
+what it emits can always be braked inside the limits. Clamping does not latch yet: tracking error, jumps, workspace and
+the rate of clamping belong to the full gate and take their places in `check`, in the order that the safety notes give.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import floor, isfinite, sqrt
+
+from .limits import JointLimits
+
+ROUNDING = 1e-9
+"""Slack in rad/s for the rounding of a difference of positions, so that an exact command passes unchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateState:
+    """What was last emitted, in radians and rad/s, and why the gate is latched (none: it is not)."""
+
+    position: tuple[float, ...]
+    velocity: tuple[float, ...]
+    latched: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What may be sent now; ``log_code`` says why it is not what was asked for (none: it is)."""
+
+    position: tuple[float, ...]
+    log_code: str | None
+    joint: int | None = None
+
+
+def rest(position: Sequence[float]) -> GateState:
+    """Return the state of an arm that stands still at ``position``."""
+    return GateState(tuple(position), (0.0,) * len(position))
+
+
+def check(
+    limits: JointLimits,
+    period_s: float,
+    state: GateState,
+    target: Sequence[float] | None,
+    age_s: float = 0.0,
+    max_age_s: float = 0.1,
+) -> tuple[GateState, Verdict]:
+    """Return the next state and what may be sent; ``target`` none asks for a brake. The first failing check decides."""
+    if state.latched is not None:
+        return _brake(limits, period_s, state, state.latched)
+    if target is None:
+        return _brake(limits, period_s, state, None)
+    if not isfinite(age_s) or age_s > max_age_s or age_s < 0.0:
+        return _brake(limits, period_s, state, "GATE_STALE")
+    if len(target) != limits.dof:
+        return _latch(limits, period_s, state, "GATE_SHAPE")
+    if not all(isfinite(value) for value in target):
+        return _latch(limits, period_s, state, "GATE_NONFINITE")
+    return _move(limits, period_s, state, target)
+
+
+def speed_cap(room: float, acceleration: float, period_s: float) -> float:
+    """Return the largest speed from which braking tick by tick, this tick's motion included, stays within ``room``.
+
+    The exact inverse of the tick sum ``(k + 1) v dt - a dt^2 k (k + 1) / 2``; the continuous form overshoots.
+    """
+    ticks = max(room, 0.0) / (acceleration * period_s**2)
+    braking = floor((sqrt(1.0 + 8.0 * ticks) - 1.0) / 2.0)
+    return acceleration * period_s * (ticks / (braking + 1) + braking / 2.0)
+
+
+def _move(
+    limits: JointLimits, period_s: float, state: GateState, target: Sequence[float]
+) -> tuple[GateState, Verdict]:
+    position, velocity, code, worst = [], [], None, None
+    for joint, wanted in enumerate(target):
+        bounded = min(max(wanted, limits.lower[joint]), limits.upper[joint])
+        speed = (bounded - state.position[joint]) / period_s
+        low, high = _allowed(limits, period_s, state, joint)
+        passed = min(max(speed, low), high)
+        exact = low - ROUNDING <= speed <= high + ROUNDING
+        position.append(bounded if exact else state.position[joint] + passed * period_s)
+        velocity.append(speed if exact else passed)
+        if worst is None and (bounded != wanted or not exact):
+            code, worst = ("GATE_LIMIT" if bounded != wanted else "GATE_FAST"), joint
+    return GateState(tuple(position), tuple(velocity)), Verdict(tuple(position), code, worst)
+
+
+def _allowed(limits: JointLimits, period_s: float, state: GateState, joint: int) -> tuple[float, float]:
+    """Return the slowest and fastest velocity that acceleration, speed and stopping distance leave."""
+    change = limits.acceleration[joint] * period_s
+    before, at = state.velocity[joint], state.position[joint]
+    down = speed_cap(at - limits.lower[joint], limits.acceleration[joint], period_s)
+    up = speed_cap(limits.upper[joint] - at, limits.acceleration[joint], period_s)
+    low = max(before - change, -limits.velocity[joint], -down)
+    high = min(before + change, limits.velocity[joint], up)
+    return min(low, high), high
+
+
+def _brake(
+    limits: JointLimits, period_s: float, state: GateState, log_code: str | None
+) -> tuple[GateState, Verdict]:
+    """Slow every joint down as fast as it may, then hold."""
+    velocity = []
+    for before, acceleration in zip(state.velocity, limits.acceleration, strict=True):
+        change = acceleration * period_s
+        velocity.append(0.0 if abs(before) <= change else before - change if before > 0 else before + change)
+    position = tuple(
+        min(max(at + speed * period_s, low), high)
+        for at, speed, low, high in zip(state.position, velocity, limits.lower, limits.upper, strict=True)
+    )
+    return GateState(position, tuple(velocity), state.latched), Verdict(position, log_code)
+
+
+def _latch(limits: JointLimits, period_s: float, state: GateState, log_code: str) -> tuple[GateState, Verdict]:
+    braked, verdict = _brake(limits, period_s, state, log_code)
+    return GateState(braked.position, braked.velocity, log_code), verdict

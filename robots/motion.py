@@ -1,0 +1,101 @@
+"""The motion core: one pure step per tick, player first, gate last.
+
+It runs on a virtual clock in simulation and in a process of its own on a real robot; this module knows neither.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dvgwm.runtime.types import ArmEvent
+
+from . import gate, player
+from .limits import JointLimits
+
+
+@dataclass(frozen=True, slots=True)
+class JointChunk:
+    """Joint targets with the times at which they are due; ``sequence`` increases from chunk to chunk."""
+
+    sequence: int
+    times_s: tuple[float, ...]
+    targets: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """What the other side last asked for."""
+
+    chunk: JointChunk | None = None
+    stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MotionState:
+    """Everything the core remembers between ticks."""
+
+    limits: JointLimits
+    period_s: float
+    gate: gate.GateState
+    sequence: int = -1
+    track: player.Track | None = None
+    reported: frozenset[str] = frozenset()
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing is being played and every joint stands still."""
+        return self.track is None and not any(self.gate.velocity)
+
+
+def start(limits: JointLimits, period_s: float, measured: Sequence[float]) -> MotionState:
+    """Return the core of an arm that stands still where it was measured, clipped to its limits."""
+    inside = (min(max(q, low), high) for q, low, high in zip(measured, limits.lower, limits.upper, strict=True))
+    return MotionState(limits, period_s, gate.rest(tuple(inside)))
+
+
+def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState, tuple[float, ...], ArmEvent | None]:
+    """Return the core after this tick, the positions to command, and an event where something new has to be told.
+
+    A chunk whose sequence does not increase is not played. After the last target the arm brakes and holds; nothing is
+    extrapolated and nothing is played twice. Each kind of event is told once per chunk.
+    """
+    core, refused = _accept(core, now_s, mailbox)
+    target = None if core.track is None else player.sample(core.track, now_s + core.period_s)
+    broken = core.track is not None and not core.track.finite()
+    if broken:
+        target = (float("nan"),) * core.limits.dof
+    state, verdict = gate.check(core.limits, core.period_s, core.gate, target)
+    ended = mailbox.stop or target is None or state.latched is not None
+    code = refused or verdict.log_code
+    core = replace(core, gate=state, track=None if ended else core.track)
+    if code is None or code in core.reported:
+        return core, verdict.position, None
+    return replace(core, reported=core.reported | {code}), verdict.position, _event(code, now_s, verdict)
+
+
+def _accept(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState, str | None]:
+    chunk = mailbox.chunk
+    if mailbox.stop or core.gate.latched is not None:
+        return replace(core, track=None), None
+    if chunk is None or chunk.sequence == core.sequence:
+        return core, None
+    if chunk.sequence < core.sequence:
+        return core, "MOTION_SEQUENCE"
+    curve = player.track(now_s, core.gate.position, core.gate.velocity, chunk.times_s, chunk.targets)
+    core = replace(core, sequence=chunk.sequence, track=curve, reported=frozenset())
+    return core, None if curve is not None else "MOTION_LATE"
+
+
+def _event(code: str, now_s: float, verdict: gate.Verdict) -> ArmEvent:
+    where = "" if verdict.joint is None else f" at joint {verdict.joint + 1}"
+    return ArmEvent(code, now_s, MESSAGES[code].format(where=where))
+
+
+MESSAGES = {
+    "GATE_STALE": "the command was too old: braked and held",
+    "GATE_SHAPE": "the command has another number of joints: braked, held and latched",
+    "GATE_NONFINITE": "the command is not finite: braked, held and latched",
+    "GATE_LIMIT": "the command left the position limits{where}: clamped",
+    "GATE_FAST": "the command was too fast{where}: slowed down",
+    "MOTION_SEQUENCE": "a chunk came out of order and was not played",
+    "MOTION_LATE": "every target of the chunk was already past: held",
+}
