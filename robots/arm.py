@@ -104,6 +104,8 @@ class VirtualArm:
         return self.spec.kinematics.inverse(action[:6], near)
 
 
-def open_arm(spec: RobotSpec, options: SimulationOptions, on_frame: OnFrame | None = None) -> VirtualArm:
-    """Return the simulated robot of ``spec`` in the scene of ``options``, behind motion and gate."""
-    return VirtualArm(spec, spec.simulate(options), on_frame)
+def open_arm(  # noqa: PLR0913 (keywords of one sentence)
+    spec: RobotSpec, *, task: str, seed: int, height_px: int, width_px: int, on_frame: OnFrame | None = None
+) -> VirtualArm:
+    """Return the simulated robot of ``spec`` at ``task``, its layout drawn from ``seed``, behind motion and gate."""
+    return VirtualArm(spec, spec.simulate(SimulationOptions(task, seed, height_px, width_px)), on_frame)

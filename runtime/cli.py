@@ -87,15 +87,16 @@ def cli(context: click.Context, /, **options: Any) -> None:
     if context.invoked_subcommand is not None:
         return
     from . import run
+    from .settings import RecordingSettings, SimulationSettings
 
     if options["live"]:
         raise ConfigError(
             "LIVE_MISSING", "this version has no driver for real arms yet, nothing was moved; leave --live out"
         )
     if options["plan_only"]:
-        _finish(run.plan_recording(run.RecordingRequest.of(options, _cache_dir())))
+        _finish(run.plan_recording(RecordingSettings.of(options, _cache_dir())))
     elif options["robot"]:
-        _finish(run.simulate(run.SimulationRequest.of(options, _cache_dir())))
+        _finish(run.simulate(SimulationSettings.of(options, _cache_dir())))
     else:
         click.echo(context.get_help())
         raise ConfigError("USAGE", "wanted --robot NAME, --plan-only --camera PATH or a command, got none of them")
@@ -122,11 +123,11 @@ def inspect(bundle: Path) -> None:
 def evaluate(**options: Any) -> None:
     """Run simulated episodes over all tasks and print the success rate."""
     from .evaluation import evaluate as run_evaluation
-    from .run import SimulationRequest
+    from .settings import SimulationSettings
 
     count, quiet = options.pop("episodes"), options.pop("only_json")
     unused = {"task": None, "instruction": None, "out": None}
-    _finish(run_evaluation(SimulationRequest.of(options | unused, _cache_dir()), count, quiet=quiet))
+    _finish(run_evaluation(SimulationSettings.of(options | unused, _cache_dir()), count, quiet=quiet))
 
 
 @cli.command()

@@ -58,7 +58,7 @@ class Pipeline:
         self.bundle, self.backend = bundle, backend
         self._resources = ExitStack()
         specs = [(overrides or Overrides()).applied(spec) for spec in bundle.manifest.pipeline]
-        loaded: dict[str, Engine] = {}
+        loaded = self._engines = dict[str, Engine]()
         for spec in specs:
             for engine in spec.engines.values():
                 if engine.file not in loaded:
@@ -88,6 +88,18 @@ class Pipeline:
     def stages(self) -> tuple[Stage, ...]:
         """The stages as they run, with this run's overrides, in the manifest's order."""
         return (*self._imagine, *(stage for stage in self._act if stage.spec.kind == "act"))
+
+    def warmup(self) -> None:
+        """Run every engine once at the sizes of this run, so that the first plan allocates nothing."""
+        for stage in self.stages:
+            guided = stage.spec.sampler is not None and stage.spec.sampler.guidance != 1.0
+            sizes = {"branches": 1 + guided, "frames": int(float(str(stage.spec.constants.get("count", 1))))}
+            for part in stage.spec.engines.values():
+                shapes = {
+                    spec.name: tuple(sizes.get(size, 1) if isinstance(size, str) else size for size in spec.shape)
+                    for spec in part.inputs
+                }
+                self._engines[part.file].warmup(shapes)
 
     def imagine(
         self,

@@ -6,6 +6,7 @@ import numpy as np
 
 from dvgwm.runtime.types import DoubleArray
 
+from .. import player
 from ..kinematics import SerialKinematics
 from ..limits import JointLimits
 from .route import Route, Waypoint, route_through
@@ -13,14 +14,14 @@ from .skills import SKILLS
 from .tasks import Layout
 
 FRAME_S = 0.1
+TICK_S = 0.02
 FEWEST_ACTIONS = 48
 MOST_ACTIONS = 97
 SETTLE_S = 0.25
-VELOCITY_SHARE = 0.9
-ACCELERATION_SHARE = 0.75
-"""Parts of the limits that the 10 Hz path uses: the rest is left to the spline between its points."""
+SHARE = 0.98
+"""The part of the velocity and acceleration limits that is used: the servo starts from a measured position."""
 
-STRETCH_STEP = 1.05
+STRETCH_STEP = 1.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,9 @@ class ExpertPlan:
     joints: DoubleArray
 
 
-def plan(layout: Layout, start: DoubleArray, kinematics: SerialKinematics, limits: JointLimits) -> ExpertPlan:
+def plan_expert(layout: Layout, start: DoubleArray, kinematics: SerialKinematics, limits: JointLimits) -> ExpertPlan:
     """Return the expert's actions for a layout from the joints at the start (6 in radians, gripper opening)."""
+    start = np.clip(start, limits.lower, limits.upper)
     pose = kinematics.forward(start)
     home = Waypoint(float(pose[0]), float(pose[1]), float(pose[2]), 0.0, float(start[6]))
     route = route_through(SKILLS[layout.task.name](layout, home))
@@ -44,7 +46,7 @@ def plan(layout: Layout, start: DoubleArray, kinematics: SerialKinematics, limit
     while True:
         tool = _tool_actions(route, stretch)
         joints = _joint_actions(tool, start, kinematics)
-        if _excess(np.concatenate((start[None], joints)), limits) <= 1.0:
+        if _excess(start, joints, limits) <= 1.0:
             return ExpertPlan(tool, joints)
         stretch *= STRETCH_STEP
 
@@ -54,7 +56,7 @@ def _tool_actions(route: Route, stretch: float) -> DoubleArray:
     times_s = FRAME_S * np.arange(1, min(max(count, FEWEST_ACTIONS), MOST_ACTIONS) + 1)
     x, y, z, turn, opening = route.sample(times_s / stretch).T
     level = np.zeros_like(x)
-    return np.stack((x, y, z, level, level, turn, opening), axis=1)
+    return np.stack((x, y, z, level, level, turn, np.clip(opening, 0.0, 1.0)), axis=1)
 
 
 def _joint_actions(tool: DoubleArray, start: DoubleArray, kinematics: SerialKinematics) -> DoubleArray:
@@ -66,13 +68,15 @@ def _joint_actions(tool: DoubleArray, start: DoubleArray, kinematics: SerialKine
     return np.stack(rows)
 
 
-def _excess(path: DoubleArray, limits: JointLimits) -> float:
-    """Return by how much the 10 Hz path exceeds its share of the velocity and acceleration limits (1: just inside)."""
-    velocity = np.diff(path, axis=0, prepend=path[:1]) / FRAME_S
-    acceleration = np.diff(velocity, axis=0) / FRAME_S
+def _excess(start: DoubleArray, joints: DoubleArray, limits: JointLimits) -> float:
+    """Return by how much the played path exceeds the velocity and acceleration limits (1: just inside)."""
+    due_s = tuple(float(time_s) for time_s in FRAME_S * np.arange(1, len(joints) + 1))
+    curve = player.track(0.0, tuple(start), (0.0,) * len(start), due_s, [tuple(row) for row in joints])
+    assert curve is not None, "the first action is ahead of the start"
+    ticks_s = TICK_S * np.arange(round(due_s[-1] / TICK_S) + 1)
+    path = np.array([player.sample(curve, float(tick_s)) for tick_s in ticks_s])
+    velocity = np.diff(path, axis=0, prepend=path[:1]) / TICK_S
+    acceleration = np.diff(velocity, axis=0) / TICK_S
     return float(
-        max(
-            (np.abs(velocity) / limits.velocity).max() / VELOCITY_SHARE,
-            (np.abs(acceleration) / limits.acceleration).max() / ACCELERATION_SHARE,
-        )
+        max((np.abs(velocity) / limits.velocity).max(), (np.abs(acceleration) / limits.acceleration).max()) / SHARE
     )

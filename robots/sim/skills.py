@@ -60,14 +60,14 @@ def stack_cube(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
     """Pick the cube by two faces, carry it over the block, set it down, let go and rise."""
     held, block = layout.poses[layout.target], layout.poses["block"]
     way = pick(held, nearest_turn(held.yaw_rad, pi / 2), CUBE_HALF_M, CUBE_WIDTH)
-    closed, yaw_rad = way[-1].opening, nearest_turn(block.yaw_rad, pi / 2)
+    closed, yaw_rad = way[-1].opening, way[-1].yaw_rad
     return [
         home,
         *way,
         Waypoint(block.x_m, block.y_m, TRANSIT_HEIGHT_M, yaw_rad, closed, blend=0.7),
-        Waypoint(block.x_m, block.y_m, ON_BLOCK_HEIGHT_M, yaw_rad, closed, blend=0.4),
-        Waypoint(block.x_m, block.y_m, ON_BLOCK_HEIGHT_M, yaw_rad, closed + 0.45, blend=0.1),
-        Waypoint(block.x_m, block.y_m, TRANSIT_HEIGHT_M, yaw_rad, closed + 0.45),
+        Waypoint(block.x_m, block.y_m, ON_BLOCK_HEIGHT_M, yaw_rad, closed, blend=0.7),
+        Waypoint(block.x_m, block.y_m, ON_BLOCK_HEIGHT_M, yaw_rad, closed + 0.45, blend=0.2),
+        Waypoint(block.x_m, block.y_m, TRANSIT_HEIGHT_M, yaw_rad, closed + 0.45, blend=0.4),
     ]
 
 

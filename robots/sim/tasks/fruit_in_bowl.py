@@ -3,15 +3,16 @@
 import numpy as np
 
 from ..props import BOWL_RADIUS_M, CRIMSON, ORANGE, STEEL, YELLOW, Poses, ball, banana, bowl
-from .task import Positions, Task, scatter
+from .task import Positions, Task, scatter, within
 
 FRUITS = ("banana", "orange", "apple")
 RADII_M = {"banana": 0.042, "orange": 0.036, "apple": 0.036, "bowl": 0.073}
 RESTING_HEIGHT_M = 0.045
+CARRY_M = 0.18
 
 
 def _arrange(random: np.random.Generator) -> Poses:
-    return scatter(random, RADII_M, turn_rad=0.6, accept=lambda poses: True)
+    return scatter(random, RADII_M, turn_rad=0.6, accept=lambda poses: within(poses, "bowl", CARRY_M))
 
 
 def _bodies(poses: Poses) -> str:

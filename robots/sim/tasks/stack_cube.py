@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..props import BLOCK_HALF_M, BLUE, CUBE_HALF_M, GREEN, RED, YELLOW, Poses, block, cube
-from .task import Positions, Task, scatter
+from .task import Positions, Task, scatter, within
 
 CUBES = ("red cube", "green cube", "blue cube")
 COLOURS = dict(zip(CUBES, (RED, GREEN, BLUE), strict=True))
@@ -11,10 +11,11 @@ BLOCK = "block"
 RADII_M = {**dict.fromkeys(CUBES, 0.041), BLOCK: 0.057}
 STACKED_M = CUBE_HALF_M + BLOCK_HALF_M[1]
 """How far a cube's centre is above the block's when it stands on it."""
+CARRY_M = 0.18
 
 
 def _arrange(random: np.random.Generator) -> Poses:
-    return scatter(random, RADII_M, turn_rad=0.35, accept=lambda poses: True)
+    return scatter(random, RADII_M, turn_rad=0.35, accept=lambda poses: within(poses, BLOCK, CARRY_M))
 
 
 def _bodies(poses: Poses) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import hypot
 
 import numpy as np
 
@@ -64,6 +65,11 @@ class Layout:
 def moved_bodies(start: Positions, now: Positions, movable: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of the bodies that were displaced by more than 2 cm."""
     return tuple(name for name in movable if float(np.linalg.norm(now[name] - start[name])) > MOVED_M)
+
+
+def within(poses: Poses, center: str, reach_m: float) -> bool:
+    """Return whether everything is at most ``reach_m`` from ``center``."""
+    return all(hypot(pose.x_m - poses[center].x_m, pose.y_m - poses[center].y_m) <= reach_m for pose in poses.values())
 
 
 def scatter(

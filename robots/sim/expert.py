@@ -1,0 +1,67 @@
+"""Demonstrations: the scripted expert at work through motion and gate, recorded ten times a second."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, Observation
+
+from ..arm import open_arm
+from ..galaxea_a1 import KINEMATICS, LIMITS, ROBOT
+from ..spec import SimulationOptions
+from .driver import MujocoRobot
+from .plan import FRAME_S, ExpertPlan, plan_expert
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """One episode of the expert.
+
+    ``observations`` holds N + 1 of them, 0.1 s apart (none where nothing was rendered); action n leads from observation
+    n to n + 1. ``tool_actions`` is float64 [N, 7]: x, y, z in metres, rotation vector, gripper opening 0..1;
+    ``joint_actions`` is float64 [N, 7]: 6 joints in radians, gripper opening. ``target`` names what was asked for and
+    ``moved`` what was moved; ``events`` is empty where the gate let everything pass.
+    """
+
+    instruction: str
+    target: str
+    observations: tuple[Observation, ...]
+    tool_actions: DoubleArray
+    joint_actions: DoubleArray
+    solved: bool
+    moved: tuple[str, ...]
+    events: tuple[ArmEvent, ...]
+
+
+def demonstrate(options: SimulationOptions, render: bool = True) -> Demonstration:
+    """Return one episode of the expert at the task and layout of ``options``, solved or not.
+
+    It has 48 actions, up to 97 where the way is longer than that. Raises `ConfigError` for an unknown task.
+    """
+    seen: list[Observation] = []
+    arm = open_arm(ROBOT, options, on_frame=(lambda observation, _: seen.append(observation)) if render else None)
+    try:
+        robot = cast(MujocoRobot, arm.robot)
+        plan = plan_expert(robot.layout, np.array(robot.positions()), KINEMATICS, LIMITS)
+        if render:
+            seen.append(arm.observe())
+        arm.play(ActionChunk(plan.tool, arm.time_s + FRAME_S * np.arange(1, len(plan.tool) + 1), "ee"))
+        return _told(robot, plan, seen, tuple(arm.events()))
+    finally:
+        arm.close()
+
+
+def _told(
+    robot: MujocoRobot, plan: ExpertPlan, seen: list[Observation], events: tuple[ArmEvent, ...]
+) -> Demonstration:
+    return Demonstration(
+        instruction=robot.instruction,
+        target=robot.layout.target,
+        observations=tuple(seen),
+        tool_actions=plan.tool,
+        joint_actions=plan.joints,
+        solved=robot.solved(),
+        moved=robot.moved(),
+        events=events,
+    )

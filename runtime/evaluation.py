@@ -1,0 +1,63 @@
+"""Closed-loop success over tasks and layouts, without torch."""
+
+import time
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from . import plugins
+from .loop import run_episode
+from .profiler import Profiler
+from .run import episode_options, open_simulation, plan_clock
+from .settings import SimulationSettings
+
+
+def evaluate(settings: SimulationSettings, episodes: int, quiet: bool) -> dict[str, Any]:
+    """Run ``episodes`` in all, spread evenly over the tasks, each on a layout of its own, and return the success rates."""
+    spec = plugins.load("robots", settings.robot)
+    plan = [(spec.tasks[index % len(spec.tasks)], settings.seed + index // len(spec.tasks)) for index in range(episodes)]
+    solved: dict[str, list[bool]] = {task: [] for task in spec.tasks}
+    seconds: list[float] = []
+    started = time.perf_counter()
+    with settings.engines.open() as pipeline:
+        pipeline.warmup()
+        console = Console(stderr=True, quiet=quiet)
+        for task, seed in track(plan, "evaluating", console=console, disable=quiet):
+            begun = time.perf_counter()
+            arm = open_simulation(spec, task, seed, pipeline)
+            try:
+                options = episode_options(settings, pipeline, arm)
+                spend = plan_clock(settings.plan_time, arm.hold)
+                done = run_episode(arm, pipeline, options, Profiler(), solved=arm.robot.solved, spend=spend)
+            finally:
+                arm.close()
+            solved[task].append(done.solved)
+            seconds.append(time.perf_counter() - begun)
+        trained = pipeline.manifest.model.trained
+    rates = {task: float(np.mean(results)) for task, results in solved.items() if results}
+    if not quiet:
+        _show(solved, trained)
+    return {
+        "command": "evaluate",
+        "robot": spec.name,
+        "episodes": episodes,
+        "success_rate": float(np.mean([result for results in solved.values() for result in results])),
+        "success_rate_by_task": rates,
+        "trained": trained,
+        "plan_time": settings.plan_time,
+        "seed": settings.seed,
+        "episode_s": float(np.mean(seconds)),
+        "wall_s": time.perf_counter() - started,
+    }
+
+
+def _show(solved: dict[str, list[bool]], trained: bool) -> None:
+    table = Table(title="success" if trained else "success of untrained weights", title_justify="left")
+    for column in ("task", "episodes", "solved", "rate"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for task, results in solved.items():
+        table.add_row(task, str(len(results)), str(sum(results)), f"{np.mean(results):.0%}" if results else "")
+    Console().print(table)

@@ -1,0 +1,77 @@
+"""What the command line asked for, as plain facts."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from . import plugins
+from .pipeline import Overrides, Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Which bundle to open on what, and how its samplers are to run."""
+
+    bundle: Path | None
+    backend: str
+    threads: int | None
+    cache: Path
+    overrides: Overrides
+
+    @staticmethod
+    def of(options: Mapping[str, Any], cache: Path) -> "EngineSettings":
+        """Return the settings that command-line ``options`` make; ``cache`` is the default place for prompts."""
+        overrides = Overrides(**{field.name: options[field.name] for field in fields(Overrides)})
+        kept = options["cache_dir"] or cache
+        return EngineSettings(options["bundle"], options["backend"], options["threads"], kept, overrides)
+
+    @contextmanager
+    def open(self) -> Iterator[Pipeline]:
+        """Open the bundle: the one named, else the one shipped, else the one built in this directory."""
+        places = (Path(__file__).parent / "bundles" / plugins.DEFAULT_BUNDLE, Path("engines") / plugins.DEFAULT_BUNDLE)
+        bundle = plugins.find_bundle(self.bundle, self.backend, places)
+        with Pipeline(bundle, plugins.open_backend(self.backend, self.threads), self.cache, self.overrides) as pipeline:
+            yield pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationSettings:
+    """Episodes on a simulated robot; none takes the task's instruction, or all of a plan's actions."""
+
+    robot: str
+    task: str | None
+    instruction: str | None
+    seed: int
+    execute: int | None
+    max_actions: int
+    plan_time: str
+    out: Path | None
+    engines: EngineSettings
+
+    @staticmethod
+    def of(options: Mapping[str, Any], cache: Path) -> "SimulationSettings":
+        """Return the settings that command-line ``options`` make."""
+        return SimulationSettings(**_own(SimulationSettings, options), engines=EngineSettings.of(options, cache))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingSettings:
+    """A plan from a recording, with no robot."""
+
+    camera: Path | None
+    at_s: float
+    instruction: str | None
+    seed: int
+    out: Path | None
+    engines: EngineSettings
+
+    @staticmethod
+    def of(options: Mapping[str, Any], cache: Path) -> "RecordingSettings":
+        """Return the settings that command-line ``options`` make."""
+        return RecordingSettings(**_own(RecordingSettings, options), engines=EngineSettings.of(options, cache))
+
+
+def _own(kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: options[field.name] for field in fields(kind) if field.name != "engines"}

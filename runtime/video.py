@@ -1,0 +1,85 @@
+"""Videos out: H.264 in mp4 where PyAV is installed, an animated GIF otherwise."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .files import write_atomic
+from .types import ImageArray
+
+BAND_PX, GAP_PX = 16, 4
+MIN_HEIGHT_PX = 256
+
+
+def write_video(path: Path, frames: ImageArray, fps: float) -> Path:
+    """Write uint8 T H W 3 frames to ``path`` and return where they are: its suffix becomes .mp4 or .gif.
+
+    Raises `RecordingError` where the place cannot be written.
+    """
+    try:
+        data, suffix = _mp4(frames, fps), ".mp4"
+    except ImportError:
+        data, suffix = _gif(frames, fps), ".gif"
+    target = path.with_suffix(suffix)
+    write_atomic(target, data)
+    return target
+
+
+def side_by_side(left: ImageArray, right: ImageArray, labels: tuple[str, str] = ("imagined", "real")) -> ImageArray:
+    """Return both videos beside one another under their labels, enlarged where small; the shorter holds its last frame."""
+    length = max(len(left), len(right))
+    scale = max(1, round(MIN_HEIGHT_PX / left.shape[1]))
+    panels = [_panel(video, length, scale, label) for video, label in zip((left, right), labels, strict=True)]
+    gap = np.full((length, panels[0].shape[1], GAP_PX, 3), 255, np.uint8)
+    return np.concatenate([panels[0], gap, panels[1]], 2)
+
+
+def contact_sheet(rows: Sequence[ImageArray], every: int) -> ImageArray:
+    """Return every ``every``-th frame of each video as one image, a row per video."""
+    strips = [np.concatenate(list(video[::every]), 1) for video in rows]
+    width = max(strip.shape[1] for strip in strips)
+    padded = [np.pad(s, ((0, 2), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips]
+    return np.concatenate(padded)
+
+
+def png(image: ImageArray) -> bytes:
+    """Return ``image`` as a PNG file's bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def _panel(video: ImageArray, length: int, scale: int, label: str) -> ImageArray:
+    indices = np.minimum(np.arange(length), len(video) - 1)
+    large = video[indices].repeat(scale, 1).repeat(scale, 2)
+    band = Image.new("RGB", (large.shape[2], BAND_PX), "white")
+    ImageDraw.Draw(band).text((4, 2), label, fill="black")
+    return np.concatenate([np.broadcast_to(np.asarray(band), (length, BAND_PX, large.shape[2], 3)), large], 1)
+
+
+def _mp4(frames: ImageArray, fps: float) -> bytes:
+    from fractions import Fraction
+
+    import av
+
+    height, width = frames.shape[1:3]
+    # yuv420p halves the colour planes: odd sizes get one more row or column of the edge.
+    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "18"})
+        stream.height, stream.width, stream.pix_fmt = even.shape[1], even.shape[2], "yuv420p"
+        for image in even:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def _gif(frames: ImageArray, fps: float) -> bytes:
+    images = [Image.fromarray(frame) for frame in frames]
+    buffer = io.BytesIO()
+    images[0].save(buffer, "gif", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
+    return buffer.getvalue()
