@@ -6,7 +6,7 @@ Each row advances the state by ``x <- a x + b v + c h + d xi`` and the history b
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import cos, exp, log, pi, sqrt
+from math import cos, isfinite, log, pi, sqrt
 
 import numpy as np
 
@@ -63,6 +63,8 @@ class SamplerSpec:
             raise ConfigError("SAMPLER_UNKNOWN", f"wanted a sampler of {', '.join(KINDS)}; got {self.kind!r}")
         if not 1 <= self.steps <= self.train_steps:
             raise ConfigError("SAMPLER_STEPS", f"{self.kind}: wanted 1 to {self.train_steps} steps, got {self.steps}")
+        if not isfinite(self.guidance):
+            raise ConfigError("SAMPLER_GUIDANCE", f"{self.kind}: wanted a finite guidance weight, got {self.guidance}")
         if self.guidance_schedule not in GUIDANCE_SCHEDULES:
             raise ConfigError(
                 "SAMPLER_GUIDANCE",
