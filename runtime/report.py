@@ -10,7 +10,7 @@ from typing import Any
 
 from .files import write_atomic
 from .latency import PAPER_S, seconds, work
-from .profiler import StageRow
+from .profiler import UNATTRIBUTED, StageRow
 from .types import ArmEvent, ImageArray
 from .video import contact_sheet, png
 
@@ -79,7 +79,7 @@ def _video(path: Path) -> str:
 def _strip(report: Report) -> str:
     rows = [report.imagined] if report.real is None else [report.imagined, report.real]
     sheet = _embedded(png(contact_sheet(rows, EVERY)), "image/png")
-    caption = f"Every {EVERY}th frame: imagined" + ("" if report.real is None else " above, real below")
+    caption = f"Every {EVERY}th frame: imagined" + ("" if report.real is None else ", and real under it")
     return f'<figure><img class="wide" alt="{caption}" src="{sheet}"><figcaption>{caption}.</figcaption></figure>'
 
 
@@ -103,7 +103,7 @@ def _colours(rows: Sequence[StageRow]) -> list[str]:
 
 def _stages(report: Report) -> str:
     lines = [
-        f'<tr><td><i style="background:{colour}"></i>{escape(row.name)}</td><td>{row.calls}</td>'
+        f'<tr><td><i style="background:{colour}"></i>{escape(row.name)}</td><td>{"" if row.name == UNATTRIBUTED else row.calls}</td>'
         f"<td>{seconds(row.mean_s)}</td><td>{seconds(row.total_s)}</td><td>{row.share:.1%}</td><td>{work(row.flop)}</td></tr>"
         for row, colour in zip(report.rows, _colours(report.rows), strict=True)
     ]

@@ -52,8 +52,9 @@ def outputs(out: Path | None) -> Iterator[Path]:
     if target.exists() and not (target / RUN_FILE).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError("OUT_OCCUPIED", f"{target} exists and holds no run; name another directory with --out")
     staging = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(staging, ignore_errors=True)
+    made = [folder for folder in (staging, *staging.parents) if not folder.exists()]
     try:
-        shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
     except OSError as error:
         raise RecordingError("OUTPUT_WRITE", f"cannot write {target}: {error.strerror}; choose another --out") from None
@@ -62,15 +63,17 @@ def outputs(out: Path | None) -> Iterator[Path]:
         if target.exists():
             shutil.rmtree(target)
         staging.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(made[-1], ignore_errors=True)
+        raise
 
 
 @contextmanager
 def progress_bars() -> Iterator[OnProgress]:
     """Give a callback that shows a bar for every stage on standard error while it works."""
     columns = (TextColumn("{task.description:>12}"), BarColumn(28), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bars: dict[str, Any] = {}
 
         def on_progress(stage: str, done: int, total: int) -> None:

@@ -31,8 +31,9 @@ class EngineSettings:
     def open(self) -> Iterator[Pipeline]:
         """Open the bundle: the one named, else the one shipped, else the one built in this directory."""
         places = (Path(__file__).parent / "bundles" / plugins.DEFAULT_BUNDLE, Path("engines") / plugins.DEFAULT_BUNDLE)
+        backend = plugins.open_backend(self.backend, self.threads)
         bundle = plugins.find_bundle(self.bundle, self.backend, places)
-        with Pipeline(bundle, plugins.open_backend(self.backend, self.threads), self.cache, self.overrides) as pipeline:
+        with Pipeline(bundle, backend, self.cache, self.overrides) as pipeline:
             yield pipeline
 
 

@@ -37,12 +37,19 @@ def side_by_side(left: ImageArray, right: ImageArray, labels: tuple[str, str] = 
     return np.concatenate([panels[0], gap, panels[1]], 2)
 
 
-def contact_sheet(rows: Sequence[ImageArray], every: int) -> ImageArray:
-    """Return every ``every``-th frame of each video as one image, a row per video."""
-    strips = [np.concatenate(list(video[::every]), 1) for video in rows]
-    width = max(strip.shape[1] for strip in strips)
-    padded = [np.pad(s, ((0, 2), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips]
-    return np.concatenate(padded)
+def contact_sheet(rows: Sequence[ImageArray], every: int, columns: int = 9) -> ImageArray:
+    """Return every ``every``-th frame of each video as one image: lines of ``columns`` frames, the videos under one another."""
+    videos = [video[::every] for video in rows]
+    height, width = videos[0].shape[1:3]
+    lines = []
+    for begin in range(0, max(map(len, videos)), columns):
+        for video in videos:
+            line = np.full((height + 2, columns * (width + 2), 3), 255, np.uint8)
+            for column, frame in enumerate(video[begin : begin + columns]):
+                line[:height, column * (width + 2) : column * (width + 2) + width] = frame
+            lines.append(line)
+        lines.append(np.full((height // 8, columns * (width + 2), 3), 255, np.uint8))
+    return np.concatenate(lines[:-1])
 
 
 def png(image: ImageArray) -> bytes:

@@ -22,6 +22,7 @@ from dvgwm.runtime.sampler import SamplerSpec
 from dvgwm.runtime.types import Observation, TensorSpec
 
 ZERO = "0" * 64
+TOKENS = 64
 
 
 def engine(file: str, inputs: Mapping[str, tuple], outputs: Mapping[str, tuple], carry: Mapping[str, str] | None = None):
@@ -43,16 +44,16 @@ def stage(kind: str, name: str, output: str, **parts) -> StageSpec:
     )
 
 
-TEXT = engine("text.onnx", {"tokens": ("int64", 1, 16)}, {"text": ("float32", 1, 16, 8)})
+TEXT = engine("text.onnx", {"tokens": ("int64", 1, TOKENS)}, {"text": ("float32", 1, TOKENS, 8)})
 PREVIEW = engine(
     "preview.onnx",
-    {"state": ("float32", 1, 3, 4, 2, 3), "time": ("float32", 1), "text": ("float32", "branches", 16, 8),
+    {"state": ("float32", 1, 3, 4, 2, 3), "time": ("float32", 1), "text": ("float32", "branches", TOKENS, 8),
      "image": ("float32", 1, 1, 4, 2, 3)},
     {"velocity": ("float32", "branches", 3, 4, 2, 3)},
 )
 REFINE = engine(
     "refine.onnx",
-    {"state": ("float32", 1, 3, 4, 4, 6), "time": ("float32", 1), "text": ("float32", "branches", 16, 8),
+    {"state": ("float32", 1, 3, 4, 4, 6), "time": ("float32", 1), "text": ("float32", "branches", TOKENS, 8),
      "image": ("float32", 1, 1, 4, 4, 6)},
     {"velocity": ("float32", "branches", 3, 4, 4, 6)},
 )
@@ -77,7 +78,7 @@ POLICY = engine(
 )
 ACT = engine(
     "act.onnx",
-    {"plan": ("uint8", 1, 9, 32, 48, 3), "observations": ("uint8", 1, 8, 32, 48, 3), "text": ("float32", 1, 16, 8)},
+    {"plan": ("uint8", 1, 9, 32, 48, 3), "observations": ("uint8", 1, 8, 32, 48, 3), "text": ("float32", 1, TOKENS, 8)},
     {"actions": ("float32", 1, 8, 7)},
 )
 SPACE = {"mean": (0.0,), "std": (2.0,)}
@@ -126,7 +127,7 @@ def manifest(stages: tuple[StageSpec, ...], rates: Rates) -> Manifest:
         input=InputContract("scene", 32, 48, 10.0),
         action=ActionContract("joint", tuple("abcdefg"), ("rad",) * 7, (-0.5,) * 7, (0.5,) * 7, 0.1),
         rates=rates,
-        text=TextContract("bytes", 16, ZERO, ZERO),
+        text=TextContract("bytes", TOKENS, ZERO, ZERO),
         pipeline=stages,
         fingerprint={},
         parity={},

@@ -20,6 +20,7 @@ from .tasks import Layout, Positions, layout_of, moved_bodies
 HOME_POSE = (0.29, 0.0, 0.13, 0.0, 0.0, 0.0)
 NEAR_HOME_RAD = (0.0, 1.58, -1.14, 1.57, -1.13, 0.0)
 SETTLE_STEPS = 100
+BRUSH_OPENING = 0.01
 
 
 class MujocoRobot:
@@ -114,7 +115,7 @@ class MujocoRobot:
         """Stand at home with everything settled on the table, at time 0."""
         arm, reached = KINEMATICS.inverse(np.array(HOME_POSE), np.array(NEAR_HOME_RAD))
         assert reached, "the home pose is inside the workspace"
-        opening = 0.0 if self.layout.task.with_brush else 1.0
+        opening = BRUSH_OPENING if self.layout.task.with_brush else 1.0
         self._data.qpos[self._joints], self._data.qpos[self._fingers] = arm, opening * FINGER_TRAVEL_M
         self._command(np.append(arm, opening))
         mujoco.mj_step(self._model, self._data, SETTLE_STEPS)

@@ -1,13 +1,12 @@
 """Demonstrations: the scripted expert at work through motion and gate, recorded ten times a second."""
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
 from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, Observation
 
-from ..arm import open_arm
+from ..arm import VirtualArm
 from ..galaxea_a1 import KINEMATICS, LIMITS, ROBOT
 from ..spec import SimulationOptions
 from .driver import MujocoRobot
@@ -40,9 +39,9 @@ def demonstrate(options: SimulationOptions, render: bool = True) -> Demonstratio
     It has 48 actions, up to 97 where the way is longer than that. Raises `ConfigError` for an unknown task.
     """
     seen: list[Observation] = []
-    arm = open_arm(ROBOT, options, on_frame=(lambda observation, _: seen.append(observation)) if render else None)
+    robot = MujocoRobot(options)
+    arm = VirtualArm(ROBOT, robot, (lambda observation, _: seen.append(observation)) if render else None)
     try:
-        robot = cast(MujocoRobot, arm.robot)
         plan = plan_expert(robot.layout, np.array(robot.positions()), KINEMATICS, LIMITS)
         if render:
             seen.append(arm.observe())

@@ -1,6 +1,7 @@
 """How each task is done: the waypoints of the tool from a layout's poses, known exactly."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import atan2, cos, hypot, pi, sin
 
 from .arm import FINGER_TRAVEL_M
@@ -11,7 +12,9 @@ from .tasks.push_cube import heading
 
 TRANSIT_HEIGHT_M = 0.088
 HOVER_HEIGHT_M = 0.08
-WIDE, OPEN = 1.0, 0.95
+CLOSED, OPEN = 0.01, 0.95
+"""Gripper openings; a hair above 0, so that no rounding on the way leaves the range."""
+
 SQUEEZE = 0.35
 """How much further than an object's width the gripper is told to close."""
 
@@ -25,7 +28,7 @@ def nearest_turn(yaw_rad: float, symmetry_rad: float) -> float:
 
 def pick(at: Pose, yaw_rad: float, height_m: float, width: float) -> list[Waypoint]:
     """Return the way to, around and up with something ``width`` (as a gripper opening) wide."""
-    closed = width - SQUEEZE
+    closed = max(width - SQUEEZE, CLOSED)
     return [
         Waypoint(at.x_m, at.y_m, HOVER_HEIGHT_M, yaw_rad, OPEN),
         Waypoint(at.x_m, at.y_m, height_m, yaw_rad, OPEN, blend=0.55),
@@ -82,7 +85,7 @@ def push_cube(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
     cube, (direction, distance_m) = layout.poses[layout.target], heading(layout.poses, layout.target)
     along = nearest_turn(direction, pi)
     # Forward pushes use both fingers side by side; sideways ones the outer face of the closed gripper.
-    yaw_rad, opening = (along, 0.4) if abs(along) <= pi / 4 else (nearest_turn(direction - pi / 2, pi), 0.0)
+    yaw_rad, opening = (along, 0.4) if abs(along) <= pi / 4 else (nearest_turn(direction - pi / 2, pi), CLOSED)
     before_m = -CUBE_HALF_M - FINGER_HALF_M - PUSH_GAP_M
     after_m = distance_m - CUBE_HALF_M - FINGER_HALF_M
     return [home, *stroke(cube, direction, (before_m, after_m), PUSH_HEIGHT_M, yaw_rad, opening)]
@@ -109,14 +112,9 @@ def open_drawer(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
     """Take the upright handle from above and pull."""
     front = layout.poses[layout.target]
     handle = Pose(front.x_m - HANDLE_REACH_M, front.y_m)
-    down = pick(handle, 0.0, HANDLE_HEIGHT_M, HANDLE_WIDTH + SQUEEZE)[:2]
-    pulled_x_m = handle.x_m - PULL_M
-    return [
-        home,
-        *down,
-        Waypoint(handle.x_m, handle.y_m, HANDLE_HEIGHT_M, 0.0, 0.0, blend=0.2),
-        Waypoint(pulled_x_m, handle.y_m, HANDLE_HEIGHT_M, 0.0, 0.0, blend=0.15),
-    ]
+    *down, grasp, _ = pick(handle, 0.0, HANDLE_HEIGHT_M, HANDLE_WIDTH)
+    pull = replace(grasp, x_m=handle.x_m - PULL_M, blend=0.15)
+    return [home, *down, grasp, pull]
 
 
 BRUSH_HEIGHT_M = 0.0135
@@ -128,7 +126,7 @@ def sweep(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
     pile, circle = layout.poses["pile"], layout.poses["circle"]
     direction = atan2(circle.y_m - pile.y_m, circle.x_m - pile.x_m)
     ends = (-SWEEP_BEHIND_M, hypot(circle.x_m - pile.x_m, circle.y_m - pile.y_m) - SWEEP_SHORT_M)
-    return [home, *stroke(pile, direction, ends, BRUSH_HEIGHT_M, nearest_turn(direction, pi), 0.0)]
+    return [home, *stroke(pile, direction, ends, BRUSH_HEIGHT_M, nearest_turn(direction, pi), CLOSED)]
 
 
 SKILLS: Mapping[str, Skill] = {

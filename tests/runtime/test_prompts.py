@@ -78,7 +78,7 @@ def test_another_encoders_file_is_not_used(make_bundle, tmp_path):
 def test_bytes_become_tokens(make_bundle):
     tokens = tokenize(make_bundle(), "hé")
     assert tokens.dtype == np.int64
-    assert tokens.tolist() == [[ord("h") + 3, 0xC3 + 3, 0xA9 + 3, 1] + [0] * 12]
+    assert tokens.tolist() == [[ord("h") + 3, 0xC3 + 3, 0xA9 + 3, 1] + [0] * 60]
 
 
 def test_empty_and_long_instructions_are_refused(make_bundle):
@@ -87,6 +87,6 @@ def test_empty_and_long_instructions_are_refused(make_bundle):
             check_instruction(empty)
         assert caught.value.log_code == "INSTRUCTION_EMPTY"
     with pytest.raises(ConfigError) as caught:
-        tokenize(make_bundle(), "x" * 16)
+        tokenize(make_bundle(), "x" * 64)
     assert (caught.value.exit_code, caught.value.log_code) == (2, "INSTRUCTION_LONG")
-    assert tokenize(make_bundle(), "x" * 15).shape == (1, 16)
+    assert tokenize(make_bundle(), "x" * 63).shape == (1, 64)

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from dvgwm.runtime.types import DoubleArray
-
 from ..props import MINT, PURPLE, Pose, Poses, cube, disc
 from .task import ATTEMPTS, X_RANGE_M, Y_RANGE_M, Positions, Task
 
@@ -11,8 +9,8 @@ CRUMBS = tuple(f"crumb {number}" for number in range(1, 7))
 PILE, CIRCLE = "pile", "circle"
 CIRCLE_RADIUS_M = 0.06
 CRUMB_HALF_M = 0.008
-PILE_HALF_M = 0.031
-APART_M = 0.024
+CRUMB_SPACING_M = 0.026
+SHAKEN_M = 0.004
 DISTANCE_RANGE_M = (0.11, 0.16)
 LARGEST_SLANT_RAD = 0.6
 
@@ -29,17 +27,12 @@ def _arrange(random: np.random.Generator) -> Poses:
 
 
 def _spill(random: np.random.Generator, x_m: float, y_m: float) -> Poses:
-    """Return crumbs around a point, none of them touching, dropped one after another."""
-    spots: list[DoubleArray] = []
-    for _ in range(ATTEMPTS):
-        spot = random.uniform(-PILE_HALF_M, PILE_HALF_M, 2)
-        if all(np.linalg.norm(spot - other) > APART_M for other in spots):
-            spots.append(spot)
-        if len(spots) == len(CRUMBS):
-            turns = random.uniform(0.0, np.pi / 2, len(CRUMBS))
-            rows = zip(CRUMBS, spots, turns, strict=True)
-            return {name: Pose(x_m + float(dx), y_m + float(dy), float(turn)) for name, (dx, dy), turn in rows}
-    raise AssertionError("no room for the crumbs: the pile is too small")
+    """Return crumbs around a point, none of them touching: a grid with every place shaken."""
+    grid = CRUMB_SPACING_M * np.array([(row - 0.5, column - 1.0) for row in range(2) for column in range(3)])
+    spots = (x_m, y_m) + grid + random.uniform(-SHAKEN_M, SHAKEN_M, grid.shape)
+    turns = random.uniform(0.0, np.pi / 2, len(CRUMBS))
+    rows = zip(CRUMBS, spots, turns, strict=True)
+    return {name: Pose(float(x), float(y), float(turn)) for name, (x, y), turn in rows}
 
 
 def _bodies(poses: Poses) -> str:

@@ -1,0 +1,247 @@
+"""The networks: sizes, parts, and what each has to keep."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the export extra is not installed")
+diffusers = pytest.importorskip("diffusers", reason="the export extra is not installed")
+
+from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
+
+from dvgwm.models.build import build, moving_shapes, parameters
+from dvgwm.models.codec import LinearCodec, fit
+from dvgwm.models.dit import JointAttention, rotary_positions, widen_input
+from dvgwm.models.engines import DecodeEngine, DenoiseEngine, EncodeImageEngine, rescaling, streaming
+from dvgwm.models.policy import SpatialSoftmax
+from dvgwm.models.presets import PRESETS, DiT, preset
+from dvgwm.runtime.errors import ConfigError
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return build(preset("test_tiny"), 0)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return moving_shapes(0, 12, 17, (64, 96))
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "millions"),
+    [
+        ("dvgwm_5b", "preview", 5570.3),
+        ("dvgwm_5b", "refiner", 1693.9),
+        ("dvgwm_5b", "text", 4762.3),
+        ("dvgwm_5b", "codec", 215.6),
+        ("dvgwm_5b", "frame_encoder", 11.18),
+        ("cogvideox_5b", "preview", 5570.3),
+    ],
+)
+def test_full_size_networks_have_the_papers_parameters(name, part, millions):
+    """5.570 B and 1.694 B, within 0.1 %; the refiner's first-frame channels add 0.12 M to the stock 2B."""
+    networks = build(preset(name), 0, "meta")
+    assert parameters(networks.parts()[part]) / 1e6 == pytest.approx(millions, rel=1e-3)
+    assert next(networks.preview.parameters()).device.type == "meta"
+
+
+def test_a1_tiny_fits_24_mb_in_half_precision():
+    networks = build(preset("a1_tiny"), 0, "meta")
+    assert sum(parameters(part) for part in networks.parts().values()) <= 11.8e6
+    assert parameters(networks.policy) + parameters(networks.frame_encoder) <= 1e6
+
+
+def test_test_tiny_has_every_class_of_the_full_size(tiny):
+    full = build(preset("dvgwm_5b"), 0, "meta")
+    for name, part in full.parts().items():
+        assert type(tiny.parts()[name]) is type(part), name
+
+
+def test_the_refiner_is_a_2b_with_rotary_positions_and_no_learned_ones():
+    refiner = build(preset("dvgwm_5b"), 0, "meta").refiner
+    config = refiner.config
+    assert (config.num_layers, config.num_attention_heads, config.in_channels) == (30, 30, 32)
+    assert config.use_rotary_positional_embeddings
+    assert not config.use_learned_positional_embeddings
+    assert not any("pos_embedding" in name for name, _ in refiner.named_buffers())
+
+
+def test_an_unknown_preset_is_refused_by_name():
+    with pytest.raises(ConfigError, match="a1_tiny"):
+        preset("huge")
+    assert set(PRESETS) == {"a1_tiny", "dvgwm_5b", "cogvideox_5b", "test_tiny"}
+
+
+def test_seeds_decide_the_weights():
+    one, same, other = (build(preset("test_tiny"), seed).preview.state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_our_attention_is_diffusers(tiny):
+    size = preset("test_tiny")
+    engine = DenoiseEngine(tiny.preview, size.preview, size.grid(size.low), size.latent_frames, flow=False)
+    inputs = (torch.randn(1, 13, 4, 4, 6), torch.tensor([321.0]), torch.randn(2, 48, 16), torch.randn(1, 1, 4, 4, 6))
+    ours = engine(*inputs)
+    tiny.preview.set_attn_processor(CogVideoXAttnProcessor2_0())
+    theirs = engine(*inputs)
+    tiny.preview.set_attn_processor(JointAttention())
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    engine.cosines, engine.sines = torch.ones_like(engine.cosines), torch.zeros_like(engine.sines)
+    assert (engine(*inputs) - ours).abs().max() > 1e-4, "positions matter"
+
+
+def test_flow_time_runs_against_the_noise_index(tiny):
+    size = preset("test_tiny")
+    grid = size.grid(size.low)
+    flow = DenoiseEngine(tiny.preview, size.preview, grid, 13, flow=True)
+    plain = DenoiseEngine(tiny.preview, size.preview, grid, 13, flow=False)
+    state, text, image = torch.randn(1, 13, 4, 4, 6), torch.randn(1, 48, 16), torch.randn(1, 1, 4, 4, 6)
+    assert torch.allclose(
+        flow(state, torch.tensor([0.25]), text, image), plain(state, torch.tensor([750.0]), text, image), atol=1e-6
+    )
+
+
+def test_the_first_frame_conditions_the_preview(tiny):
+    size = preset("test_tiny")
+    engine = DenoiseEngine(tiny.preview, size.preview, size.grid(size.low), 13, flow=False)
+    state, text, image = torch.randn(1, 13, 4, 4, 6), torch.randn(1, 48, 16), torch.randn(1, 1, 4, 4, 6)
+    time = torch.tensor([500.0])
+    assert (engine(state, time, text, image) - engine(state, time, text, -image)).abs().max() > 1e-3
+
+
+def test_widening_the_input_changes_nothing_until_it_is_trained():
+    transformer = build(preset("test_tiny"), 0).preview
+    size = preset("test_tiny")
+    cosines, sines = rotary_positions(size.preview, (4, 6), 13)
+    state, text = torch.randn(1, 13, 8, 4, 6), torch.randn(1, 48, 16)
+
+    def run(x):
+        return transformer(x, text, torch.tensor([9.0]), image_rotary_emb=(cosines, sines), return_dict=False)[0]
+
+    before = run(state)
+    widen_input(transformer, 4)
+    wide = torch.cat([state, torch.randn(1, 13, 4, 4, 6)], 2)
+    assert transformer.config.in_channels == 12
+    assert torch.allclose(run(wide), before, atol=1e-6)
+    with torch.no_grad():
+        transformer.patch_embed.proj.weight[:, 8:].normal_()
+    assert (run(wide) - before).abs().max() > 1e-3
+
+
+def test_positions_are_stretched_to_the_base_grid_or_integers():
+    """At 16 x 24 tokens the step is 1.875; at 30 x 45 both agree."""
+    stretched, integer = DiT(1, 1, 8, rope="stretched"), DiT(1, 1, 8, rope="integer")
+
+    def rows(dit, grid):
+        cosines, sines = rotary_positions(dit, grid, 1)
+        angle = torch.atan2(sines, cosines)[:, 16]  # the slowest-turning first pair of the height's share
+        return angle.reshape(grid[0] // 2, grid[1] // 2)[:, 0]
+
+    assert rows(integer, (32, 48))[:3].tolist() == pytest.approx([0.0, 1.0, 2.0], abs=1e-5)
+    assert rows(stretched, (32, 48))[1].item() == pytest.approx(1.875, abs=1e-5)
+    for left, right in zip(rotary_positions(stretched, (60, 90), 3), rotary_positions(integer, (60, 90), 3), strict=True):
+        assert torch.allclose(left, right, atol=1e-5)
+
+
+def test_rescaling_from_the_5b_to_the_2b_is_1_64655():
+    size = preset("dvgwm_5b")
+    scale, shift = rescaling(size.preview_scaling, size.refiner_scaling)
+    assert scale[0] == pytest.approx(1.15258426 / 0.7)
+    assert shift == (0.0,)
+
+
+def test_streaming_decode_is_diffusers_full_decode_and_stops_early_exactly(tiny):
+    size = preset("test_tiny")
+    codec, grid = streaming(tiny.codec), size.grid(size.high)
+    names = codec.cache_names(size.codec.channels, grid)
+    first, following = (DecodeEngine(codec, size.refiner_scaling, names, k, quantise=False) for k in (True, False))
+    latents = torch.randn(1, 13, size.codec.channels, *grid, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        full = tiny.codec.decode((latents / 1.15258426).transpose(1, 2)).sample
+        full = full.mul(0.5).add(0.5).clamp(0, 1).permute(0, 2, 3, 4, 1)
+
+        def stream(count):
+            made, *cache = first(latents[:, :3])
+            frames = [made]
+            for begin in range(3, count, 2):
+                made, *cache = following(latents[:, begin : begin + 2], *cache)
+                frames.append(made)
+            return torch.cat(frames, 1)
+
+        whole = stream(13)
+        assert (whole - full).abs().max() < 1e-5
+        assert torch.equal(stream(5), whole[:, :17])
+        forgetful = torch.cat([whole[:, :9], first(latents[:, 3:6])[0]], 1)
+    assert (forgetful[:, 9:17] - whole[:, 9:17]).abs().max() > 1e-3, "the cache matters"
+
+
+def test_the_vaes_encoder_engine_gives_the_posteriors_mode(tiny):
+    image = torch.randint(0, 256, (1, 32, 48, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        made = EncodeImageEngine(tiny.codec)(image)
+        frame = image.permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1
+        wanted = tiny.codec.encode(frame).latent_dist.mode().transpose(1, 2)
+    assert torch.allclose(made, wanted, atol=1e-5)
+
+
+def psnr(a, b):
+    return -10 * torch.log10(((a - b) ** 2).mean() / 4)
+
+
+def test_the_linear_codec_is_causal_and_keeps_moving_shapes(clips):
+    codec = fit(clips, 8, 32)
+    held_out = moving_shapes(99, 4, 17, (64, 96))
+    latents = codec.encode(held_out)
+    assert latents.shape == (4, 32, 5, 8, 12)
+    assert psnr(codec.decode(latents), held_out) > 26
+    changed = held_out.clone()
+    changed[:, :, 9:] = 0
+    assert torch.equal(codec.encode(changed)[:, :, :3], latents[:, :, :3])
+    assert torch.allclose(codec.decode(latents[:, :, :3]), codec.decode(latents)[:, :, :9])
+
+
+def test_more_channels_keep_more_and_as_many_as_the_rank_keep_all(clips):
+    quality = [psnr(fit(clips, 8, channels).decode(fit(clips, 8, channels).encode(clips)), clips) for channels in (8, 32)]
+    assert quality[1] > quality[0] + 3
+    small = clips[:2, :, :5, :4, :4]
+    exact = fit(clips[:, :, :, :8, :8], 2, 12)
+    assert torch.allclose(exact.decode(exact.encode(small))[:, :, :1], small[:, :, :1], atol=1e-4)
+
+
+def test_channels_have_unit_variance_and_fixed_signs(clips):
+    codec = fit(clips, 8, 16)
+    spread = codec.encode(clips)[:, :8, 1:].flatten(2).transpose(0, 1).flatten(1).std(1)
+    assert torch.allclose(spread, torch.ones(8), atol=0.05)
+    basis = codec.get_buffer("group_basis")
+    assert (basis.gather(1, basis.abs().argmax(1, keepdim=True)) > 0).all()
+    assert (basis[0] > 0).all() or (basis[0].abs().max() > 0)
+
+
+def test_an_unfitted_codec_decodes_to_its_mean():
+    assert not LinearCodec(8, 4).decode(torch.randn(1, 4, 3, 2, 2)).any()
+
+
+def test_policy_features_say_where_things_are():
+    """Spatial softmax follows a blob; the policy's output depends on frame, state and step."""
+    pool = SpatialSoftmax()
+    maps = torch.full((1, 1, 8, 8), -9.0)
+    maps[0, 0, 6, 1] = 9.0
+    x, y = pool(maps)[0]
+    assert (x.item(), y.item()) == (pytest.approx(-1 + 2 / 7, abs=0.02), pytest.approx(-1 + 12 / 7, abs=0.02))
+    networks = build(preset("a1_tiny"), 0)
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 128, 192, 3), np.uint8))
+    features = networks.frame_encoder(frames)
+    assert features.shape == (2, networks.frame_encoder.width)
+    assert (features[0] - features[1]).abs().max() > 1e-4
+    state = torch.randn(2, 16, 7)
+    base = networks.policy(state, torch.tensor([5.0, 5.0]), features)
+    assert base.shape == (2, 16, 7)
+    for other in (
+        networks.policy(state, torch.tensor([50.0, 50.0]), features),
+        networks.policy(state, torch.tensor([5.0, 5.0]), features + 1),
+        networks.policy(state + 1, torch.tensor([5.0, 5.0]), features),
+    ):
+        assert (other - base).abs().max() > 1e-3
