@@ -5,7 +5,6 @@ import time
 import numpy as np
 import pytest
 
-
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 diffusers = pytest.importorskip("diffusers", reason="the export extra is not installed")
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-
 from dvgwm.runtime.denoise import Run
 from dvgwm.runtime.pipeline import silent
 from dvgwm.runtime.profiler import Profiler

@@ -101,15 +101,20 @@ def read_instructions(path: Path) -> tuple[str, ...]:
 def _checked(order: Order) -> Preset:
     preset = find_preset(order.preset)
     if order.backend != "onnx":
-        raise ConfigError("BACKEND_BUILD", f"wanted --backend onnx, the one built in this version; got {order.backend!r}")
+        raise ConfigError(
+            "BACKEND_BUILD", f"wanted --backend onnx, the one built in this version; got {order.backend!r}"
+        )
     if not isinstance(preset.codec, LinearCodecSize) and preset.text.tokenizer != "bytes":
         raise ConfigError(
-            "PRESET_SIZE", f"{preset.name} is full size, which this version does not export yet; take a1_tiny or test_tiny"
+            "PRESET_SIZE",
+            f"{preset.name} is full size, which this version does not export yet; take a1_tiny or test_tiny",
         )
     if order.out.exists() and not (order.out / "manifest.json").is_file() and any(order.out.iterdir()):
         raise ConfigError("OUT_OCCUPIED", f"{order.out} exists and is no bundle; name another directory with --out")
     if shutil.disk_usage(_existing(order.out)).free < 500e6:
-        raise ConfigError("DISK_FULL", f"wanted 500 MB free for {order.out}, found less; free some or choose another --out")
+        raise ConfigError(
+            "DISK_FULL", f"wanted 500 MB free for {order.out}, found less; free some or choose another --out"
+        )
     return preset
 
 

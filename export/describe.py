@@ -81,7 +81,9 @@ def _imagining(preset: Preset, engines: Mapping[str, EngineSpec]) -> tuple[Stage
         "ddim_v", sampling.preview_steps, sampling.preview_guidance, snr_shift=sampling.preview_snr_shift
     )
     stages = [
-        _stage("encode_text", "encode_text", "text", {"encode": engines["text_encoder"]}, {"instruction": "instruction"}),
+        _stage(
+            "encode_text", "encode_text", "text", {"encode": engines["text_encoder"]}, {"instruction": "instruction"}
+        ),
         _encode("encode_low", "low_image", engines, preset.preview_scaling),
         _stage(
             "denoise",
@@ -115,7 +117,7 @@ def _bridge(preset: Preset) -> StageSpec:
     height, width = preset.grid(preset.high)
     scale, shift = rescaling(preset.preview_scaling, preset.refiner_scaling)
     signal, strength = signal_and_noise(preset.sampling.bridge_step)
-    constants = {
+    constants: dict[str, float | str | tuple[float, ...]] = {
         "frames": float(preset.latent_frames),
         "height": float(height),
         "width": float(width),
@@ -156,7 +158,7 @@ def _act(preset: Preset, engines: Mapping[str, EngineSpec], count: float) -> Sta
     )
 
 
-def _stage(  # noqa: PLR0913 (a stage has that many facts)
+def _stage(
     kind: str,
     name: str,
     output: str,
@@ -166,4 +168,6 @@ def _stage(  # noqa: PLR0913 (a stage has that many facts)
     sampler: SamplerSpec | None = None,
     constants: Mapping[str, float | str | tuple[float, ...]] | None = None,
 ) -> StageSpec:
-    return StageSpec(kind, name, dict(engines), dict(inputs), dict(unconditional or {}), output, sampler, dict(constants or {}))
+    return StageSpec(
+        kind, name, dict(engines), dict(inputs), dict(unconditional or {}), output, sampler, dict(constants or {})
+    )

@@ -124,7 +124,9 @@ def _refine(preset: Preset, networks: Networks) -> Graph:
 def _decoders(preset: Preset, networks: Networks, quantise: bool) -> tuple[Graph, Graph]:
     codec, grid, channels = streaming(networks.codec), preset.grid(preset.high), preset.codec.channels
     names = codec.cache_names(channels, grid) if isinstance(codec, StreamingDecoder) else ()
-    first, following = (DecodeEngine(codec, preset.refiner_scaling, names, is_first, quantise) for is_first in (True, False))
+    first, following = (
+        DecodeEngine(codec, preset.refiner_scaling, names, is_first, quantise) for is_first in (True, False)
+    )
     head = _randn(1, CHUNKS[0], channels, *grid)
     with torch.no_grad():
         cache = first(head)[1:] if names else ()

@@ -22,7 +22,9 @@ def engine_spec(graph: Graph) -> EngineSpec:
     return EngineSpec(
         graph.file,
         tuple(_spec(name, tensor, graph.dynamic.get(name)) for name, tensor in graph.inputs.items()),
-        tuple(_spec(name, tensor, dynamic_outputs.get(name)) for name, tensor in zip(graph.outputs, outputs, strict=True)),
+        tuple(
+            _spec(name, tensor, dynamic_outputs.get(name)) for name, tensor in zip(graph.outputs, outputs, strict=True)
+        ),
         dict(graph.carry),
         counter.get_total_flops() / batch,
     )

@@ -50,9 +50,9 @@ def engine_parity(graph: Graph, backend: Backend, path: Path, spec: EngineSpec) 
     dtypes = dict.fromkeys(str(array.dtype) for array in wanted)
     parity = {}
     for dtype in dtypes:
-        sides = ([array for array in side if array.dtype == dtype] for side in (wanted, got, other))
+        left, right, far = ([array for array in side if array.dtype == dtype] for side in (wanted, got, other))
         name = graph.name if len(dtypes) == 1 else f"{graph.name} ({dtype})"
-        parity[name] = gate(name, *sides, ENGINE_TOLERANCE[dtype])
+        parity[name] = gate(name, left, right, far, ENGINE_TOLERANCE[dtype])
     return parity
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .codec import LinearCodec
 from .dit import build_transformer
 from .policy import ActionUNet, FrameEncoder
-from .presets import LinearCodecSize, Preset
+from .presets import LinearCodecSize, Preset, VaeSize
 from .text import build_text_encoder
 from .vae import build_vae
 
@@ -41,13 +41,11 @@ def build(preset: Preset, seed: int = 0, device: str = "cpu") -> Networks:
     """Return the preset's networks with seeded random weights; on ``device`` meta they have shapes and no memory."""
     with torch.device(device), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        linear = isinstance(preset.codec, LinearCodecSize)
         frame_encoder = FrameEncoder(preset.policy)
         networks = Networks(
             preview=build_transformer(preset.preview, preset, conditions=1),
-            refiner=preset.refiner
-            and build_transformer(preset.refiner, preset, conditions=2 if preset.refiner_sees_preview else 1),
-            codec=LinearCodec(preset.codec.patch, preset.codec.channels) if linear else build_vae(preset.codec),
+            refiner=_refiner(preset),
+            codec=_codec(preset.codec),
             text=build_text_encoder(preset.text),
             frame_encoder=frame_encoder,
             policy=ActionUNet(preset.policy, frame_encoder.width),
@@ -57,13 +55,23 @@ def build(preset: Preset, seed: int = 0, device: str = "cpu") -> Networks:
     return networks
 
 
+def _refiner(preset: Preset) -> nn.Module | None:
+    if preset.refiner is None:
+        return None
+    return build_transformer(preset.refiner, preset, conditions=2 if preset.refiner_sees_preview else 1)
+
+
+def _codec(size: LinearCodecSize | VaeSize) -> nn.Module:
+    return LinearCodec(size.patch, size.channels) if isinstance(size, LinearCodecSize) else build_vae(size)
+
+
 def parameters(module: nn.Module) -> int:
     """Return how many parameters ``module`` has."""
     return sum(tensor.numel() for tensor in module.parameters())
 
 
 def moving_shapes(seed: int, clips: int, frames: int, size: tuple[int, int]) -> Tensor:
-    """Return clips B 3 T H W in [-1, 1] of coloured boxes that move over a plain ground: something to fit a codec on."""
+    """Return clips B 3 T H W in [-1, 1] of coloured boxes that move over a plain ground: to fit a codec on."""
     generator = torch.Generator().manual_seed(seed)
     height, width = size
     rows, columns = torch.arange(height)[:, None], torch.arange(width)[None, :]

@@ -1,4 +1,4 @@
-"""The linear causal codec: each patch of four frames is one projection onto fitted bases; the first frame stands alone."""
+"""The linear causal codec: patches of four frames, or of the first alone, projected onto fitted bases."""
 
 from typing import Protocol
 

@@ -1,5 +1,7 @@
 """The two diffusion transformers, built from diffusers' CogVideoX."""
 
+from typing import Any
+
 import torch
 from diffusers import CogVideoXTransformer3DModel
 from diffusers.models.embeddings import apply_rotary_emb, get_3d_rotary_pos_embed
@@ -14,11 +16,11 @@ BASE_GRID = (30, 45)
 
 
 class JointAttention:
-    """CogVideoX's attention with rotated tokens concatenated instead of assigned in place, so that graphs stay clean."""
+    """CogVideoX's attention, rotated tokens concatenated instead of assigned in place, so that graphs stay clean."""
 
     def __call__(
         self,
-        attn: nn.Module,
+        attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None = None,
@@ -73,12 +75,13 @@ def rotary_positions(dit: DiT, grid: tuple[int, int], latent_frames: int) -> tup
 
 
 def widen_input(transformer: CogVideoXTransformer3DModel, channels: int) -> None:
-    """Let ``transformer`` take ``channels`` more input channels, whose weights start at zero: its output is unchanged."""
+    """Let ``transformer`` take ``channels`` more input channels whose weights start at zero: its output is the same."""
     old = transformer.patch_embed.proj
     new = nn.Conv2d(old.in_channels + channels, old.out_channels, old.kernel_size, old.stride, device=old.weight.device)
     with torch.no_grad():
         new.weight.zero_()
         new.weight[:, : old.in_channels] = old.weight
-        new.bias.copy_(old.bias)
+        if new.bias is not None:
+            new.bias.copy_(old.bias)
     transformer.patch_embed.proj = new.to(old.weight.dtype)
     transformer.register_to_config(in_channels=new.in_channels)

@@ -23,6 +23,9 @@ class DenoiseEngine(nn.Module):
     ``flow`` the time is DVG-WM's flow time tau and the network sees 1000 (1 - tau).
     """
 
+    cosines: Tensor
+    sines: Tensor
+
     def __init__(self, transformer: nn.Module, dit: DiT, grid: tuple[int, int], latent_frames: int, flow: bool) -> None:
         super().__init__()
         self.transformer, self.flow = transformer, flow
@@ -52,6 +55,9 @@ class DenoiseEngine(nn.Module):
 class GuidedRefineEngine(DenoiseEngine):
     """`DenoiseEngine` that also sees the preview's latents, 1 T C h w, upsampled and rescaled to the refiner's."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, engine: DenoiseEngine, preview: Scaling, refiner: Scaling) -> None:
         nn.Module.__init__(self)
         self.transformer, self.flow = engine.transformer, engine.flow
@@ -78,7 +84,7 @@ def rescaling(source: Scaling, target: Scaling) -> tuple[tuple[float, ...], tupl
 class EncodeImageEngine(nn.Module):
     """An image, uint8 1 H W 3, to its latents 1 1 C h w, unscaled; of a VAE the posterior's mode."""
 
-    def __init__(self, codec: nn.Module) -> None:
+    def __init__(self, codec: Any) -> None:
         super().__init__()
         self.codec = codec
 
@@ -94,7 +100,10 @@ class EncodeImageEngine(nn.Module):
 
 
 class DecodeEngine(nn.Module):
-    """A chunk of scaled latents 1 t C h w, and the cache after the first chunk, to frames 1 T H W 3 and the next cache."""
+    """A chunk of scaled latents 1 t C h w and the last chunk's cache to frames 1 T H W 3 and the next cache."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, codec: nn.Module, scaling: Scaling, cache_names: tuple[str, ...], first: bool, quantise: bool = True

@@ -1,6 +1,8 @@
 """A vision-only Diffusion Policy: each frame encoded on its own, actions denoised under FiLM (Chi et al. 2023)."""
 
 import math
+from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +50,9 @@ class SpatialSoftmax(nn.Module):
 
 class FrameEncoder(nn.Module):
     """ResNet18 without its classifier: frames uint8 N H W 3 to features N F (F = ``width``)."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
@@ -106,7 +111,7 @@ class ActionUNet(nn.Module):
         condition = policy.step_embed + features
         sizes = (policy.dof, *policy.widths)
         self.down = nn.ModuleList()
-        for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for i, (a, b) in enumerate(pairwise(sizes)):
             last = i == len(policy.widths) - 1
             halve = nn.Identity() if last else nn.Conv1d(b, b, 3, 2, 1)
             self.down.append(
@@ -134,12 +139,12 @@ class ActionUNet(nn.Module):
         angles = step[:, None] * rates
         condition = torch.cat([self.step(torch.cat([angles.sin(), angles.cos()], 1)), features], 1)
         x, skips = state.transpose(1, 2), []
-        for first, second, halve in self.down:
+        for first, second, halve in cast(Any, self.down):
             x = second(first(x, condition), condition)
             skips.append(x)
             x = halve(x)
         for block in self.middle:
             x = block(x, condition)
-        for first, second, double in self.up:
+        for first, second, double in cast(Any, self.up):
             x = double(second(first(torch.cat([x, skips.pop()], 1), condition), condition))
         return self.last(x).transpose(1, 2)

@@ -49,7 +49,7 @@ def nest_cache(names: tuple[str, ...], tensors: tuple[Tensor, ...]) -> dict[str,
 
 
 class StreamingDecoder(nn.Module):
-    """One chunk of latents and the last chunk's cache to frames and the next cache; equal to decoding the whole at once."""
+    """One chunk of latents and the last chunk's cache to frames and the next cache: equal to decoding all at once."""
 
     def __init__(self, vae: AutoencoderKLCogVideoX) -> None:
         super().__init__()

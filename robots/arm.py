@@ -104,7 +104,7 @@ class VirtualArm:
         return self.spec.kinematics.inverse(action[:6], near)
 
 
-def open_arm(  # noqa: PLR0913 (keywords of one sentence)
+def open_arm(
     spec: RobotSpec, *, task: str, seed: int, height_px: int, width_px: int, on_frame: OnFrame | None = None
 ) -> VirtualArm:
     """Return the simulated robot of ``spec`` at ``task``, its layout drawn from ``seed``, behind motion and gate."""

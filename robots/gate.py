@@ -70,9 +70,7 @@ def speed_cap(room: float, acceleration: float, period_s: float) -> float:
     return acceleration * period_s * (ticks / (braking + 1) + braking / 2.0)
 
 
-def _move(
-    limits: JointLimits, period_s: float, state: GateState, target: Sequence[float]
-) -> tuple[GateState, Verdict]:
+def _move(limits: JointLimits, period_s: float, state: GateState, target: Sequence[float]) -> tuple[GateState, Verdict]:
     position, velocity, code, worst = [], [], None, None
     for joint, wanted in enumerate(target):
         bounded = min(max(wanted, limits.lower[joint]), limits.upper[joint])
@@ -98,9 +96,7 @@ def _allowed(limits: JointLimits, period_s: float, state: GateState, joint: int)
     return min(low, high), high
 
 
-def _brake(
-    limits: JointLimits, period_s: float, state: GateState, log_code: str | None
-) -> tuple[GateState, Verdict]:
+def _brake(limits: JointLimits, period_s: float, state: GateState, log_code: str | None) -> tuple[GateState, Verdict]:
     """Slow every joint down as fast as it may, then hold."""
     velocity = []
     for before, acceleration in zip(state.velocity, limits.acceleration, strict=True):

@@ -25,7 +25,9 @@ class JointLimits:
         if not all(isfinite(value) for column in columns for value in column):
             raise ConfigError("LIMITS_FINITE", "wanted finite limits, got one that is not")
         if any(low >= high for low, high in zip(self.lower, self.upper, strict=True)):
-            raise ConfigError("LIMITS_RANGE", f"wanted lower below upper for every joint, got {self.lower}, {self.upper}")
+            raise ConfigError(
+                "LIMITS_RANGE", f"wanted lower below upper for every joint, got {self.lower}, {self.upper}"
+            )
         if any(value <= 0.0 for value in (*self.velocity, *self.acceleration)):
             raise ConfigError("LIMITS_SPEED", "wanted positive velocities and accelerations, got one that is not")
 
@@ -47,5 +49,7 @@ def tightened(factory: JointLimits, wanted: JointLimits) -> JointLimits:
             or wanted.acceleration[joint] > factory.acceleration[joint]
         )
         if wider:
-            raise ConfigError("LIMITS_WIDER", f"joint {joint + 1}: limits can only be tightened; stay inside the robot's own")
+            raise ConfigError(
+                "LIMITS_WIDER", f"joint {joint + 1}: limits can only be tightened; stay inside the robot's own"
+            )
     return wanted

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-
 CLOCK_ROUNDING_S = 1e-9
 """Ticks are multiples of a period that binary fractions cannot hold: the last one may lie a rounding past the end."""
 

@@ -30,7 +30,9 @@ class EngineSpec:
 class Engine(Protocol):
     """A loaded network: named tensors in, named tensors out."""
 
-    spec: EngineSpec
+    @property
+    def spec(self) -> EngineSpec:
+        """Its interface and its work."""
 
     def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Make buffers for these input shapes and run once, so that `run` allocates nothing."""
@@ -48,7 +50,9 @@ class Engine(Protocol):
 class Backend(Protocol):
     """Memory, elementwise kernels and engine loading of one library."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the manifest calls it."""
 
     def load(self, path: Path, spec: EngineSpec) -> Engine:
         """Load the engine at ``path``; raises `BundleIncompatibleError` where its interface differs from ``spec``."""

@@ -7,8 +7,8 @@ import shutil
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from .errors import (
     BundleCorruptError,
@@ -119,7 +119,9 @@ def _check_names(path: Path, manifest: Manifest) -> None:
     if missing := sorted(set(manifest.files) - present):
         raise BundleMissingError("BUNDLE_FILE_MISSING", f"{path}: listed but absent: {', '.join(missing)}; {REBUILD}")
     if extra := sorted(present - set(manifest.files)):
-        raise BundleMissingError("BUNDLE_FILE_UNLISTED", f"{path}: not in the manifest: {', '.join(extra)}; remove them")
+        raise BundleMissingError(
+            "BUNDLE_FILE_UNLISTED", f"{path}: not in the manifest: {', '.join(extra)}; remove them"
+        )
 
 
 def _check_file(path: Path, record: FileRecord, manifest: Manifest) -> None:
@@ -130,7 +132,9 @@ def _check_file(path: Path, record: FileRecord, manifest: Manifest) -> None:
             raise BundleCorruptError("BUNDLE_HASH", f"{path}: its sha256 differs from the manifest's; {REBUILD}")
         file.seek(0)
         if file.read(8).startswith(_EXECUTABLE) and path.suffix != ".pt2":
-            raise BundleUntrustedError("BUNDLE_PICKLE", f"{path} carries executable content; use bundles you trust only")
+            raise BundleUntrustedError(
+                "BUNDLE_PICKLE", f"{path} carries executable content; use bundles you trust only"
+            )
         if path.suffix == ".onnx":
             file.seek(0)
             _check_external_data(path, file.read(), manifest)
@@ -144,13 +148,15 @@ def _check_external_data(path: Path, data: bytes, manifest: Manifest) -> None:
             raise BundleUntrustedError("BUNDLE_EXTERNAL", f"{path} reads {name!r}, outside the bundle; {REBUILD}")
 
 
-def _open_regular(path: Path) -> BinaryIO:
+def _open_regular(path: Path) -> BufferedReader:
     """Return an open regular file that has one name; links and devices are refused."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if path.is_symlink():
-            raise BundleUntrustedError("BUNDLE_LINK", f"{path} is a link; copy the file itself into the bundle") from None
+            raise BundleUntrustedError(
+                "BUNDLE_LINK", f"{path} is a link; copy the file itself into the bundle"
+            ) from None
         raise BundleMissingError("BUNDLE_UNREADABLE", f"{path}: {error.strerror}; check its permissions") from None
     file = os.fdopen(descriptor, "rb")
     status = os.fstat(descriptor)

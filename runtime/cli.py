@@ -73,7 +73,9 @@ def bundle_options(command: Any) -> Any:
 @click.option("--camera", type=click.Path(path_type=Path), help="With --plan-only: an image, a folder or a video.")
 @click.option("--at", "at_s", type=Seconds, default=0.0, show_default=True, help="Second of the recording to start at.")
 @click.option("--live", is_flag=True, help="Move the real arm.")
-@click.option("--out", type=click.Path(path_type=Path), help="Directory for video, profile and report (default: runs/N).")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Directory for video, profile and report (default: runs/N)."
+)
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 @bundle_options
 @click.version_option(__version__)
@@ -113,7 +115,9 @@ def inspect(bundle: Path) -> None:
 
 @cli.command()
 @click.option("--robot", default="galaxea_a1", show_default=True, help="Simulated robot.")
-@click.option("--episodes", type=Positive, default=20, show_default=True, help="Episodes in all, spread over the tasks.")
+@click.option(
+    "--episodes", type=Positive, default=20, show_default=True, help="Episodes in all, spread over the tasks."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first layout.")
 @click.option("--execute", type=Positive, help="Actions played before the next plan (default: all of a plan's).")
 @click.option("--max-actions", type=Positive, default=96, show_default=True, help="Actions after which one ends.")

@@ -18,7 +18,9 @@ from .settings import SimulationSettings
 def evaluate(settings: SimulationSettings, episodes: int, quiet: bool) -> dict[str, Any]:
     """Run ``episodes`` in all, spread evenly over the tasks, each on a layout of its own, and return the success rates."""
     spec = plugins.load("robots", settings.robot)
-    plan = [(spec.tasks[index % len(spec.tasks)], settings.seed + index // len(spec.tasks)) for index in range(episodes)]
+    plan = [
+        (spec.tasks[index % len(spec.tasks)], settings.seed + index // len(spec.tasks)) for index in range(episodes)
+    ]
     solved: dict[str, list[bool]] = {task: [] for task in spec.tasks}
     seconds: list[float] = []
     started = time.perf_counter()

@@ -78,7 +78,8 @@ def _facts(path: Path, manifest: Manifest) -> Table:
         "runs on": f"{manifest.backend}, {manifest.precision}"
         + "".join(f", {key} {value}" for key, value in manifest.fingerprint.items()),
         "camera": f"{camera.camera}: {camera.width_px} x {camera.height_px} RGB, imagines {camera.fps:g} frames/s",
-        "actions": f"{action.space}: " + ", ".join(f"{n} [{u}]" for n, u in zip(action.names, action.units, strict=True)),
+        "actions": f"{action.space}: "
+        + ", ".join(f"{n} [{u}]" for n, u in zip(action.names, action.units, strict=True)),
         "rates": f"replan every {manifest.rates.replan_every or 'never'}, act every {manifest.rates.act_every} actions",
         "text": f"{manifest.text.tokenizer}, at most {manifest.text.max_tokens} tokens",
         "files": f"{len(manifest.files)} files, {size / 1e6:.1f} MB",

@@ -1,8 +1,9 @@
 """The pipeline's two calls: `imagine` a plan from what is seen, `act` on it; each at the manifest's own rate."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +20,6 @@ from .prompts import PromptStore
 from .stages import Stage, open_stage
 from .tokenizer import check_instruction, tokenize
 from .types import ActionChunk, FloatArray, Observation, Plan, Tensor, check_image
-
 
 PLAN = {"plan", "observations"}
 """What an act stage is given beside the outputs of other stages."""
@@ -64,7 +64,7 @@ class Pipeline:
                 if engine.file not in loaded:
                     loaded[engine.file] = backend.load(bundle.file(engine.file), engine)
                     self._resources.callback(loaded[engine.file].close)
-        self.prompts = PromptStore(bundle, cache, self._text_encoder(specs, loaded))
+        self.prompts = PromptStore(bundle, cache, self._text_encoder(specs))
         stages = [
             open_stage(
                 spec,
@@ -145,7 +145,7 @@ class Pipeline:
         self._run(self._act, tensors, run)
         actions = np.asarray(tensors[self._act[-1].spec.output], np.float64)
         contract = self.manifest.action
-        times = observations[-1].time_s + contract.period_s * np.arange(1, len(actions) + 1)
+        times = np.asarray(observations[-1].time_s + contract.period_s * np.arange(1, len(actions) + 1), np.float64)
         return ActionChunk(actions, times, contract.space)
 
     def close(self) -> None:
@@ -175,14 +175,11 @@ class Pipeline:
             )
         return check_image(observation.images[contract.camera], contract.height_px, contract.width_px, contract.camera)
 
-    def _text_encoder(self, specs: Sequence[StageSpec], loaded: Mapping[str, Engine]) -> Any:
-        for spec in specs:
-            if spec.kind == "encode_text" and "encode" in spec.engines:
-                engine = loaded[spec.engines["encode"].file]
+    def _text_encoder(self, specs: Sequence[StageSpec]) -> Callable[[str], FloatArray] | None:
+        """Return what embeds an instruction, none where the bundle has no text encoder."""
+        files = [s.engines["encode"].file for s in specs if s.kind == "encode_text" and "encode" in s.engines]
+        return partial(self._encode_text, self._engines[files[0]]) if files else None
 
-                def encode(words: str) -> FloatArray:
-                    tokens = self.backend.upload(tokenize(self.bundle, words))
-                    return np.asarray(self.backend.download(engine.run({"tokens": tokens})["text"]), np.float32)
-
-                return encode
-        return None
+    def _encode_text(self, engine: Engine, words: str) -> FloatArray:
+        tokens = self.backend.upload(tokenize(self.bundle, words))
+        return np.asarray(self.backend.download(engine.run({"tokens": tokens})["text"]), np.float32)

@@ -54,8 +54,7 @@ class Profiler:
             self.spans.append(Span(name, start, self._clock() - start, None, flop, nbytes, depth))
 
     def summary(self, wall_s: float) -> tuple[StageRow, ...]:
-        """Return a row per stage in order of first appearance, then what no stage accounts for, so that rows sum to
-        ``wall_s``.
+        """Return a row per stage in order of first appearance, then what no stage accounts for: they sum to ``wall_s``.
 
         The work of a stage is its own and that of its parts.
         """

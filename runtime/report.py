@@ -94,7 +94,9 @@ def _bar(rows: Sequence[StageRow]) -> str:
         if width > 9 * len(row.name):
             parts.append(f'<text x="{at + 8:.2f}" y="26">{escape(row.name)}</text>')
         at += width
-    return f'<svg class="wide" viewBox="0 0 1000 40" role="img" aria-label="share of every stage">{"".join(parts)}</svg>'
+    return (
+        f'<svg class="wide" viewBox="0 0 1000 40" role="img" aria-label="share of every stage">{"".join(parts)}</svg>'
+    )
 
 
 def _colours(rows: Sequence[StageRow]) -> list[str]:
@@ -103,7 +105,8 @@ def _colours(rows: Sequence[StageRow]) -> list[str]:
 
 def _stages(report: Report) -> str:
     lines = [
-        f'<tr><td><i style="background:{colour}"></i>{escape(row.name)}</td><td>{"" if row.name == UNATTRIBUTED else row.calls}</td>'
+        f'<tr><td><i style="background:{colour}"></i>{escape(row.name)}</td>'
+        f"<td>{'' if row.name == UNATTRIBUTED else row.calls}</td>"
         f"<td>{seconds(row.mean_s)}</td><td>{seconds(row.total_s)}</td><td>{row.share:.1%}</td><td>{work(row.flop)}</td></tr>"
         for row, colour in zip(report.rows, _colours(report.rows), strict=True)
     ]

@@ -39,4 +39,4 @@ def _linear(values: FloatArray, axis: int, target: int) -> FloatArray:
     low = np.floor(position).astype(np.int64)
     high = np.minimum(low + 1, source - 1)
     weight = (position - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
-    return values.take(low, axis) * (1 - weight) + values.take(high, axis) * weight
+    return np.asarray(values.take(low, axis) * (1 - weight) + values.take(high, axis) * weight)

@@ -28,7 +28,9 @@ def simulate(settings: SimulationSettings) -> dict[str, Any]:
     with outputs(settings.out) as directory, settings.engines.open() as pipeline:
         contract = pipeline.manifest.input
         real: list[ImageArray] = []
-        arm = open_simulation(spec, task, settings.seed, pipeline, lambda seen, _: real.append(seen.images[contract.camera]))
+        arm = open_simulation(
+            spec, task, settings.seed, pipeline, lambda seen, _: real.append(seen.images[contract.camera])
+        )
         try:
             real.append(arm.observe().images[contract.camera])
             pipeline.warmup()
@@ -58,7 +60,9 @@ def simulate(settings: SimulationSettings) -> dict[str, Any]:
                 "plan time": settings.plan_time,
             },
             plans=[plan for _, plan in episode.plans],
-            imagined=imagined(episode, min(pipeline.manifest.rates.act_every, settings.execute or settings.max_actions)),
+            imagined=imagined(
+                episode, min(pipeline.manifest.rates.act_every, settings.execute or settings.max_actions)
+            ),
             real=np.stack(real),
             events=episode.events,
             profiler=profiler,

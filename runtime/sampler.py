@@ -6,6 +6,7 @@ Each row advances the state by ``x <- a x + b v + c h + d xi`` and the history b
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from math import cos, isfinite, log, pi, sqrt
 
 import numpy as np
@@ -168,9 +169,7 @@ def _dpmpp_2m(spec: SamplerSpec) -> tuple[Step, ...]:
         e = alpha[i] * sigma[i + 1] / (sigma[i] * alpha[i + 1])
         gain = float(alpha[i + 1] * (1.0 - e)) * _multistep_ratio(alpha, sigma, i)
         a, b = ddim.a + gain * float(alpha[i]), ddim.b - gain * float(sigma[i])
-        rows.append(
-            Step(float(times[i]), a, b, -gain, 0.0, float(alpha[i]), -float(sigma[i]), ddim.guidance)
-        )
+        rows.append(Step(float(times[i]), a, b, -gain, 0.0, float(alpha[i]), -float(sigma[i]), ddim.guidance))
     return tuple(rows)
 
 
@@ -192,7 +191,7 @@ def _euler_flow(spec: SamplerSpec) -> tuple[Step, ...]:
     times = flow_times(spec.steps, spec.time_shift)
     return tuple(
         Step(float(now), 1.0, float(then - now), guidance=guidance_at(spec, i, 1000.0 * (1.0 - now)))
-        for i, (now, then) in enumerate(zip(times[:-1], times[1:], strict=True))
+        for i, (now, then) in enumerate(pairwise(times))
     )
 
 
@@ -203,7 +202,7 @@ def _edm_euler(spec: SamplerSpec) -> tuple[Step, ...]:
     taus = sigmas / (1.0 + sigmas)
     return tuple(
         Step(float(now), 1.0, float(then - now), guidance=guidance_at(spec, i, now))
-        for i, (now, then) in enumerate(zip(taus[:-1], taus[1:], strict=True))
+        for i, (now, then) in enumerate(pairwise(taus))
     )
 
 

@@ -60,7 +60,8 @@ class EncodeImage:
         _, height, width, _ = image_spec.shape
         image = fit(tensors[self.spec.inputs["image"]], int(height), int(width))
         with run.profiler.span(f"{self.spec.name}: engine", flop=self.engine.spec.flop):
-            raw = self.backend.download(self.engine.run({"image": self.backend.upload(image[None])})["latents"])
+            encoded = self.engine.run({"image": self.backend.upload(image[None])})["latents"]
+        raw = np.asarray(self.backend.download(encoded), np.float32)
         mean, std = (_channels(self.spec, name) for name in ("mean", "std"))
         return {self.spec.output: self.backend.upload((raw - mean[:, None, None]) / std[:, None, None])}
 
@@ -132,7 +133,9 @@ class Decode:
     def run(self, tensors: Tensors, run: Run) -> Tensors:
         latents = tensors[self.spec.inputs["latents"]]
         head, chunk = (int(_input(engine, "latents").shape[1]) for engine in (self.first, self.following))
-        frames, cache, total = [], {}, latents.shape[1]
+        frames: list[ImageArray] = []
+        cache: dict[str, Tensor] = {}
+        total = latents.shape[1]
         for begin, end in [(0, head), *((at, at + chunk) for at in range(head, total, chunk))]:
             engine = self.following if begin else self.first
             with run.profiler.span(f"{self.spec.name}: engine", flop=engine.spec.flop):
@@ -245,5 +248,7 @@ def _number(spec: StageSpec, name: str) -> float:
 def _channels(spec: StageSpec, name: str) -> FloatArray:
     value = spec.constants.get(name)
     if isinstance(value, str) or value is None:
-        raise BundleIncompatibleError("STAGE_CONSTANT", f"stage {spec.name}: wanted {name!r} per channel, got {value!r}")
+        raise BundleIncompatibleError(
+            "STAGE_CONSTANT", f"stage {spec.name}: wanted {name!r} per channel, got {value!r}"
+        )
     return np.atleast_1d(np.asarray(value, np.float32))

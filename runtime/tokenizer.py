@@ -41,6 +41,7 @@ def _from_file(bundle: Bundle, text: str) -> list[int]:
         from tokenizers import Tokenizer
     except ImportError:
         raise ConfigError(
-            "TOKENIZERS_MISSING", "this bundle's tokenizer needs the tokenizers library: pip install 'dvgwm[tokenizers]'"
+            "TOKENIZERS_MISSING",
+            "this bundle's tokenizer needs the tokenizers library: pip install 'dvgwm[tokenizers]'",
         ) from None
     return list(Tokenizer.from_file(str(bundle.file(TOKENIZER_FILE))).encode(text).ids)

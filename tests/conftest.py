@@ -25,9 +25,13 @@ ZERO = "0" * 64
 TOKENS = 64
 
 
-def engine(file: str, inputs: Mapping[str, tuple], outputs: Mapping[str, tuple], carry: Mapping[str, str] | None = None):
-    specs = [tuple(TensorSpec(name, shape, dtype) for name, (dtype, *shape_) in side.items() for shape in [tuple(shape_)])
-             for side in (inputs, outputs)]
+def engine(
+    file: str, inputs: Mapping[str, tuple], outputs: Mapping[str, tuple], carry: Mapping[str, str] | None = None
+):
+    specs = [
+        tuple(TensorSpec(name, shape, dtype) for name, (dtype, *shape_) in side.items() for shape in [tuple(shape_)])
+        for side in (inputs, outputs)
+    ]
     return EngineSpec(file, specs[0], specs[1], carry or {}, 1000.0)
 
 
@@ -47,14 +51,22 @@ def stage(kind: str, name: str, output: str, **parts) -> StageSpec:
 TEXT = engine("text.onnx", {"tokens": ("int64", 1, TOKENS)}, {"text": ("float32", 1, TOKENS, 8)})
 PREVIEW = engine(
     "preview.onnx",
-    {"state": ("float32", 1, 3, 4, 2, 3), "time": ("float32", 1), "text": ("float32", "branches", TOKENS, 8),
-     "image": ("float32", 1, 1, 4, 2, 3)},
+    {
+        "state": ("float32", 1, 3, 4, 2, 3),
+        "time": ("float32", 1),
+        "text": ("float32", "branches", TOKENS, 8),
+        "image": ("float32", 1, 1, 4, 2, 3),
+    },
     {"velocity": ("float32", "branches", 3, 4, 2, 3)},
 )
 REFINE = engine(
     "refine.onnx",
-    {"state": ("float32", 1, 3, 4, 4, 6), "time": ("float32", 1), "text": ("float32", "branches", TOKENS, 8),
-     "image": ("float32", 1, 1, 4, 4, 6)},
+    {
+        "state": ("float32", 1, 3, 4, 4, 6),
+        "time": ("float32", 1),
+        "text": ("float32", "branches", TOKENS, 8),
+        "image": ("float32", 1, 1, 4, 4, 6),
+    },
     {"velocity": ("float32", "branches", 3, 4, 4, 6)},
 )
 ENCODE_LR = engine("encode_lr.onnx", {"image": ("uint8", 1, 16, 24, 3)}, {"latents": ("float32", 1, 1, 4, 2, 3)})
@@ -87,32 +99,85 @@ SPACE = {"mean": (0.0,), "std": (2.0,)}
 def imagining() -> tuple[StageSpec, ...]:
     return (
         stage("encode_text", "encode_text", "text", engines={"encode": TEXT}, inputs={"instruction": "instruction"}),
-        stage("encode_image", "encode_lr", "lr_image", engines={"encode": ENCODE_LR}, inputs={"image": "image"},
-              constants=SPACE),
-        stage("encode_image", "encode_hr", "hr_image", engines={"encode": ENCODE_HR}, inputs={"image": "image"},
-              constants=SPACE),
-        stage("denoise", "preview", "lr_latents", engines={"denoise": PREVIEW},
-              inputs={"text": "text", "image": "lr_image"}, unconditional={"text": "text_empty"},
-              sampler=SamplerSpec("ddim_v", 4, 6.0)),
-        stage("bridge", "bridge", "hr_start", inputs={"latents": "lr_latents"},
-              constants={"frames": 3.0, "height": 4.0, "width": 6.0, "scale": (1.5,), "shift": (0.0,), "signal": 0.86,
-                         "strength": 0.51}),
-        stage("denoise", "refine", "hr_latents", engines={"denoise": REFINE},
-              inputs={"state": "hr_start", "text": "text", "image": "hr_image"}, sampler=SamplerSpec("euler_flow", 4)),
-        stage("decode", "decode", "frames", engines={"decode_first": FIRST, "decode_next": NEXT},
-              inputs={"latents": "hr_latents"}),
+        stage(
+            "encode_image",
+            "encode_lr",
+            "lr_image",
+            engines={"encode": ENCODE_LR},
+            inputs={"image": "image"},
+            constants=SPACE,
+        ),
+        stage(
+            "encode_image",
+            "encode_hr",
+            "hr_image",
+            engines={"encode": ENCODE_HR},
+            inputs={"image": "image"},
+            constants=SPACE,
+        ),
+        stage(
+            "denoise",
+            "preview",
+            "lr_latents",
+            engines={"denoise": PREVIEW},
+            inputs={"text": "text", "image": "lr_image"},
+            unconditional={"text": "text_empty"},
+            sampler=SamplerSpec("ddim_v", 4, 6.0),
+        ),
+        stage(
+            "bridge",
+            "bridge",
+            "hr_start",
+            inputs={"latents": "lr_latents"},
+            constants={
+                "frames": 3.0,
+                "height": 4.0,
+                "width": 6.0,
+                "scale": (1.5,),
+                "shift": (0.0,),
+                "signal": 0.86,
+                "strength": 0.51,
+            },
+        ),
+        stage(
+            "denoise",
+            "refine",
+            "hr_latents",
+            engines={"denoise": REFINE},
+            inputs={"state": "hr_start", "text": "text", "image": "hr_image"},
+            sampler=SamplerSpec("euler_flow", 4),
+        ),
+        stage(
+            "decode",
+            "decode",
+            "frames",
+            engines={"decode_first": FIRST, "decode_next": NEXT},
+            inputs={"latents": "hr_latents"},
+        ),
     )
 
 
 def dvgwm_stages() -> tuple[StageSpec, ...]:
-    act = stage("act", "act", "actions", engines={"encode": FRAMES, "denoise": POLICY}, inputs={"plan": "plan"},
-                sampler=SamplerSpec("ddim_epsilon", 4), constants={"stride": 2.0, "count": 4.0, "execute": 2.0})
+    act = stage(
+        "act",
+        "act",
+        "actions",
+        engines={"encode": FRAMES, "denoise": POLICY},
+        inputs={"plan": "plan"},
+        sampler=SamplerSpec("ddim_epsilon", 4),
+        constants={"stride": 2.0, "count": 4.0, "execute": 2.0},
+    )
     return (*imagining(), act)
 
 
 def dream_stages() -> tuple[StageSpec, ...]:
-    act = stage("act", "act", "actions", engines={"act": ACT},
-                inputs={"plan": "plan", "observations": "observations", "text": "text"})
+    act = stage(
+        "act",
+        "act",
+        "actions",
+        engines={"act": ACT},
+        inputs={"plan": "plan", "observations": "observations", "text": "text"},
+    )
     return (*imagining(), act)
 
 

@@ -70,9 +70,7 @@ def servos(limits: Sequence[tuple[float, float]]) -> str:
     return "".join(lines)
 
 
-def _link(
-    index: int, origin: Origin, end: tuple[float, float, float], limit: tuple[float, float], inner: str
-) -> str:
+def _link(index: int, origin: Origin, end: tuple[float, float, float], limit: tuple[float, float], inner: str) -> str:
     frame = origin_transform(origin)
     colour = ACCENT if index % 2 else DARK
     return f"""
@@ -92,4 +90,3 @@ def _hand(tool: DoubleArray, brush: bool) -> str:
   {FINGERS}
   {BRUSH if brush else ""}
 </body>"""
-

@@ -83,7 +83,9 @@ class MujocoRobot:
         """Set the joint targets (radians, gripper 0..1) and return them as the servos take them: inside the limits."""
         keys = tuple(f"{name}.pos" for name in JOINT_NAMES)
         if action.keys() != set(keys):
-            raise ConfigError("ACTION_NAMES", f"wanted {', '.join(keys)}, got {', '.join(map(str, action)) or 'nothing'}")
+            raise ConfigError(
+                "ACTION_NAMES", f"wanted {', '.join(keys)}, got {', '.join(map(str, action)) or 'nothing'}"
+            )
         targets = np.clip([float(action[key]) for key in keys], LIMITS.lower, LIMITS.upper)
         self._command(targets)
         return dict(zip(keys, map(float, targets), strict=True))

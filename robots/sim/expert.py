@@ -51,9 +51,7 @@ def demonstrate(options: SimulationOptions, render: bool = True) -> Demonstratio
         arm.close()
 
 
-def _told(
-    robot: MujocoRobot, plan: ExpertPlan, seen: list[Observation], events: tuple[ArmEvent, ...]
-) -> Demonstration:
+def _told(robot: MujocoRobot, plan: ExpertPlan, seen: list[Observation], events: tuple[ArmEvent, ...]) -> Demonstration:
     return Demonstration(
         instruction=robot.instruction,
         target=robot.layout.target,

@@ -119,8 +119,12 @@ def drawer(name: str, pose: Pose, colour: str, width_m: float) -> str:
         (f"{depth} 0.003 {height - 0.01}", f"{depth} {0.003 - half} {height - 0.008}", colour),
         (f"{reach / 2 + 0.007} 0.007 0.014", f"{-reach / 2 - 0.007} 0 0.048", colour),
     )
-    geoms = "".join(f'<geom type="box" size="{size}" pos="{at}" rgba="{rgba}" mass="0.05"/>' for size, at, rgba in parts)
-    joint = f'<joint name="{name}" type="slide" axis="-1 0 0" range="0 {DRAWER_TRAVEL_M}" damping="4" frictionloss="0.3"/>'
+    geoms = "".join(
+        f'<geom type="box" size="{size}" pos="{at}" rgba="{rgba}" mass="0.05"/>' for size, at, rgba in parts
+    )
+    joint = (
+        f'<joint name="{name}" type="slide" axis="-1 0 0" range="0 {DRAWER_TRAVEL_M}" damping="4" frictionloss="0.3"/>'
+    )
     return f'<body name="{name}" pos="{pose.x_m:.6f} {pose.y_m:.6f} 0">{joint}{geoms}</body>'
 
 

@@ -178,7 +178,7 @@ def test_instructions_are_read_one_a_line(tmp_path):
 
 def script(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "export" / "build_engines.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # noqa: S603
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
 def test_the_scripts_errors_are_one_line_with_an_exit_code(tmp_path):
@@ -191,7 +191,7 @@ def test_the_scripts_errors_are_one_line_with_an_exit_code(tmp_path):
 def test_uninstalled_it_says_what_to_install(tmp_path):
     shutil.copytree(ROOT / "export", tmp_path / "export")
     command = [sys.executable, "-I", "-S", str(tmp_path / "export" / "build_engines.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert "pip install -e '.[export]'" in done.stderr
     assert "--preset" in script("--help").stdout

@@ -142,7 +142,9 @@ def test_positions_are_stretched_to_the_base_grid_or_integers():
 
     assert rows(integer, (32, 48))[:3].tolist() == pytest.approx([0.0, 1.0, 2.0], abs=1e-5)
     assert rows(stretched, (32, 48))[1].item() == pytest.approx(1.875, abs=1e-5)
-    for left, right in zip(rotary_positions(stretched, (60, 90), 3), rotary_positions(integer, (60, 90), 3), strict=True):
+    for left, right in zip(
+        rotary_positions(stretched, (60, 90), 3), rotary_positions(integer, (60, 90), 3), strict=True
+    ):
         assert torch.allclose(left, right, atol=1e-5)
 
 
@@ -204,7 +206,9 @@ def test_the_linear_codec_is_causal_and_keeps_moving_shapes(clips):
 
 
 def test_more_channels_keep_more_and_as_many_as_the_rank_keep_all(clips):
-    quality = [psnr(fit(clips, 8, channels).decode(fit(clips, 8, channels).encode(clips)), clips) for channels in (8, 32)]
+    quality = [
+        psnr(fit(clips, 8, channels).decode(fit(clips, 8, channels).encode(clips)), clips) for channels in (8, 32)
+    ]
     assert quality[1] > quality[0] + 3
     small = clips[:2, :, :5, :4, :4]
     exact = fit(clips[:, :, :, :8, :8], 2, 12)

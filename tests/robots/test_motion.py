@@ -39,7 +39,7 @@ def fresh():
 
 
 def test_targets_are_reached_at_their_times_without_a_clamp():
-    core, commands, events = run(fresh(), Mailbox(chunk()), 100)
+    _, commands, events = run(fresh(), Mailbox(chunk()), 100)
     for k in range(1, 21):
         assert commands[5 * k - 1][0] == pytest.approx(0.3 * (1 - math.cos(0.05 * k)), abs=1e-9)
     assert events == []
@@ -70,7 +70,7 @@ def test_a_stop_brakes_within_the_acceleration_limit():
 def test_a_following_chunk_is_joined_without_a_kink():
     core, first, _ = run(fresh(), Mailbox(chunk()), 100)
     more = [chunk().targets[-1][0] + 0.0126 * (k + 1) for k in range(10)]
-    core, second, events = run(core, Mailbox(chunk(1, 2.0, more)), 50, start_tick=100)
+    _, second, events = run(core, Mailbox(chunk(1, 2.0, more)), 50, start_tick=100)
     speed = np.diff(np.concatenate([first[:, 0], second[:, 0]])) / T
     assert np.abs(np.diff(speed)).max() <= 4.0 * T + 1e-9
     assert events == []
@@ -82,7 +82,7 @@ def test_a_repeated_chunk_is_not_played_again_and_an_older_one_is_refused():
     held = core.gate.position
     core, _, _ = run(core, box, 50, start_tick=200)
     assert core.gate.position == held
-    core, _, events = run(core, Mailbox(chunk(-1)), 10, start_tick=250)
+    core, _, _ = run(core, Mailbox(chunk(-1)), 10, start_tick=250)
     assert core.gate.position == held
 
 
@@ -93,13 +93,13 @@ def test_an_older_sequence_is_told_once():
 
 
 def test_a_chunk_that_is_wholly_past_holds():
-    core, commands, events = run(fresh(), Mailbox(chunk(0, -9.0)), 20, start_tick=100)
+    _, commands, events = run(fresh(), Mailbox(chunk(0, -9.0)), 20, start_tick=100)
     assert [event.log_code for event in events] == ["MOTION_LATE"]
     assert (commands == commands[0]).all()
 
 
 def test_a_chunk_whose_first_targets_are_past_is_joined_at_the_rest():
-    core, commands, _ = run(fresh(), Mailbox(chunk(0, 0.0, [0.01] * 5 + [0.02 * k for k in range(1, 11)])), 100, 25)
+    _, commands, _ = run(fresh(), Mailbox(chunk(0, 0.0, [0.01] * 5 + [0.02 * k for k in range(1, 11)])), 100, 25)
     assert commands[5 * 10 - 1][0] == pytest.approx(0.2, abs=1e-2)
     assert (np.abs(np.diff(commands[:, 0])) <= 1.0 * T + 1e-9).all()
 

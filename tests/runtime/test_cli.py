@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-c", "from dvgwm.runtime.cli import main; main()"]
 
 
 def run(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         [*COMMAND, *map(str, arguments)],
         capture_output=True,
         text=True,
@@ -192,7 +192,7 @@ def test_debug_shows_the_traceback_after_the_line(fake, tmp_path):
 def test_a_signal_in_the_middle_stops_cleanly_and_leaves_nothing(fake, image, tmp_path, number, exit_code):
     before = listing(tmp_path)
     command = [*COMMAND, *PLAN, *fake, "--steps", "1000", "--out", "run"]
-    child = subprocess.Popen(  # noqa: S603
+    child = subprocess.Popen(
         list(map(str, command)),
         cwd=tmp_path,
         stderr=subprocess.PIPE,

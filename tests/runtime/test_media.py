@@ -69,7 +69,9 @@ def test_grey_and_transparent_images_become_rgb(tmp_path):
 
 @pytest.mark.parametrize("make", ["missing", "empty folder", "text", "broken png", "broken mp4", "empty mp4"])
 def test_what_gives_no_frames_is_refused(tmp_path, make):
-    path = tmp_path / {"text": "a.txt", "broken png": "a.png", "broken mp4": "a.mp4", "empty mp4": "b.mp4"}.get(make, "d")
+    path = tmp_path / {"text": "a.txt", "broken png": "a.png", "broken mp4": "a.mp4", "empty mp4": "b.mp4"}.get(
+        make, "d"
+    )
     if make == "empty folder":
         path.mkdir()
     elif make != "missing":

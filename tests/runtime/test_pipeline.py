@@ -20,7 +20,9 @@ def open_pipeline(make_bundle, tmp_path):
     opened = []
 
     def make(system="dvgwm", overrides=None):
-        opened.append(Pipeline(make_bundle(system, f"bundle{len(opened)}"), open_backend("fake", None), None, overrides))
+        opened.append(
+            Pipeline(make_bundle(system, f"bundle{len(opened)}"), open_backend("fake", None), None, overrides)
+        )
         return opened[-1]
 
     yield make
@@ -156,7 +158,9 @@ def test_overrides_change_the_samplers_of_the_stage_they_name(open_pipeline, obs
     assert samplers["act"].steps == 4
 
 
-@pytest.mark.parametrize("bad", [Overrides(preview_steps=0), Overrides(preview_sampler="magic"), Overrides(refine_steps=-1)])
+@pytest.mark.parametrize(
+    "bad", [Overrides(preview_steps=0), Overrides(preview_sampler="magic"), Overrides(refine_steps=-1)]
+)
 def test_bad_overrides_are_refused(open_pipeline, bad):
     with pytest.raises(ConfigError) as caught:
         open_pipeline(overrides=bad)

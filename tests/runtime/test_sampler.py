@@ -153,7 +153,15 @@ def test_the_last_step_gives_the_clean_estimate(kind):
 
 @pytest.mark.parametrize(
     ("step", "shift", "alpha"),
-    [(50, 1, 0.974), (200, 1, 0.859), (500, 1, 0.491), (675, 1, 0.264), (50, 3, 0.929), (200, 3, 0.699), (675, 3, 0.154)],
+    [
+        (50, 1, 0.974),
+        (200, 1, 0.859),
+        (500, 1, 0.491),
+        (675, 1, 0.264),
+        (50, 3, 0.929),
+        (200, 3, 0.699),
+        (675, 3, 0.154),
+    ],
 )
 def test_bridge_strengths_are_the_tables(step, shift, alpha):
     signal, noise = signal_and_noise(step, shift)
@@ -169,7 +177,8 @@ def test_dynamic_guidance_in_both_forms():
     assert sum(weight < 1.1 for weight in weights) == pytest.approx(31, abs=1)
     as_coded = SamplerSpec("ddim_v", 50, 6.0, "dynamic_timestep")
     expected = [
-        1 + 6 * (1 - math.cos(math.pi * ((50 - t) / 50) ** 5.0)) / 2 for t in (row.time for row in table(as_coded).steps)
+        1 + 6 * (1 - math.cos(math.pi * ((50 - t) / 50) ** 5.0)) / 2
+        for t in (row.time for row in table(as_coded).steps)
     ]
     assert [row.guidance for row in table(as_coded).steps] == pytest.approx(expected)
     assert expected[:5] == pytest.approx([2.29, 2.54, 6.97, 6.42, 2.79], abs=6e-3)

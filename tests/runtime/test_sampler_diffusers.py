@@ -94,7 +94,10 @@ def test_dpmpp_2m(steps):
     ours_grid = table(SamplerSpec("dpmpp_2m", steps)).steps
     cog = diffusers.CogVideoXDDIMScheduler(snr_shift_scale=1.0, **COG)
     scheduler = diffusers.DPMSolverMultistepScheduler(
-        algorithm_type="dpmsolver++", prediction_type="v_prediction", timestep_spacing="trailing", final_sigmas_type="zero"
+        algorithm_type="dpmsolver++",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        final_sigmas_type="zero",
     )
     scheduler.alphas_cumprod = cog.alphas_cumprod.clamp_min(1e-12)
     scheduler.set_timesteps(steps)
@@ -147,7 +150,11 @@ def test_edm_euler(steps):
         raw = network(x / (1 + sigma), tau)
         x0 = x / (1 + sigma) - tau * raw
         direction = torch.from_numpy((x - x0) / sigma)
-        x = scheduler.step(direction, scheduler.timesteps[index], torch.from_numpy(x), return_dict=False)[0].double().numpy()
+        x = (
+            scheduler.step(direction, scheduler.timesteps[index], torch.from_numpy(x), return_dict=False)[0]
+            .double()
+            .numpy()
+        )
         following = sigmas[min(index + 1, steps - 1)]
         assert relative(ours, x / (1 + following)) < SINGLE, index
 

@@ -24,7 +24,9 @@ def layout_of(name: str, seed: int) -> Layout:
         raise ConfigError("TASK_UNKNOWN", f"wanted a task among {', '.join(TASKS)}, got {task_name!r}")
     task = TASKS[task_name]
     if target and target not in task.targets:
-        raise ConfigError("TASK_TARGET", f"{task_name}: wanted a target among {', '.join(task.targets)}, got {target!r}")
+        raise ConfigError(
+            "TASK_TARGET", f"{task_name}: wanted a target among {', '.join(task.targets)}, got {target!r}"
+        )
     return task.layout(seed, target or None)
 
 

@@ -27,6 +27,4 @@ def _reached(start: Positions, now: Positions, target: str) -> bool:
     return bool(np.linalg.norm(offset[:2]) < 0.025 and abs(offset[2] - STACKED_M) < 0.004)
 
 
-STACK_CUBE = Task(
-    "stack_cube", "stack the {} on the yellow block", CUBES, (*CUBES, BLOCK), _arrange, _bodies, _reached
-)
+STACK_CUBE = Task("stack_cube", "stack the {} on the yellow block", CUBES, (*CUBES, BLOCK), _arrange, _bodies, _reached)
