@@ -136,12 +136,12 @@ class Preset:
         return size[0] // self.codec.patch, size[1] // self.codec.patch
 
 
-GALAXEA_POSES = Actions(
+GALAXEA_POSES = Actions(  # the workspace of the simulated tasks; rotations from straight down
     "ee",
     ("x", "y", "z", "rx", "ry", "rz", "gripper"),
     ("m", "m", "m", "rad", "rad", "rad", "0..1"),
-    (0.1, -0.35, 0.0, -3.2, -3.2, -3.2, 0.0),
-    (0.65, 0.35, 0.45, 3.2, 3.2, 3.2, 1.0),
+    (0.15, -0.2, 0.0, -0.4, -0.4, -0.9, 0.0),
+    (0.52, 0.2, 0.2, 0.4, 0.4, 0.9, 1.0),
 )
 T5_XXL = Text(4096, 24, 64, 64, 10240, 32128, 226, "tokenizer.json")
 COG_VAE = VaeSize((128, 256, 256, 512), 3, 16)

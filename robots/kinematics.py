@@ -39,7 +39,7 @@ def rotation_matrix(vector: DoubleArray) -> DoubleArray:
         return np.eye(3)
     x, y, z = vector / angle
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * (cross @ cross)
+    return np.asarray(np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * (cross @ cross))
 
 
 def rotation_vector(rotation: DoubleArray) -> DoubleArray:

@@ -1,4 +1,7 @@
-"""The MJCF text of the arm: links, gripper, wrist camera and position servos, from the joint origins and limits."""
+"""The MJCF text of the arm: links, gripper, wrist camera and position servos, from the joint origins and limits.
+
+Only the fingers and the brush touch things; the links are there to be seen and to weigh.
+"""
 
 from collections.abc import Sequence
 

@@ -36,7 +36,8 @@ class MujocoRobot:
         self._data: Any = mujoco.MjData(self._model)
         self._joints = [self._model.joint(name).qposadr[0] for name in JOINT_NAMES[:6]]
         self._fingers = [self._model.joint(f"finger_{side}").qposadr[0] for side in ("left", "right")]
-        self._wanted_renderer, self._open_renderer = renderer, None
+        self._wanted_renderer = renderer
+        self._open_renderer: Renderer | None = None
         self._steps = 0
         self._rest()
         self._start = self.bodies()

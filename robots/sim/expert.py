@@ -10,7 +10,7 @@ from ..arm import VirtualArm
 from ..galaxea_a1 import KINEMATICS, LIMITS, ROBOT
 from ..spec import SimulationOptions
 from .driver import MujocoRobot
-from .plan import FRAME_S, ExpertPlan, plan_expert
+from .plan import ExpertPlan, due_times_s, plan_expert
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def demonstrate(options: SimulationOptions, render: bool = True) -> Demonstratio
         plan = plan_expert(robot.layout, np.array(robot.positions()), KINEMATICS, LIMITS)
         if render:
             seen.append(arm.observe())
-        arm.play(ActionChunk(plan.tool, arm.time_s + FRAME_S * np.arange(1, len(plan.tool) + 1), "ee"))
+        arm.play(ActionChunk(plan.tool, arm.time_s + due_times_s(len(plan.tool)), "ee"))
         return _told(robot, plan, seen, tuple(arm.events()))
     finally:
         arm.close()

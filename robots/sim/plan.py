@@ -51,9 +51,14 @@ def plan_expert(layout: Layout, start: DoubleArray, kinematics: SerialKinematics
         stretch *= STRETCH_STEP
 
 
+def due_times_s(count: int) -> DoubleArray:
+    """Return when each of ``count`` actions is due after the start."""
+    return FRAME_S * np.arange(1, count + 1, dtype=np.float64)
+
+
 def _tool_actions(route: Route, stretch: float) -> DoubleArray:
     count = int(np.ceil((route.duration_s * stretch + SETTLE_S) / FRAME_S - 1e-9))
-    times_s = FRAME_S * np.arange(1, min(max(count, FEWEST_ACTIONS), MOST_ACTIONS) + 1)
+    times_s = due_times_s(min(max(count, FEWEST_ACTIONS), MOST_ACTIONS))
     x, y, z, turn, opening = route.sample(times_s / stretch).T
     level = np.zeros_like(x)
     return np.stack((x, y, z, level, level, turn, np.clip(opening, 0.0, 1.0)), axis=1)
@@ -70,7 +75,7 @@ def _joint_actions(tool: DoubleArray, start: DoubleArray, kinematics: SerialKine
 
 def _excess(start: DoubleArray, joints: DoubleArray, limits: JointLimits) -> float:
     """Return by how much the played path exceeds the velocity and acceleration limits (1: just inside)."""
-    due_s = tuple(float(time_s) for time_s in FRAME_S * np.arange(1, len(joints) + 1))
+    due_s = tuple(map(float, due_times_s(len(joints))))
     curve = player.track(0.0, tuple(start), (0.0,) * len(start), due_s, [tuple(row) for row in joints])
     assert curve is not None, "the first action is ahead of the start"
     ticks_s = TICK_S * np.arange(round(due_s[-1] / TICK_S) + 1)

@@ -45,13 +45,13 @@ def pixel_rays(height_px: int, width_px: int, fovy_deg: float) -> DoubleArray:
 def _cast(model: Any, data: Any, eye: DoubleArray, rays: DoubleArray) -> tuple[Any, DoubleArray]:
     """Return the geom that each ray hits (-1: none) and the surface normal there, facing the eye."""
     count, far_m = len(rays), 1e10
-    geoms, distances, normals = np.empty(count, np.int32), np.empty(count), -rays.ravel()
+    geoms, distances, flat = np.empty(count, np.int32), np.empty(count), -rays.ravel()
     request = (model, data, eye, rays.ravel(), None, 1, -1, geoms, distances)
     try:
-        mujoco.mj_multiRay(*request, normals, count, far_m)
+        mujoco.mj_multiRay(*request, flat, count, far_m)
     except TypeError:  # MuJoCo before 3.5 gives no normals: every surface is lit as if it faced the camera.
         mujoco.mj_multiRay(*request, count, far_m)
-    normals = normals.reshape(-1, 3)
+    normals = flat.reshape(-1, 3)
     away = np.einsum("nd,nd->n", normals, rays) > 0.0
     return geoms, np.where(away[:, None], -normals, normals)
 

@@ -44,9 +44,8 @@ class Renderer(Protocol):
 @cache
 def works(library: str) -> bool:
     """Return whether a GL library draws here; a child process tries it once per process."""
-    # MuJoCo and PyOpenGL fix their GL library at import, so the child has to start without an earlier choice.
-    environment = {name: value for name, value in os.environ.items() if name != "PYOPENGL_PLATFORM"}
-    environment["MUJOCO_GL"] = library
+    # The child takes over PYOPENGL_PLATFORM: what an earlier import fixed in this process it cannot change either.
+    environment = {**os.environ, "MUJOCO_GL": library}
     command = [sys.executable, "-c", PROBE, library]
     try:
         ended = subprocess.run(  # noqa: S603 (a fixed program of our own)

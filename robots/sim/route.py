@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import sqrt
 
 import numpy as np
 
@@ -13,7 +14,7 @@ PEAK_ACCELERATION = 5.7735
 """Peaks of a minimum-jerk move in units of distance / duration and distance / duration^2 (Flash and Hogan 1985)."""
 
 TOOL_SPEED_M_S = 0.25
-TOOL_ACCELERATION_M_S2 = 0.75
+TOOL_ACCELERATION_M_S2 = 0.6
 TURN_SPEED_RAD_S = 0.8
 GRIPPER_SPEED_S = 1.7
 GRIPPER_ACCELERATION_S2 = 8.0
@@ -96,9 +97,9 @@ def shortest_duration_s(change: DoubleArray) -> float:
     distance_m, opening = float(np.linalg.norm(change[:3])), abs(float(change[4]))
     return max(
         PEAK_VELOCITY * distance_m / TOOL_SPEED_M_S,
-        (PEAK_ACCELERATION * distance_m / TOOL_ACCELERATION_M_S2) ** 0.5,
+        sqrt(PEAK_ACCELERATION * distance_m / TOOL_ACCELERATION_M_S2),
         PEAK_VELOCITY * abs(float(change[3])) / TURN_SPEED_RAD_S,
         PEAK_VELOCITY * opening / GRIPPER_SPEED_S,
-        (PEAK_ACCELERATION * opening / GRIPPER_ACCELERATION_S2) ** 0.5,
+        sqrt(PEAK_ACCELERATION * opening / GRIPPER_ACCELERATION_S2),
         SHORTEST_MOVE_S,
     )

@@ -18,6 +18,27 @@ CLOSED, OPEN = 0.01, 0.95
 SQUEEZE = 0.35
 """How much further than an object's width the gripper is told to close."""
 
+GRASPS = {"banana": (0.015, 0.53), "orange": (0.020, 0.77), "apple": (0.019, 0.73)}
+"""Height of the grasp in metres and width as a gripper opening."""
+
+CUBE_WIDTH = CUBE_HALF_M / FINGER_TRAVEL_M
+ON_BLOCK_HEIGHT_M = 2 * BLOCK_HALF_M[1] + CUBE_HALF_M + 0.002
+
+
+RISE_M = 0.025
+
+FINGER_HALF_M = 0.012
+PUSH_HEIGHT_M = 0.018
+PUSH_GAP_M = 0.014
+"""Room between the fingers that come down behind a cube and its face."""
+
+HANDLE_HEIGHT_M = 0.05
+HANDLE_WIDTH = 0.23
+PULL_M = 0.075
+
+BRUSH_HEIGHT_M = 0.0135
+SWEEP_BEHIND_M, SWEEP_SHORT_M = 0.06, 0.026
+
 Skill = Callable[[Layout, Waypoint], Sequence[Waypoint]]
 
 
@@ -37,10 +58,6 @@ def pick(at: Pose, yaw_rad: float, height_m: float, width: float) -> list[Waypoi
     ]
 
 
-GRASPS = {"banana": (0.015, 0.53), "orange": (0.020, 0.77), "apple": (0.019, 0.73)}
-"""Height of the grasp in metres and width as a gripper opening."""
-
-
 def put_fruit_into_bowl(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
     """Pick the fruit across its length, carry it over the bowl, let go."""
     fruit, bowl = layout.poses[layout.target], layout.poses["bowl"]
@@ -55,10 +72,6 @@ def put_fruit_into_bowl(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
     ]
 
 
-CUBE_WIDTH = CUBE_HALF_M / FINGER_TRAVEL_M
-ON_BLOCK_HEIGHT_M = 2 * BLOCK_HALF_M[1] + CUBE_HALF_M + 0.002
-
-
 def stack_cube(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
     """Pick the cube by two faces, carry it over the block, set it down, let go and rise."""
     held, block = layout.poses[layout.target], layout.poses["block"]
@@ -70,14 +83,8 @@ def stack_cube(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
         Waypoint(block.x_m, block.y_m, TRANSIT_HEIGHT_M, yaw_rad, closed, blend=0.7),
         Waypoint(block.x_m, block.y_m, ON_BLOCK_HEIGHT_M, yaw_rad, closed, blend=0.7),
         Waypoint(block.x_m, block.y_m, ON_BLOCK_HEIGHT_M, yaw_rad, closed + 0.45, blend=0.2),
-        Waypoint(block.x_m, block.y_m, TRANSIT_HEIGHT_M, yaw_rad, closed + 0.45, blend=0.4),
+        Waypoint(block.x_m, block.y_m, ON_BLOCK_HEIGHT_M + RISE_M, yaw_rad, closed + 0.45, blend=0.4),
     ]
-
-
-FINGER_HALF_M = 0.012
-PUSH_HEIGHT_M = 0.018
-PUSH_GAP_M = 0.014
-"""Room between the fingers that come down behind a cube and its face."""
 
 
 def push_cube(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
@@ -103,11 +110,6 @@ def stroke(
     ]
 
 
-HANDLE_HEIGHT_M = 0.05
-HANDLE_WIDTH = 0.23
-PULL_M = 0.075
-
-
 def open_drawer(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
     """Take the upright handle from above and pull."""
     front = layout.poses[layout.target]
@@ -115,10 +117,6 @@ def open_drawer(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
     *down, grasp, _ = pick(handle, 0.0, HANDLE_HEIGHT_M, HANDLE_WIDTH)
     pull = replace(grasp, x_m=handle.x_m - PULL_M, blend=0.15)
     return [home, *down, grasp, pull]
-
-
-BRUSH_HEIGHT_M = 0.0135
-SWEEP_BEHIND_M, SWEEP_SHORT_M = 0.06, 0.026
 
 
 def sweep(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:

@@ -98,6 +98,24 @@ def test_a_plan_from_a_recording_needs_no_robot(fake, image, tmp_path):
     assert (tmp_path / "plan" / "report.html").is_file()
 
 
+@pytest.mark.video
+def test_a_plan_from_another_labs_clip_shows_it_beside_the_imagined_frames(fake, tmp_path):
+    clip = ROOT.parent / "shared" / "data" / "video" / "openvla_put_blue_cup_on_plate_reattempt.mp4"
+    if not clip.is_file():
+        pytest.skip("no folder of other labs' clips beside this checkout")
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    done = run(
+        "--plan-only", "--camera", clip, "--instruction", "put the cup on the plate", *fake, "--out", "p", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["recorded_frames"] == 49
+    with av.open(str(tmp_path / "p" / "plan.mp4")) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    right = [frame[20:, frame.shape[1] // 2 + 8 :].astype(int) for frame in frames]
+    assert len(frames) == 49
+    assert np.abs(right[0] - right[30]).mean() > 2, "the recording moves"
+
+
 def test_runs_are_numbered_and_a_run_may_be_replaced(fake, image, tmp_path):
     plan = ["--plan-only", "--camera", image, "--instruction", "stack it", *fake]
     for _ in range(2):

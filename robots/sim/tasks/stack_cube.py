@@ -11,7 +11,8 @@ BLOCK = "block"
 RADII_M = {**dict.fromkeys(CUBES, 0.041), BLOCK: 0.057}
 STACKED_M = CUBE_HALF_M + BLOCK_HALF_M[1]
 """How far a cube's centre is above the block's when it stands on it."""
-CARRY_M = 0.18
+
+CARRY_M = 0.165
 
 
 def _arrange(random: np.random.Generator) -> Poses:

@@ -29,7 +29,7 @@ def _arrange(random: np.random.Generator) -> Poses:
 def _spill(random: np.random.Generator, x_m: float, y_m: float) -> Poses:
     """Return crumbs around a point, none of them touching: a grid with every place shaken."""
     grid = CRUMB_SPACING_M * np.array([(row - 0.5, column - 1.0) for row in range(2) for column in range(3)])
-    spots = (x_m, y_m) + grid + random.uniform(-SHAKEN_M, SHAKEN_M, grid.shape)
+    spots = np.array((x_m, y_m)) + grid + random.uniform(-SHAKEN_M, SHAKEN_M, grid.shape)
     turns = random.uniform(0.0, np.pi / 2, len(CRUMBS))
     rows = zip(CRUMBS, spots, turns, strict=True)
     return {name: Pose(float(x), float(y), float(turn)) for name, (x, y), turn in rows}
