@@ -11,8 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dvgwm.runtime.errors import ConfigError, DvgwmError, InterruptedRunError
+from dvgwm.runtime.profiler import peak_memory_bytes
 
-from .build import STEPS, Order, Outcome, build_bundle, peak_memory_bytes, read_instructions
+from .build import STEPS, Order, Outcome, build_bundle, read_instructions
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | int:
@@ -99,4 +100,5 @@ def _show(console: Console, order: Order, outcome: Outcome) -> None:
     for name, seconds in outcome.seconds.items():
         console.print(f"{name:>14} {seconds * 1e3:9.1f} ms")
     console.print("The weights are [bold]untrained[/bold]: its video is noise and its actions mean nothing.")
-    console.print(f"Use it: dvgwm-runtime --robot galaxea_a1 --bundle {order.out}", soft_wrap=True)
+    line = f"Use it: dvgwm-runtime --robot galaxea_a1 --bundle {order.out}"
+    console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -116,3 +116,9 @@ class InterruptedRunError(DvgwmError):
     """The operator stopped the run (Ctrl-C)."""
 
     exit_code = 130
+
+
+class TerminatedRunError(DvgwmError):
+    """Something else stopped the run (SIGTERM)."""
+
+    exit_code = 143

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from . import __version__, plugins
 from .bundle import read_bundle
+from .latency import work
 from .manifest import Manifest, StageSpec
 
 LIBRARIES = {
@@ -27,8 +29,10 @@ def show(path: Path) -> dict[str, Any]:
     """Print what the bundle at ``path`` holds and return its facts; raises as `bundle.read_bundle`."""
     manifest = read_bundle(path).manifest
     console = Console()
-    console.print(_facts(path, manifest))
+    console.print(f"{path}: every file verified", markup=False, highlight=False, soft_wrap=True)
+    console.print(_facts(manifest))
     console.print(_stages(manifest))
+    console.print(_engines(manifest))
     console.print(_parity(manifest))
     return {
         "command": "inspect",
@@ -49,7 +53,7 @@ def diagnose() -> dict[str, Any]:
         table.add_column(column)
     found = {name: importlib.util.find_spec(name) is not None for name in LIBRARIES}
     for name, (purpose, remedy) in LIBRARIES.items():
-        table.add_row(name, "yes" if found[name] else "no", purpose, "" if found[name] else remedy)
+        table.add_row(name, "yes" if found[name] else "no", purpose, "" if found[name] else escape(remedy))
     console = Console()
     console.print(table)
     console.print(f"robots: {', '.join(plugins.names('robots')) or 'none'}")
@@ -65,8 +69,8 @@ def diagnose() -> dict[str, Any]:
     }
 
 
-def _facts(path: Path, manifest: Manifest) -> Table:
-    table = Table(title=f"{path}: every file verified", show_header=False, title_justify="left")
+def _facts(manifest: Manifest) -> Table:
+    table = Table(show_header=False)
     table.add_column()
     table.add_column()
     size = sum(record.size for record in manifest.files.values())
@@ -85,18 +89,27 @@ def _facts(path: Path, manifest: Manifest) -> Table:
         "files": f"{len(manifest.files)} files, {size / 1e6:.1f} MB",
     }
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     return table
 
 
 def _stages(manifest: Manifest) -> Table:
     table = Table(title="pipeline", title_justify="left")
-    for column in ("stage", "kind", "reads", "makes", "sampler", "engines"):
+    for column in ("stage", "reads", "makes", "sampler"):
         table.add_column(column, overflow="fold")
     for stage in manifest.pipeline:
-        reads = ", ".join(dict.fromkeys(stage.inputs.values()))
-        engines = "\n".join(f"{engine.file} {engine.flop / 1e9:.3g} GFLOP" for engine in stage.engines.values())
-        table.add_row(stage.name, stage.kind, reads, stage.output, _sampler(stage), engines)
+        table.add_row(stage.name, ", ".join(dict.fromkeys(stage.inputs.values())), stage.output, _sampler(stage))
+    return table
+
+
+def _engines(manifest: Manifest) -> Table:
+    table = Table(title="engines", title_justify="left")
+    for column in ("file", "stage", "work of a run", "MB"):
+        table.add_column(column, justify="right" if column in ("MB", "work of a run") else "left")
+    for stage in manifest.pipeline:
+        for engine in stage.engines.values():
+            size = manifest.files[engine.file].size
+            table.add_row(engine.file, stage.name, work(engine.flop), f"{size / 1e6:.2f}")
     return table
 
 

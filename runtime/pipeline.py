@@ -93,7 +93,8 @@ class Pipeline:
         """Run every engine once at the sizes of this run, so that the first plan allocates nothing."""
         for stage in self.stages:
             guided = stage.spec.sampler is not None and stage.spec.sampler.guidance != 1.0
-            sizes = {"branches": 1 + guided, "frames": int(float(str(stage.spec.constants.get("count", 1))))}
+            count = stage.spec.constants.get("count", 1.0)
+            sizes = {"branches": 1 + guided, "frames": int(count) if isinstance(count, float) else 1}
             for part in stage.spec.engines.values():
                 shapes = {
                     spec.name: tuple(sizes.get(size, 1) if isinstance(size, str) else size for size in spec.shape)

@@ -1,5 +1,7 @@
 """Where the time goes: spans with host time, device time, work and bytes."""
 
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,6 +93,12 @@ class Profiler:
     def to_json(self) -> list[dict[str, Any]]:
         """Return every span as plain data."""
         return [asdict(span) for span in self.spans]
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest resident size of this process so far."""
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
 def _within(span: Span, stage: Span) -> bool:

@@ -4,7 +4,7 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from .errors import ConfigError, RecordingError
 from .files import write_json
 from .latency import against_paper, is_paper_work, latency_table
 from .pipeline import Pipeline
-from .profiler import Profiler
+from .profiler import Profiler, StageRow, peak_memory_bytes
 from .report import Report, write_report
 from .types import ArmEvent, ImageArray, Plan
 from .video import side_by_side, write_video
@@ -55,10 +55,7 @@ def outputs(out: Path | None) -> Iterator[Path]:
     shutil.rmtree(staging, ignore_errors=True)
     made = [folder for folder in (staging, *staging.parents) if not folder.exists()]
     try:
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise RecordingError("OUTPUT_WRITE", f"cannot write {target}: {error.strerror}; choose another --out") from None
-    try:
+        _make(staging, target)
         yield staging
         if target.exists():
             shutil.rmtree(target)
@@ -105,6 +102,7 @@ def publish(directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished)
         "plan_flop": plan_flop,
         "cold_start_s": done.cold_start_s,
         "wall_s": done.wall_s,
+        "peak_memory_bytes": peak_memory_bytes(),
         "stages_s": {row.name: row.total_s for row in rows},
         "paper": verdict,
         "video": str(shown_as / video.name),
@@ -158,9 +156,16 @@ def engine_facts(pipeline: Pipeline) -> dict[str, str]:
     }
 
 
-def rows_json(rows: Sequence[Any]) -> list[dict[str, Any]]:
+def rows_json(rows: Sequence[StageRow]) -> list[dict[str, Any]]:
     """Return table rows as plain data."""
-    return [{name: getattr(row, name) for name in row.__slots__} for row in rows]
+    return [asdict(row) for row in rows]
+
+
+def _make(staging: Path, target: Path) -> None:
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise RecordingError("OUTPUT_WRITE", f"cannot write {target}: {error.strerror}; choose another --out") from None
 
 
 def _print(done: Finished, result: Mapping[str, Any], table: Any, warning: str | None) -> None:
@@ -168,11 +173,11 @@ def _print(done: Finished, result: Mapping[str, Any], table: Any, warning: str |
     if warning:
         console.print(warning, style="yellow", highlight=False)
     console.print(table)
-    console.print(f"{done.outcome}: “{result['instruction']}”", highlight=False)
+    console.print(f"{done.outcome}: “{result['instruction']}”", highlight=False, markup=False)
     for log_code in dict.fromkeys(event.log_code for event in done.events):
         told = [event for event in done.events if event.log_code == log_code]
-        console.print(f"  {log_code} x {len(told)}: {told[0].message}", highlight=False)
-    console.print(f"video  {result['video']}\nreport {result['report']}", highlight=False, soft_wrap=True)
+        console.print(f"  {log_code} x {len(told)}: {told[0].message}", highlight=False, markup=False)
+    console.print(f"video  {result['video']}\nreport {result['report']}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _next(parent: Path) -> Path:

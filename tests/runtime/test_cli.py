@@ -130,11 +130,23 @@ def test_inspect_prints_for_people_and_machines(make_bundle, tmp_path):
     done = run("inspect", bundle.path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "every file verified" in done.stdout
+    assert "a [rad]" in done.stdout, "units are no markup"
     assert json.loads(done.stdout.splitlines()[-1])["stages"][0] == "encode_text"
     (bundle.path / "refine.onnx").write_bytes(b"spoiled")
     done = run("inspect", bundle.path, cwd=tmp_path)
     assert done.returncode == 11
     assert done.stderr.startswith("E11 BUNDLE_SIZE ")
+
+
+def test_a_reader_that_leaves_is_no_fault_of_ours(make_bundle, tmp_path):
+    shell = " ".join(
+        [*(f"'{part}'" for part in COMMAND), "inspect", str(make_bundle().path), "| true; exit ${PIPESTATUS[0]}"]
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"sleep 0.2; {shell}"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode in (0, 50)
+    assert "Traceback" not in done.stderr
 
 
 def test_doctor_and_help_teach(tmp_path):
@@ -224,5 +236,6 @@ def test_a_signal_in_the_middle_stops_cleanly_and_leaves_nothing(fake, image, tm
     child.send_signal(number)
     _, stderr = child.communicate(timeout=30)
     assert child.returncode == exit_code, stderr
+    assert stderr.startswith(f"E{exit_code} ")
     assert "Traceback" not in stderr
     assert listing(tmp_path) == before
