@@ -1,6 +1,7 @@
 """The MJCF text of the arm: links, gripper, wrist camera and position servos, from the joint origins and limits.
 
-Only the fingers and the brush touch things; the links are there to be seen and to weigh.
+Only the fingers and the brush touch things; the links are there to be seen and to weigh. What touches
+nothing has a body of its own: MuJoCo leaves it out of the bounding boxes that rays are tested against.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ JOINT_GAINS = (3000.0, 3000.0, 3000.0, 800.0, 800.0, 400.0)
 DARK, ACCENT, PAD = "0.20 0.22 0.26 1", "0.32 0.35 0.40 1", "0.04 0.42 0.46 1"
 
 BRUSH = """
-<geom name="brush" type="box" size="0.007 0.055 0.02" pos="0 0 0.008" rgba="0.15 0.35 0.75 1" mass="0.05"
+<geom name="brush" type="box" size="0.007 0.055 0.014" pos="0 0 0.002" rgba="0.15 0.35 0.75 1" mass="0.05"
       friction="0.6 0.005 0.0001"/>
 """
 
@@ -88,7 +89,9 @@ def _link(index: int, origin: Origin, end: tuple[float, float, float], limit: tu
 def _hand(tool: DoubleArray, brush: bool) -> str:
     return f"""
 <body name="hand" pos="{text(tool[:3, 3])}" quat="{quaternion(tool[:3, :3])}" gravcomp="1">
-  <geom class="arm" type="box" size="0.022 0.045 0.016" pos="0 0 0.074" rgba="{ACCENT}" mass="0.25"/>
+  <body name="palm" gravcomp="1">
+    <geom class="arm" type="box" size="0.022 0.045 0.016" pos="0 0 0.074" rgba="{ACCENT}" mass="0.25"/>
+  </body>
   {WRIST_CAMERA.mjcf}
   {FINGERS}
   {BRUSH if brush else ""}

@@ -103,8 +103,9 @@ class MujocoRobot:
         return self.layout.task.reached(self._start, self.bodies(), self.layout.target)
 
     def bodies(self) -> Positions:
-        """Return the true positions of all bodies, float64 [3] in metres, by name."""
-        return {self._model.body(index).name: self._data.xpos[index].copy() for index in range(1, self._model.nbody)}
+        """Return the true positions of all named bodies, float64 [3] in metres."""
+        names = [self._model.body(index).name for index in range(self._model.nbody)]
+        return {name: self._data.xpos[index].copy() for index, name in enumerate(names) if index and name}
 
     def moved(self) -> tuple[str, ...]:
         """Return the names of the things that were displaced by more than 2 cm since the start."""

@@ -17,7 +17,7 @@ FRAME_S = 0.1
 TICK_S = 0.02
 FEWEST_ACTIONS = 48
 MOST_ACTIONS = 97
-SETTLE_S = 0.25
+SETTLE_S = 0.15
 SHARE = 0.98
 """The part of the velocity and acceleration limits that is used: the servo starts from a measured position."""
 

@@ -64,8 +64,8 @@ def ball(name: str, pose: Pose, colour: str, radius_m: float, stalk: bool = Fals
     )
     if stalk:
         top = f"0 0 {radius_m - 0.002} 0.003 0 {radius_m + 0.009}"
-        geoms += f'<geom type="capsule" size="0.0035" fromto="{top}" rgba="0.25 0.45 0.15 1" mass="0.0001" contype="0" '
-        geoms += 'conaffinity="0"/>'
+        geoms += f'<body><geom type="capsule" size="0.0035" fromto="{top}" rgba="0.25 0.45 0.15 1" mass="0.0001" contype="0" '
+        geoms += 'conaffinity="0"/></body>'
     return free_body(name, pose, radius_m, geoms)
 
 
@@ -114,7 +114,7 @@ def drawer(name: str, pose: Pose, colour: str, width_m: float) -> str:
     reach = HANDLE_REACH_M
     parts = (
         (f"0.004 {half} {height}", f"0.004 0 {height}", colour),
-        (f"{depth} {half} 0.003", f"{depth} 0 0.008", WOOD),
+        (f"{depth - 0.004} {half} 0.003", f"{depth + 0.004} 0 0.008", WOOD),
         (f"{depth} 0.003 {height - 0.01}", f"{depth} {half - 0.003} {height - 0.008}", colour),
         (f"{depth} 0.003 {height - 0.01}", f"{depth} {0.003 - half} {height - 0.008}", colour),
         (f"{reach / 2 + 0.007} 0.007 0.014", f"{-reach / 2 - 0.007} 0 0.048", colour),

@@ -23,12 +23,11 @@ GRASPS = {"banana": (0.015, 0.53), "orange": (0.020, 0.77), "apple": (0.019, 0.7
 
 CUBE_WIDTH = CUBE_HALF_M / FINGER_TRAVEL_M
 ON_BLOCK_HEIGHT_M = 2 * BLOCK_HALF_M[1] + CUBE_HALF_M + 0.002
-
-
 RISE_M = 0.025
 
 FINGER_HALF_M = 0.012
 PUSH_HEIGHT_M = 0.018
+RISE_TO_M = 0.05
 PUSH_GAP_M = 0.014
 """Room between the fingers that come down behind a cube and its face."""
 
@@ -101,12 +100,16 @@ def push_cube(layout: Layout, home: Waypoint) -> Sequence[Waypoint]:
 def stroke(
     origin: Pose, direction: float, reach_m: tuple[float, float], height_m: float, yaw_rad: float, opening: float
 ) -> list[Waypoint]:
-    """Return the way down to one end of a straight stroke over the table and along it; ends are metres from ``origin``."""
+    """Return the way down to one end of a straight stroke over the table, along it and up, so that what was moved is seen.
+
+    The ends are metres from ``origin``.
+    """
     ends = [(origin.x_m + cos(direction) * way, origin.y_m + sin(direction) * way) for way in reach_m]
     return [
         Waypoint(*ends[0], HOVER_HEIGHT_M, yaw_rad, opening),
         Waypoint(*ends[0], height_m, yaw_rad, opening, blend=0.5),
         Waypoint(*ends[1], height_m, yaw_rad, opening, blend=0.15),
+        Waypoint(*ends[1], RISE_TO_M, yaw_rad, opening, blend=0.1),
     ]
 
 
