@@ -12,7 +12,7 @@ from math import floor, isfinite, sqrt
 from .limits import JointLimits
 
 ROUNDING = 1e-9
-"""Slack in rad/s for the rounding of a difference of positions, so that an exact command passes unchanged."""
+"""What rounding may do to an exact command, in rad and rad/s, without being told of; it is still kept inside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,9 @@ def _move(limits: JointLimits, period_s: float, state: GateState, target: Sequen
         exact = low - ROUNDING <= speed <= high + ROUNDING
         position.append(bounded if exact else state.position[joint] + passed * period_s)
         velocity.append(speed if exact else passed)
-        if worst is None and (bounded != wanted or not exact):
-            code, worst = ("GATE_LIMIT" if bounded != wanted else "GATE_FAST"), joint
+        outside = abs(bounded - wanted) > ROUNDING
+        if worst is None and (outside or not exact):
+            code, worst = ("GATE_LIMIT" if outside else "GATE_FAST"), joint
     return GateState(tuple(position), tuple(velocity)), Verdict(tuple(position), code, worst)
 
 

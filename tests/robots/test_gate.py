@@ -90,6 +90,14 @@ def test_a_smooth_command_passes_bit_for_bit():
         assert verdict.position == target
 
 
+def test_a_rounding_past_the_limit_is_kept_inside_without_a_word():
+    state, verdict = gate.check(LIMITS, PERIOD_S, gate.rest((1.0, 0.0)), (1.0 + 1e-12, -1e-12))
+    assert verdict.position == (1.0, 0.0)
+    assert verdict.log_code is None
+    _, verdict = gate.check(LIMITS, PERIOD_S, state, (1.0 + 1e-6, 0.0))
+    assert (verdict.position, verdict.log_code) == ((1.0, 0.0), "GATE_LIMIT")
+
+
 def test_a_target_at_the_limit_is_reached():
     state = gate.rest((0.0, 0.5))
     for _ in range(300):
