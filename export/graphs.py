@@ -21,6 +21,7 @@ from dvgwm.models.engines import (
 from dvgwm.models.presets import Preset
 from dvgwm.models.vae import CHUNKS, StreamingDecoder
 
+from .attention import OperatorAttention
 from .onnx_graph import ATTENTION_OPSET, PLAIN_OPSET
 
 BRANCHES, FRAMES = "branches", "frames"
@@ -49,7 +50,10 @@ class Graph:
 
 
 def graphs(preset: Preset, networks: Networks) -> tuple[Graph, ...]:
-    """Return the graphs of ``preset`` in the order of the pipeline; a linear codec without bases gets fitted ones."""
+    """Return the graphs of ``preset`` in the order of the pipeline.
+
+    ``networks`` are made ready for it: attention in operators, and fitted bases for a linear codec that has none.
+    """
     ready_codec(preset, networks)
     made = [_encode_text(preset, networks), *_encode_images(preset, networks), _preview(preset, networks)]
     if preset.refiner is not None:
@@ -104,6 +108,7 @@ def _denoise_inputs(preset: Preset, size: tuple[int, int], branches: int) -> dic
 
 def _preview(preset: Preset, networks: Networks) -> Graph:
     grid = preset.grid(preset.low)
+    networks.preview.set_attn_processor(OperatorAttention())
     engine = DenoiseEngine(networks.preview, preset.preview, grid, preset.latent_frames, flow=False)
     inputs = _denoise_inputs(preset, preset.low, 2) | {"time": torch.tensor([499.0])}
     return Graph("preview", engine, inputs, ("velocity",), {"text": BRANCHES}, opset=ATTENTION_OPSET)
@@ -113,6 +118,7 @@ def _refine(preset: Preset, networks: Networks) -> Graph:
     assert preset.refiner is not None
     assert networks.refiner is not None
     grid = preset.grid(preset.high)
+    networks.refiner.set_attn_processor(OperatorAttention())
     engine = DenoiseEngine(networks.refiner, preset.refiner, grid, preset.latent_frames, flow=True)
     inputs = _denoise_inputs(preset, preset.high, 2)
     if preset.refiner_sees_preview:

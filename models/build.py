@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
 
 from .codec import LinearCodec
@@ -17,8 +18,8 @@ from .vae import build_vae
 class Networks:
     """The modules of one preset, in evaluation mode; ``refiner`` is none for one-stage systems."""
 
-    preview: nn.Module
-    refiner: nn.Module | None
+    preview: CogVideoXTransformer3DModel
+    refiner: CogVideoXTransformer3DModel | None
     codec: nn.Module
     text: nn.Module
     frame_encoder: FrameEncoder
@@ -55,7 +56,7 @@ def build(preset: Preset, seed: int = 0, device: str = "cpu") -> Networks:
     return networks
 
 
-def _refiner(preset: Preset) -> nn.Module | None:
+def _refiner(preset: Preset) -> CogVideoXTransformer3DModel | None:
     if preset.refiner is None:
         return None
     return build_transformer(preset.refiner, preset, conditions=2 if preset.refiner_sees_preview else 1)

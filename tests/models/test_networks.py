@@ -8,6 +8,7 @@ diffusers = pytest.importorskip("diffusers", reason="the export extra is not ins
 
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
 
+from dvgwm.export.attention import OperatorAttention
 from dvgwm.models.build import build, moving_shapes, parameters
 from dvgwm.models.codec import LinearCodec, fit
 from dvgwm.models.dit import JointAttention, rotary_positions, widen_input
@@ -87,8 +88,11 @@ def test_our_attention_is_diffusers(tiny):
     ours = engine(*inputs)
     tiny.preview.set_attn_processor(CogVideoXAttnProcessor2_0())
     theirs = engine(*inputs)
+    tiny.preview.set_attn_processor(OperatorAttention())
+    exported = engine(*inputs)
     tiny.preview.set_attn_processor(JointAttention())
     assert torch.allclose(ours, theirs, atol=1e-6)
+    assert torch.allclose(exported, theirs, atol=1e-6)
     engine.cosines, engine.sines = torch.ones_like(engine.cosines), torch.zeros_like(engine.sines)
     assert (engine(*inputs) - ours).abs().max() > 1e-4, "positions matter"
 
