@@ -17,7 +17,7 @@ from .errors import ConfigError, DvgwmError, InternalError, InterruptedRunError,
 EPILOG = """\b
 Examples:
   dvgwm-runtime --robot galaxea_a1                        one episode on the simulated arm
-  dvgwm-runtime --robot galaxea_a1 --task stack_cube --seed 7
+  dvgwm-runtime --robot galaxea_a1 --task "stack_cube:red cube" --seed 7
   dvgwm-runtime --plan-only --camera clip.mp4 --instruction "put the blue cup on the plate"
   dvgwm-runtime inspect engines/a1_tiny                   what a bundle holds
   dvgwm-runtime evaluate --episodes 20 --seed 0 --json    success over tasks and layouts
@@ -61,7 +61,7 @@ def bundle_options(command: Any) -> Any:
 
 @click.group(invoke_without_command=True, epilog=EPILOG, context_settings={"max_content_width": 100})
 @click.option("--robot", help="Robot to drive, such as galaxea_a1; simulated unless --live is given.")
-@click.option("--task", help="Task of the simulated robot (default: its first).")
+@click.option("--task", help="Simulated task (default: the first), or TASK:OBJECT.")
 @click.option("--instruction", help="What the robot is to do (default: the simulated task's own sentence).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the layout and of all noise.")
 @click.option("--execute", type=Positive, help="Actions played before the next plan (default: all of a plan's).")
@@ -88,7 +88,8 @@ def cli(context: click.Context, /, **options: Any) -> None:
     options.pop("debug")
     if context.invoked_subcommand is not None:
         return
-    from . import run
+    from .recording import plan_recording
+    from .run import simulate
     from .settings import RecordingSettings, SimulationSettings
 
     if options["live"]:
@@ -96,9 +97,9 @@ def cli(context: click.Context, /, **options: Any) -> None:
             "LIVE_MISSING", "this version has no driver for real arms yet, nothing was moved; leave --live out"
         )
     if options["plan_only"]:
-        _finish(run.plan_recording(RecordingSettings.of(options, _cache_dir())))
+        _finish(plan_recording(RecordingSettings.of(options, _cache_dir())))
     elif options["robot"]:
-        _finish(run.simulate(SimulationSettings.of(options, _cache_dir())))
+        _finish(simulate(SimulationSettings.of(options, _cache_dir())))
     else:
         click.echo(context.get_help())
         raise ConfigError("USAGE", "wanted --robot NAME, --plan-only --camera PATH or a command, got none of them")

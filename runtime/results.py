@@ -43,8 +43,10 @@ class Finished:
 
 
 @contextmanager
-def outputs(out: Path | None) -> Iterator[Path]:
-    """Give a directory to write to; it appears as ``out`` (none: the next number under runs/) only if all goes well.
+def outputs(out: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Give a directory to write to and what it will be called: ``out``, or the next number under runs/.
+
+    It gets that name only if all goes well.
 
     Raises `RecordingError` where it cannot be made, `ConfigError` where ``out`` holds something that is no run.
     """
@@ -56,12 +58,13 @@ def outputs(out: Path | None) -> Iterator[Path]:
     made = [folder for folder in (staging, *staging.parents) if not folder.exists()]
     try:
         _make(staging, target)
-        yield staging
+        yield staging, target
         if target.exists():
             shutil.rmtree(target)
         staging.rename(target)
     except BaseException:
-        shutil.rmtree(made[-1], ignore_errors=True)
+        for folder in made[-1:]:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
