@@ -17,6 +17,7 @@ from .errors import ConfigError
 from .manifest import Manifest, StageSpec
 from .profiler import Profiler
 from .prompts import PromptStore
+from .sampler import SamplerSpec, instead
 from .stages import Stage, open_stage
 from .tokenizer import check_instruction, tokenize
 from .types import ActionChunk, FloatArray, Observation, Plan, Tensor, check_image
@@ -42,11 +43,14 @@ class Overrides:
         """Return ``spec`` with these settings."""
         if spec.sampler is None or spec.kind != "denoise":
             return spec
-        wanted: dict[str, Any] = {"steps": self.refine_steps}
-        if "state" not in spec.inputs:
-            wanted = {"kind": self.preview_sampler, "steps": self.preview_steps, "guidance": self.guidance}
-        changes = {name: value for name, value in wanted.items() if value is not None}
-        return replace(spec, sampler=replace(spec.sampler, **changes))
+        if "state" in spec.inputs:
+            return replace(spec, sampler=_changed(spec.sampler, steps=self.refine_steps))
+        sampler = spec.sampler if self.preview_sampler is None else instead(spec.sampler, self.preview_sampler)
+        return replace(spec, sampler=_changed(sampler, steps=self.preview_steps, guidance=self.guidance))
+
+
+def _changed(sampler: SamplerSpec, **wanted: Any) -> SamplerSpec:
+    return replace(sampler, **{name: value for name, value in wanted.items() if value is not None})
 
 
 class Pipeline:

@@ -33,7 +33,7 @@ def simulate(settings: SimulationSettings) -> dict[str, Any]:
             episode = _episode(settings, pipeline, arm, profiler)
             wall_s = time.perf_counter() - begun
             arm.stop()
-        result = _result(settings, task, arm, episode)
+            result = _result(settings, task, arm, episode)
         played = min(pipeline.manifest.rates.act_every, settings.execute or settings.max_actions)
         done = Finished(
             title=f"dvgwm on {spec.name}",

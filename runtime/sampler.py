@@ -5,7 +5,7 @@ Each row advances the state by ``x <- a x + b v + c h + d xi`` and the history b
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import cos, isfinite, log, pi, sqrt
 
@@ -231,3 +231,23 @@ KINDS: dict[str, Callable[[SamplerSpec], tuple[Step, ...]]] = {
     "edm_euler": _edm_euler,
     "ddim_epsilon": _ddim_epsilon,
 }
+
+PREDICTS = {
+    "ddim_v": "v",
+    "dpmpp_2m": "v",
+    "dpmpp_2m_sde": "v",
+    "euler_flow": "flow velocity",
+    "edm_euler": "EDM velocity",
+    "ddim_epsilon": "epsilon",
+}
+"""What the network has to predict for a sampler: only samplers of the same kind may stand in for one another."""
+
+
+def instead(spec: SamplerSpec, kind: str) -> SamplerSpec:
+    """Return ``spec`` with another sampler; raises `ConfigError` for one that wants another prediction."""
+    if kind in KINDS and PREDICTS[kind] != PREDICTS[spec.kind]:
+        fitting = [name for name, predicts in PREDICTS.items() if predicts == PREDICTS[spec.kind]]
+        raise ConfigError(
+            "SAMPLER_FAMILY", f"this network predicts {PREDICTS[spec.kind]}: wanted {', '.join(fitting)}; got {kind!r}"
+        )
+    return replace(spec, kind=kind)

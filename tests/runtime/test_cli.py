@@ -177,6 +177,7 @@ WRONG = {
     "live": (["--robot", "galaxea_a1", "--live"], 2, "LIVE_MISSING"),
     "unknown backend": ([*PLAN, "--backend", "abacus"], 2, "BACKEND_UNKNOWN"),
     "unknown sampler": ([*PLAN, "--sampler", "magic"], 2, "SAMPLER_UNKNOWN"),
+    "sampler of another prediction": ([*PLAN, "--sampler", "euler_flow"], 2, "SAMPLER_FAMILY"),
     "zero steps": ([*PLAN, "--steps", "0"], 2, "SAMPLER_STEPS"),
     "minus one step": ([*PLAN, "--refine-steps", "-1"], 2, "SAMPLER_STEPS"),
     "guidance not a number": ([*PLAN, "--guidance", "nan"], 2, "SAMPLER_GUIDANCE"),
