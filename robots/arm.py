@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dvgwm.runtime.errors import ConfigError, GateLatchError
+from dvgwm.runtime.errors import ConfigError, GateLatchError, ShapeError
 from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, Observation
 
 from . import motion
 from .spec import RobotSpec, SimulatedRobot, SimulationOptions
+
+EE_WIDTH = 7
+"""An end effector's action: x, y, z, a rotation vector, the gripper opening."""
 
 OnFrame = Callable[[Observation, DoubleArray], None]
 """Called at every action's time with what is then seen and the action that led there."""
@@ -35,23 +38,19 @@ class VirtualArm:
         return Observation(dict(self.robot.images()), np.asarray(self.robot.positions()), self.time_s)
 
     def play(self, chunk: ActionChunk) -> None:
-        """Play ``chunk`` until its last action is due.
+        """Play ``chunk`` until its last action is due; actions that were due before are neither played nor shown.
 
-        Raises `GateLatchError` where the gate stopped it, after the arm has braked, and `ConfigError` for an action
-        space that this robot does not have.
+        Raises `GateLatchError` where the gate stopped it, after the arm has braked; before anything moves `ConfigError`
+        for an action space that this robot does not have and `ShapeError` for actions or times that make no sense.
         """
         self._sequence += 1
         targets = self._joint_targets(chunk)
         box = motion.Mailbox(motion.JointChunk(self._sequence, tuple(map(float, chunk.times_s)), targets))
+        begun_s = self.time_s
+        self._tick(box)  # hands the chunk over, a late one too: it is motion that refuses
         for time_s, action in zip(chunk.times_s, chunk.actions, strict=True):
-            while self.time_s < time_s - self.spec.period_s / 2:
-                self._tick(box)
-            if self._core.gate.latched is not None:
-                self.stop()
-                raise GateLatchError(
-                    self._core.gate.latched, "the gate stopped the arm, which holds; start again to re-arm it"
-                )
-            if self._on_frame is not None:
+            self._play_until(float(time_s), box)
+            if self._on_frame is not None and time_s > begun_s:
                 self._on_frame(self.observe(), action)
 
     def hold(self, seconds: float) -> None:
@@ -74,6 +73,15 @@ class VirtualArm:
         """Let go of the robot."""
         self.robot.disconnect()
 
+    def _play_until(self, time_s: float, box: motion.Mailbox) -> None:
+        while self._core.gate.latched is None and self.time_s < time_s - self.spec.period_s / 2:
+            self._tick(box)
+        if self._core.gate.latched is not None:
+            self.stop()
+            raise GateLatchError(
+                self._core.gate.latched, "the gate stopped the arm, which holds; start again to re-arm it"
+            )
+
     def _tick(self, box: motion.Mailbox) -> None:
         self._core, command, event = motion.step(self._core, self.time_s, box)
         if event is not None:
@@ -87,12 +95,14 @@ class VirtualArm:
             return tuple(tuple(map(float, action)) for action in chunk.actions)
         if chunk.space != "ee":
             raise ConfigError("ACTION_SPACE", f"{self.spec.name}: wanted joint or ee actions, got {chunk.space!r}")
+        if chunk.actions.shape[1] != EE_WIDTH:
+            raise ShapeError("ACTION_WIDTH", f"wanted ee actions of {EE_WIDTH} numbers, got {chunk.actions.shape[1]}")
         near, targets, missed = np.asarray(self._core.gate.position), [], 0
         for action in chunk.actions:
             joints, reached = self._inverse(action, near)
             missed += not reached
             targets.append((*map(float, joints), float(action[-1])))
-            near = joints
+            near = joints if np.isfinite(joints).all() else near
         if missed:
             message = f"{missed} of {len(targets)} poses are out of reach: their nearest ones are played"
             self._events.append(ArmEvent("ARM_UNREACHABLE", self.time_s, message))

@@ -6,7 +6,7 @@ the rate of clamping belong to the full gate and take their places in `check`, i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor, isfinite, sqrt
 
 from .limits import JointLimits
@@ -51,13 +51,18 @@ def check(
         return _brake(limits, period_s, state, state.latched)
     if target is None:
         return _brake(limits, period_s, state, None)
-    if not isfinite(age_s) or age_s > max_age_s or age_s < 0.0:
+    if not 0.0 <= age_s <= max_age_s:  # written so that NaN is stale
         return _brake(limits, period_s, state, "GATE_STALE")
-    if len(target) != limits.dof:
-        return _latch(limits, period_s, state, "GATE_SHAPE")
-    if not all(isfinite(value) for value in target):
-        return _latch(limits, period_s, state, "GATE_NONFINITE")
+    if (code := fault(limits, target)) is not None:
+        return _brake(limits, period_s, replace(state, latched=code), code)
     return _move(limits, period_s, state, target)
+
+
+def fault(limits: JointLimits, target: Sequence[float]) -> str | None:
+    """Return the log code with which `check` latches at ``target``, none where it is sound."""
+    if len(target) != limits.dof:
+        return "GATE_SHAPE"
+    return None if all(map(isfinite, target)) else "GATE_NONFINITE"
 
 
 def speed_cap(room: float, acceleration: float, period_s: float) -> float:
@@ -78,7 +83,8 @@ def _move(limits: JointLimits, period_s: float, state: GateState, target: Sequen
         low, high = _allowed(limits, period_s, state, joint)
         passed = min(max(speed, low), high)
         exact = low - ROUNDING <= speed <= high + ROUNDING
-        position.append(bounded if exact else state.position[joint] + passed * period_s)
+        moved = bounded if exact else state.position[joint] + passed * period_s
+        position.append(min(max(moved, limits.lower[joint]), limits.upper[joint]))
         velocity.append(speed if exact else passed)
         outside = abs(bounded - wanted) > ROUNDING
         if worst is None and (outside or not exact):
@@ -108,8 +114,3 @@ def _brake(limits: JointLimits, period_s: float, state: GateState, log_code: str
         for at, speed, low, high in zip(state.position, velocity, limits.lower, limits.upper, strict=True)
     )
     return GateState(position, tuple(velocity), state.latched), Verdict(position, log_code)
-
-
-def _latch(limits: JointLimits, period_s: float, state: GateState, log_code: str) -> tuple[GateState, Verdict]:
-    braked, verdict = _brake(limits, period_s, state, log_code)
-    return GateState(braked.position, braked.velocity, log_code), verdict

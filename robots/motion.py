@@ -5,7 +5,10 @@ It runs on a virtual clock in simulation and in a process of its own on a real r
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import inf, isfinite
 
+from dvgwm.runtime.errors import RobotCommunicationError, ShapeError
 from dvgwm.runtime.types import ArmEvent
 
 from . import gate, player
@@ -14,11 +17,24 @@ from .limits import JointLimits
 
 @dataclass(frozen=True, slots=True)
 class JointChunk:
-    """Joint targets with the times at which they are due; ``sequence`` increases from chunk to chunk."""
+    """Joint targets with the times at which they are due; ``sequence`` increases from chunk to chunk.
+
+    Raises `ShapeError` where the times do not increase or are not one per target: whoever makes the chunk is told, not
+    the tick that would have played it.
+    """
 
     sequence: int
     times_s: tuple[float, ...]
     targets: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.times_s) != len(self.targets):
+            raise ShapeError(
+                "CHUNK_SHAPE", f"wanted {len(self.targets)} times, one per target, got {len(self.times_s)}"
+            )
+        for before, after in pairwise((-inf, *self.times_s, inf)):
+            if not before < after:
+                raise ShapeError("CHUNK_TIMES", f"wanted finite times that increase, got {after} s after {before} s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +63,14 @@ class MotionState:
 
 
 def start(limits: JointLimits, period_s: float, measured: Sequence[float]) -> MotionState:
-    """Return the core of an arm that stands still where it was measured, clipped to its limits."""
+    """Return the core of an arm that stands still where it was measured, clipped to its limits.
+
+    Raises `RobotCommunicationError` where the measurement is not one finite position per joint.
+    """
+    if len(measured) != limits.dof or not all(map(isfinite, measured)):
+        raise RobotCommunicationError(
+            "ARM_MEASURED", f"wanted {limits.dof} finite joint positions, got {list(measured)}; check the driver"
+        )
     inside = (min(max(q, low), high) for q, low, high in zip(measured, limits.lower, limits.upper, strict=True))
     return MotionState(limits, period_s, gate.rest(tuple(inside)))
 
@@ -55,14 +78,12 @@ def start(limits: JointLimits, period_s: float, measured: Sequence[float]) -> Mo
 def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState, tuple[float, ...], ArmEvent | None]:
     """Return the core after this tick, the positions to command, and an event where something new has to be told.
 
-    A chunk whose sequence does not increase is not played. After the last target the arm brakes and holds; nothing is
-    extrapolated and nothing is played twice. Each kind of event is told once per chunk.
+    A chunk whose sequence does not increase is not played; one with an unsound target is not begun, and latches. After
+    the last target the arm brakes and holds; nothing is extrapolated and nothing is played twice. Each kind of event is
+    told once per chunk.
     """
     core, refused = _accept(core, now_s, mailbox)
     target = None if core.track is None else player.sample(core.track, now_s + core.period_s)
-    broken = core.track is not None and not core.track.finite()
-    if broken:
-        target = (float("nan"),) * core.limits.dof
     state, verdict = gate.check(core.limits, core.period_s, core.gate, target)
     ended = mailbox.stop or target is None or state.latched is not None
     code = refused or verdict.log_code
@@ -80,9 +101,12 @@ def _accept(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionSt
         return core, None
     if chunk.sequence < core.sequence:
         return core, "MOTION_SEQUENCE"
+    core = replace(core, sequence=chunk.sequence, track=None, reported=frozenset())
+    faults = (gate.fault(core.limits, target) for target in chunk.targets)
+    if (fault := next(filter(None, faults), None)) is not None:
+        return replace(core, gate=replace(core.gate, latched=fault)), None
     curve = player.track(now_s, core.gate.position, core.gate.velocity, chunk.times_s, chunk.targets)
-    core = replace(core, sequence=chunk.sequence, track=curve, reported=frozenset())
-    return core, None if curve is not None else "MOTION_LATE"
+    return replace(core, track=curve), None if curve is not None else "MOTION_LATE"
 
 
 def _event(code: str, now_s: float, verdict: gate.Verdict) -> ArmEvent:

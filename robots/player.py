@@ -3,7 +3,6 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 
 CLOCK_ROUNDING_S = 1e-9
 """Ticks are multiples of a period that binary fractions cannot hold: the last one may lie a rounding past the end."""
@@ -22,10 +21,6 @@ class Track:
         """When the last target is due."""
         return self.times_s[-1]
 
-    def finite(self) -> bool:
-        """Return whether every target and time is a number."""
-        return all(isfinite(value) for row in (self.times_s, *self.positions) for value in row)
-
 
 def track(
     now_s: float,
@@ -36,10 +31,10 @@ def track(
 ) -> Track | None:
     """Return the curve from ``position`` at ``velocity`` now through the targets that are still ahead.
 
-    Targets whose time is past are left out; none where nothing is left. Inner slopes are those of central differences,
-    limited so that the curve never overshoots a target.
+    ``times_s`` increase. Targets whose time is past are left out; none where nothing is left. Inner slopes are those of
+    central differences, limited so that the curve never overshoots a target.
     """
-    ahead = [(time, tuple(target)) for time, target in zip(times_s, targets, strict=True) if not time <= now_s]
+    ahead = [(time, tuple(target)) for time, target in zip(times_s, targets, strict=True) if time > now_s]
     if not ahead:
         return None
     times = (now_s, *(time for time, _ in ahead))

@@ -20,7 +20,7 @@ def oracle(limits, before, after, period_s=PERIOD_S):
     wrong = []
     for joint in range(limits.dof):
         q, v = after.position[joint], (after.position[joint] - before.position[joint]) / period_s
-        if not limits.lower[joint] - 1e-9 <= q <= limits.upper[joint] + 1e-9:
+        if not limits.lower[joint] <= q <= limits.upper[joint]:
             wrong.append("position")
         if abs(v) > limits.velocity[joint] + 1e-6:
             wrong.append("velocity")
@@ -67,6 +67,24 @@ def test_fuzz_of_150_000_requests_finds_no_unsafe_output():
             after = gate.GateState(after.position, after.velocity)
         state = after
     assert latches > 1000
+
+
+def test_fuzz_of_other_limits_and_periods_finds_no_unsafe_output():
+    """50,000 requests, a thousand for each of fifty sets of limits and periods; a target stays for some ticks."""
+    rng = random.Random(7)
+    for _ in range(50):
+        lower = [rng.uniform(-4.0, 3.0) for _ in range(3)]
+        upper = [low + rng.uniform(0.001, 6.0) for low in lower]
+        speeds, accelerations = ([rng.uniform(0.05, 20.0) for _ in range(3)] for _ in range(2))
+        limits = JointLimits(tuple(lower), tuple(upper), tuple(speeds), tuple(accelerations))
+        period_s, state, target = rng.choice([0.001, 0.008, 0.02, 0.1]), gate.rest(lower), lower
+        for _ in range(1000):
+            if rng.random() < 0.05:
+                ranges = zip(lower, upper, strict=True)
+                target = [rng.choice([low, high, rng.uniform(low - 1, high + 1)]) for low, high in ranges]
+            after, _ = gate.check(limits, period_s, state, None if rng.random() < 0.05 else target)
+            assert not oracle(limits, state, after, period_s), (limits, period_s, state, target, after)
+            state = after
 
 
 def test_the_oracle_sees_the_continuous_formulas_overshoot(monkeypatch):

@@ -1,19 +1,14 @@
-"""The pure motion core and the arm around it, on a virtual clock."""
+"""The pure motion core on a virtual clock."""
 
-import ast
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dvgwm.robots import motion, player
-from dvgwm.robots.arm import VirtualArm
+from dvgwm.robots import motion
 from dvgwm.robots.limits import JointLimits
 from dvgwm.robots.motion import JointChunk, Mailbox
-from dvgwm.robots.spec import RobotSpec
-from dvgwm.runtime.errors import ConfigError, GateLatchError
-from dvgwm.runtime.types import ActionChunk
+from dvgwm.runtime.errors import RobotCommunicationError, ShapeError
 
 LIMITS = JointLimits((-1.0, 0.0), (1.0, 1.0), (1.0, 2.0), (4.0, 10.0))
 T = 0.02
@@ -122,142 +117,50 @@ def test_a_jump_is_slowed_down_and_told_once():
     assert np.abs(np.diff(speed)).max() / T <= 4.0 + 1e-4
 
 
-def test_the_curve_never_overshoots_its_targets():
-    curve = player.track(0.0, (0.0,), (0.0,), (0.1, 0.2, 0.3, 0.4), ((0.0,), (1.0,), (1.0,), (0.0,)))
-    values = [player.sample(curve, 0.001 * k)[0] for k in range(401)]
-    assert min(values) >= -1e-12
-    assert max(values) <= 1.0 + 1e-12
-    assert player.sample(curve, 0.41) is None
+@pytest.mark.parametrize("row", [(0.01,), (0.01, 0.5, 0.0), ()])
+def test_a_target_of_another_size_latches_instead_of_breaking_the_tick(row):
+    sick = JointChunk(0, (0.1, 0.2, 0.3), ((0.01, 0.5), row, (0.02, 0.5)))
+    core, commands, events = run(fresh(), Mailbox(sick), 50)
+    assert core.gate.latched == "GATE_SHAPE"
+    assert (commands == (0.0, 0.5)).all(), "a chunk with an unsound target is not begun"
+    assert [event.log_code for event in events] == ["GATE_SHAPE"]
 
 
-class Planar:
-    """Two 'joints' that are one position and a gripper: pose x is the joint, the servo is perfect."""
-
-    renderer, instruction = "none", "move"
-
-    def __init__(self):
-        self.time_s, self.q, self.sent = 3.0, [0.0, 0.5], []
-
-    def connect(self, calibrate=True):
-        pass
-
-    def disconnect(self):
-        pass
-
-    def positions(self):
-        return tuple(self.q)
-
-    def images(self):
-        return {"scene": np.zeros((2, 2, 3), np.uint8)}
-
-    def get_observation(self):
-        return {}
-
-    def send_action(self, action):
-        self.sent.append(action)
-        self.q = list(action.values())
-        return action
-
-    def advance(self, seconds):
-        self.time_s += seconds
-
-    def solved(self):
-        return False
+def test_a_chunk_that_turns_out_unsound_brakes_what_was_moving():
+    core, before, _ = run(fresh(), Mailbox(chunk()), 60)
+    assert core.gate.velocity[0] > 0.05
+    core, after, _ = run(core, Mailbox(chunk(1, 1.2, [0.3, math.nan])), 40, start_tick=60)
+    assert core.resting
+    speed = np.diff(np.concatenate([before[-2:, 0], after[:, 0]])) / T
+    assert np.abs(np.diff(speed)).max() <= 4.0 * T + 1e-9
 
 
-class Identity:
-    def forward(self, joints):
-        return np.asarray([joints[0], 0, 0, 0, 0, 0])
-
-    def inverse(self, pose, near):
-        return np.asarray([min(pose[0], 0.8)]), bool(pose[0] <= 0.8)
-
-
-def planar_spec(**changes):
-    facts = {
-        "name": "planar",
-        "joint_names": ("x", "gripper"),
-        "limits": LIMITS,
-        "cameras": ("scene",),
-        "tasks": (),
-        "period_s": T,
-        "kinematics": Identity(),
-        "simulate": lambda options: Planar(),
-        "drive": None,
-    }
-    return RobotSpec(**facts | changes)
+def test_a_latch_keeps_its_first_reason_and_is_told_once():
+    core, _, first = run(fresh(), Mailbox(chunk(0, 0.0, [math.nan])), 20)
+    core, _, second = run(core, Mailbox(JointChunk(1, (1.0,), ((0.1,),))), 20, start_tick=20)
+    assert core.gate.latched == "GATE_NONFINITE"
+    assert [event.log_code for event in (*first, *second)] == ["GATE_NONFINITE"]
 
 
-def actions(values, start_s=3.0, space="joint"):
-    rows = [[v, 0.5] if space == "joint" else [v, 0, 0, 0, 0, 0, 0.5] for v in values]
-    return ActionChunk(np.asarray(rows), start_s + 0.1 * np.arange(1, len(rows) + 1), space)
+def test_each_chunk_is_told_of_its_own_clamping():
+    core, _, first = run(fresh(), Mailbox(chunk(0, 0.0, [0.9, -0.9])), 30)
+    _, _, second = run(core, Mailbox(chunk(1, 0.6, [0.9, -0.9])), 30, start_tick=30)
+    assert [event.log_code for event in first] == ["GATE_FAST"]
+    assert [event.log_code for event in second] == ["GATE_FAST"]
 
 
-def test_the_arm_plays_a_chunk_on_its_own_clock_and_shows_every_frame():
-    frames, robot = [], Planar()
-    arm = VirtualArm(planar_spec(), robot, lambda observation, action: frames.append((observation, action)))
-    arm.play(actions([0.005 * k * k for k in range(1, 8)]))
-    assert len(robot.sent) == 35
-    assert arm.time_s == pytest.approx(3.7)
-    assert robot.time_s == pytest.approx(arm.time_s)
-    for k, (observation, action) in enumerate(frames, 1):
-        assert observation.time_s == pytest.approx(3.0 + 0.1 * k)
-        assert observation.joints[0] == pytest.approx(action[0], abs=1e-9)
+@pytest.mark.parametrize("times", [(0.1, 0.1), (0.2, 0.1), (0.1, math.nan), (0.1, math.inf), (-math.inf, 0.1), (0.1,)])
+def test_a_chunk_with_senseless_times_cannot_be_made(times):
+    with pytest.raises(ShapeError):
+        JointChunk(0, times, ((0.0, 0.5), (0.1, 0.5)))
 
 
-def test_poses_go_through_kinematics_and_unreachable_ones_are_told_once():
-    arm = VirtualArm(planar_spec(), Planar())
-    arm.play(actions([0.01, 0.03, 0.05], space="ee"))
-    assert arm.observe().joints[0] == pytest.approx(0.05)
-    assert not arm.events()
-    arm.play(actions([0.9, 0.9, 0.9], start_s=3.3, space="ee"))
-    assert [event.log_code for event in arm.events()][:1] == ["ARM_UNREACHABLE"]
-    assert not arm.events()
+@pytest.mark.parametrize("measured", [(math.nan, 0.5), (0.0, math.inf), (0.0,), (0.0, 0.5, 0.0)])
+def test_an_arm_that_is_nowhere_is_not_started(measured):
+    with pytest.raises(RobotCommunicationError) as caught:
+        motion.start(LIMITS, T, measured)
+    assert (caught.value.exit_code, caught.value.log_code) == (40, "ARM_MEASURED")
 
 
-def test_another_action_space_is_refused():
-    with pytest.raises(ConfigError, match="joint or ee"):
-        VirtualArm(planar_spec(), Planar()).play(ActionChunk(np.zeros((1, 2)), np.asarray([3.1]), "torque"))
-
-
-@pytest.mark.parametrize("space", ["joint", "ee"])
-def test_nan_brakes_latches_and_raises_with_the_arm_at_rest(space):
-    robot = Planar()
-    arm = VirtualArm(planar_spec(), robot)
-    arm.play(actions([0.02, 0.05, 0.08]))
-    with pytest.raises(GateLatchError) as caught:
-        arm.play(actions([0.11, math.nan, 0.14], start_s=3.3, space=space))
-    assert (caught.value.exit_code, caught.value.log_code) == (42, "GATE_NONFINITE")
-    last = [tuple(action.values()) for action in robot.sent[-2:]]
-    arm.stop()
-    assert last[-1] == tuple(robot.sent[-1].values())
-
-
-def test_ticks_do_not_drift_over_an_hour():
-    arm = VirtualArm(planar_spec(), Planar())
-    arm.hold(3600.0)
-    assert arm.time_s == 3.0 + 180_000 * T
-
-
-def test_same_chunks_same_commands():
-    sent = []
-    for _ in range(2):
-        robot = Planar()
-        arm = VirtualArm(planar_spec(), robot)
-        arm.play(actions([0.5, -0.5, 0.1, 0.2]))
-        arm.stop()
-        sent.append(robot.sent)
-    assert sent[0] == sent[1]
-
-
-def test_nothing_but_the_arm_commands_a_driver():
-    robots = Path(__file__).parents[2] / "robots"
-    callers = {
-        path.name
-        for path in robots.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "send_action"
-    }
-    assert callers == {"arm.py"}
-    assert "gate.check" in (robots / "motion.py").read_text()
-    assert "motion.step" in (robots / "arm.py").read_text()
+def test_an_arm_found_just_outside_its_limits_starts_at_them():
+    assert motion.start(LIMITS, T, (1.0 + 1e-4, -1e-4)).gate.position == (1.0, 0.0)
