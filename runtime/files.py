@@ -21,9 +21,11 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
+        raise RecordingError("OUTPUT_WRITE", f"cannot write {path}: {error.strerror}; choose another --out") from error
+    finally:
+        # Gone already where it was renamed; an interrupted write leaves nothing either.
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise RecordingError("OUTPUT_WRITE", f"cannot write {path}: {error.strerror}; choose another --out") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,14 +1,14 @@
 """Recordings in: an image, a folder of images, or a video of any size, rate and codec."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import CameraLostError
+from .errors import CameraLostError, CameraMismatchError
 from .image import crop_box
 from .types import ImageArray
 
@@ -28,7 +28,7 @@ class Footage:
     def sampled(self, fps: float, count: int, start_s: float = 0.0) -> ImageArray:
         """Return up to ``count`` frames, uint8 T H W 3, the newest at each of the times ``start_s + k / fps``.
 
-        Raises `CameraLostError` where the recording ends before ``start_s``.
+        Raises `CameraLostError` where the recording ends before ``start_s``, `CameraMismatchError` where the size changes.
         """
         chosen: list[ImageArray] = []
         last: ImageArray | None = None
@@ -44,7 +44,7 @@ class Footage:
                 chosen.append(last)
         if not chosen:
             raise CameraLostError("CAMERA_EMPTY", f"{self.path} has no frame at {start_s:g} s; set --at inside it")
-        return np.stack(chosen)
+        return _stack(chosen, self.path)
 
 
 def open_footage(path: Path) -> Footage:
@@ -52,7 +52,8 @@ def open_footage(path: Path) -> Footage:
     if not path.exists():
         raise CameraLostError("CAMERA_MISSING", f"no recording at {path}; give an image, a folder or a video")
     if path.is_dir():
-        files = sorted((p for p in path.iterdir() if p.suffix.lower() in IMAGES), key=_natural)
+        images = (p for p in path.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith("."))
+        files = sorted(images, key=_natural)
         if not files:
             raise CameraLostError("CAMERA_EMPTY", f"{path} holds no images; wanted files ending in {', '.join(IMAGES)}")
         return Footage(path, lambda: ((k / FOLDER_FPS, _image(file)) for k, file in enumerate(files)))
@@ -72,6 +73,14 @@ def fit_note(size: tuple[int, int], target: tuple[int, int]) -> str:
     return f"{size[1]} x {size[0]}{cropped}, resampled to {target[1]} x {target[0]}"
 
 
+def _stack(images: Sequence[ImageArray], path: Path) -> ImageArray:
+    sizes = dict.fromkeys(f"{image.shape[1]} x {image.shape[0]}" for image in images)
+    if len(sizes) > 1:
+        message = f"{path}: wanted frames of one size, got {', '.join(sizes)}; give a recording of one camera"
+        raise CameraMismatchError("CAMERA_FRAME", message)
+    return np.stack(images)
+
+
 def _natural(path: Path) -> list[tuple[int, int | str]]:
     """Sort frame2 before frame10."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path.name) if part]
@@ -80,9 +89,18 @@ def _natural(path: Path) -> list[tuple[int, int | str]]:
 def _image(path: Path) -> ImageArray:
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            return _rgb(image)
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise CameraLostError("CAMERA_UNREADABLE", f"cannot read {path}: {error}") from None
+
+
+def _rgb(image: Image.Image) -> ImageArray:
+    """Return the image upright, as its EXIF orientation says; Pillow would cut 16-bit grey off at 255 instead of scaling it."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        grey = np.clip(np.asarray(upright, np.int32) >> 8, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.asarray(upright.convert("RGB"))
 
 
 def _video(path: Path) -> Iterator[tuple[float, ImageArray]]:
@@ -98,7 +116,9 @@ def _video(path: Path) -> Iterator[tuple[float, ImageArray]]:
             for frame in container.decode(video=0):
                 time_s = float(frame.time or 0.0)
                 start_s = time_s if start_s is None else start_s
-                yield time_s - start_s, frame.to_ndarray(format="rgb24")
+                # Phones and mounted cameras record sideways and state the turn, counter-clockwise in degrees (PyAV 14.1).
+                turns = round(getattr(frame, "rotation", 0) / 90)
+                yield time_s - start_s, np.rot90(frame.to_ndarray(format="rgb24"), turns)
     except av.FFmpegError as error:
         raise CameraLostError("CAMERA_UNREADABLE", f"cannot read {path}: {error}") from None
     if start_s is None:

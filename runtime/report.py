@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from .files import write_atomic
-from .latency import PAPER_S, seconds, work
+from .latency import PAPER_FLOP, PAPER_S, seconds, work
 from .profiler import UNATTRIBUTED, StageRow
 from .types import ArmEvent, ImageArray
 from .video import contact_sheet, png
 
 PALETTE = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#f0e442", "#999999", "#332288", "#882255")
 """Okabe and Ito's colours, told apart by colour-blind readers, and two of Tol's."""
+REST = "#c3cbd4"
+"""Colour of what no stage accounts for."""
 EVERY = 6
 """Every sixth frame is shown in the strip."""
 
@@ -91,7 +93,7 @@ def _bar(rows: Sequence[StageRow]) -> str:
         parts.append(
             f'<rect x="{at:.2f}" y="0" width="{width:.2f}" height="40" fill="{colour}"><title>{label}</title></rect>'
         )
-        if width > 9 * len(row.name):
+        if width > 9 * len(row.name) + 16:
             parts.append(f'<text x="{at + 8:.2f}" y="26">{escape(row.name)}</text>')
         at += width
     return (
@@ -100,7 +102,7 @@ def _bar(rows: Sequence[StageRow]) -> str:
 
 
 def _colours(rows: Sequence[StageRow]) -> list[str]:
-    return [PALETTE[index % len(PALETTE)] for index in range(len(rows))]
+    return [REST if row.name == UNATTRIBUTED else PALETTE[k % len(PALETTE)] for k, row in enumerate(rows)]
 
 
 def _stages(report: Report) -> str:
@@ -117,7 +119,7 @@ def _stages(report: Report) -> str:
         f"<th>work</th></tr></thead><tbody>{''.join(lines)}</tbody><tfoot>"
         f"<tr><td>sum = wall time</td><td></td><td></td><td>{seconds(wall)}</td><td>100.0%</td><td>{work(flop)}</td></tr>"
         f"<tr><td>cold start, apart</td><td></td><td></td><td>{seconds(report.cold_start_s)}</td><td></td><td></td></tr>"
-        f"<tr><td>paper, one plan</td><td></td><td>{PAPER_S} s</td><td></td><td></td><td></td></tr>"
+        f"<tr><td>paper, one plan</td><td></td><td>{PAPER_S} s</td><td></td><td></td><td>{work(PAPER_FLOP)}</td></tr>"
         f"</tfoot></table></div><p>Against the paper's {PAPER_S} s: {escape(report.verdict)}.</p>"
     )
 

@@ -5,17 +5,18 @@ Each row advances the state by ``x <- a x + b v + c h + d xi`` and the history b
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from math import cos, isfinite, log, pi, sqrt
+from math import cos, log, pi, sqrt
 
 import numpy as np
 
-from .errors import ConfigError
-from .schedule import cogvideox_signal, flow_times, karras, leading, squared_cosine_signal, trailing
+from .errors import InternalError, ShapeError
+from .sampler_spec import PREDICTS, SamplerSpec, instead
+from .schedule import cogvideox_signal, edm_levels, flow_times, leading, squared_cosine_signal, trailing
 from .types import DoubleArray, FloatArray
 
-GUIDANCE_SCHEDULES = ("constant", "dynamic_step", "dynamic_timestep")
+__all__ = ["KINDS", "PREDICTS", "SamplerSpec", "Step", "Table", "advance", "guidance_at", "instead", "table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,43 +35,6 @@ class Step:
     q: float = 0.0
     guidance: float = 1.0
     clip: tuple[float, float, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SamplerSpec:
-    """A sampler as the manifest states it; raises `ConfigError` for a kind, step count or schedule that does not exist.
-
-    ``snr_shift`` belongs to the CogVideoX grids, ``time_shift`` to Euler flow, the sigmas to EDM, ``clip`` to DDIM epsilon.
-    """
-
-    kind: str
-    steps: int
-    guidance: float = 1.0
-    guidance_schedule: str = "constant"
-    guidance_exponent: float = 5.0
-    train_steps: int = 1000
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    snr_shift: float = 1.0
-    time_shift: float = 1.0
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
-    final_sigma_zero: bool = True
-    clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ConfigError("SAMPLER_UNKNOWN", f"wanted a sampler of {', '.join(KINDS)}; got {self.kind!r}")
-        if not 1 <= self.steps <= self.train_steps:
-            raise ConfigError("SAMPLER_STEPS", f"{self.kind}: wanted 1 to {self.train_steps} steps, got {self.steps}")
-        if not isfinite(self.guidance):
-            raise ConfigError("SAMPLER_GUIDANCE", f"{self.kind}: wanted a finite guidance weight, got {self.guidance}")
-        if self.guidance_schedule not in GUIDANCE_SCHEDULES:
-            raise ConfigError(
-                "SAMPLER_GUIDANCE",
-                f"wanted a guidance schedule of {', '.join(GUIDANCE_SCHEDULES)}; got {self.guidance_schedule!r}",
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +64,11 @@ def advance(
 ) -> None:
     """Advance ``state`` and ``history`` in place by one row: the plain twin of the fused kernel.
 
-    ``velocity`` has the state's leading size, or twice that with the unconditional half first.
+    All are float32. ``velocity`` has the state's leading size N (or 1), or 2 N with the unconditional half first; the
+    history takes the state as it was before the step. Raises `ShapeError` for another leading size and
+    `InternalError` where the row needs a history or noise that was not given.
     """
+    _check_row(step, state, velocity, history, noise)
     v = velocity
     if velocity.shape[0] == 2 * state.shape[0]:
         empty, full = np.split(velocity, 2)
@@ -120,11 +87,26 @@ def advance(
     state[...] = moved
 
 
+def _check_row(
+    step: Step, state: FloatArray, velocity: FloatArray, history: FloatArray | None, noise: FloatArray | None
+) -> None:
+    count = state.shape[0]
+    if velocity.shape[0] not in (1, count, 2 * count):
+        raise ShapeError(
+            "SAMPLER_VELOCITY",
+            f"wanted a velocity of {count} rows, or {2 * count} with guidance, got {velocity.shape[0]}",
+        )
+    for name, coefficient, tensor in (("history", step.c, history), ("noise", step.d, noise)):
+        if coefficient != 0.0 and tensor is None:
+            raise InternalError("SAMPLER_INPUT", f"the row at time {step.time:g} needs {name}, got none; pass it")
+
+
 def guidance_at(spec: SamplerSpec, index: int, timestep: float) -> float:
     """Return the guidance weight of one step.
 
-    ``dynamic_step`` is the original's form over the step index, ``dynamic_timestep`` diffusers' as coded, which puts
-    the raw timestep where the index belongs.
+    ``dynamic_step`` is the cosine over the step index, falling from 1 + guidance to 1. ``dynamic_timestep`` is that
+    formula as CogVideoX's own sampler and diffusers code it: with the raw timestep (0..999) in the index's place, so
+    that the weight jumps.
     """
     if spec.guidance_schedule == "constant":
         return spec.guidance
@@ -190,15 +172,15 @@ def _dpmpp_2m_sde(spec: SamplerSpec) -> tuple[Step, ...]:
 def _euler_flow(spec: SamplerSpec) -> tuple[Step, ...]:
     times = flow_times(spec.steps, spec.time_shift)
     return tuple(
-        Step(float(now), 1.0, float(then - now), guidance=guidance_at(spec, i, 1000.0 * (1.0 - now)))
+        Step(float(now), 1.0, float(then - now), guidance=guidance_at(spec, i, now))
         for i, (now, then) in enumerate(pairwise(times))
     )
 
 
 def _edm_euler(spec: SamplerSpec) -> tuple[Step, ...]:
     """Euler on u = x / (1 + sigma) over tau = sigma / (1 + sigma) (Cosmos-Predict2, Dream4manip)."""
-    sigmas = karras(spec.sigma_min, spec.sigma_max, spec.rho, spec.steps)
-    sigmas = np.append(sigmas, 0.0 if spec.final_sigma_zero else sigmas[-1])
+    sigmas = edm_levels(spec.sigma_min, spec.sigma_max, spec.rho, spec.steps, spec.trained_intervals)
+    sigmas = np.append(sigmas, 0.0 if spec.final_sigma_zero else spec.sigma_min)
     taus = sigmas / (1.0 + sigmas)
     return tuple(
         Step(float(now), 1.0, float(then - now), guidance=guidance_at(spec, i, now))
@@ -231,23 +213,3 @@ KINDS: dict[str, Callable[[SamplerSpec], tuple[Step, ...]]] = {
     "edm_euler": _edm_euler,
     "ddim_epsilon": _ddim_epsilon,
 }
-
-PREDICTS = {
-    "ddim_v": "v",
-    "dpmpp_2m": "v",
-    "dpmpp_2m_sde": "v",
-    "euler_flow": "flow velocity",
-    "edm_euler": "EDM velocity",
-    "ddim_epsilon": "epsilon",
-}
-"""What the network has to predict for a sampler: only samplers of the same kind may stand in for one another."""
-
-
-def instead(spec: SamplerSpec, kind: str) -> SamplerSpec:
-    """Return ``spec`` with another sampler; raises `ConfigError` for one that wants another prediction."""
-    if kind in KINDS and PREDICTS[kind] != PREDICTS[spec.kind]:
-        fitting = [name for name, predicts in PREDICTS.items() if predicts == PREDICTS[spec.kind]]
-        raise ConfigError(
-            "SAMPLER_FAMILY", f"this network predicts {PREDICTS[spec.kind]}: wanted {', '.join(fitting)}; got {kind!r}"
-        )
-    return replace(spec, kind=kind)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .errors import ConfigError
 from .types import DoubleArray
 
 
@@ -23,8 +24,14 @@ def squared_cosine_signal(train_steps: int) -> DoubleArray:
 
 
 def signal_and_noise(step: int, snr_shift: float = 1.0) -> tuple[float, float]:
-    """Return (alpha, sigma) of CogVideoX's grid at a training step: what the bridge's strength means."""
-    alpha = float(cogvideox_signal(1000, 0.00085, 0.012, snr_shift)[step])
+    """Return (alpha, sigma) of CogVideoX's grid at a training step 0..999: what the bridge's strength means.
+
+    Raises `ConfigError` for a step outside the grid. Source: DVG-WM, Eq A.3-A.4.
+    """
+    signal = cogvideox_signal(1000, 0.00085, 0.012, snr_shift)
+    if not 0 <= step < len(signal):
+        raise ConfigError("BRIDGE_STEP", f"wanted a training step of 0 to {len(signal) - 1} for the bridge, got {step}")
+    alpha = float(signal[step])
     return alpha, float(np.sqrt(1.0 - alpha**2))
 
 
@@ -39,10 +46,24 @@ def leading(train_steps: int, steps: int) -> DoubleArray:
 
 
 def karras(sigma_min: float, sigma_max: float, rho: float, steps: int) -> DoubleArray:
-    """Return noise levels from ``sigma_max`` to ``sigma_min`` (Karras et al. 2022, Eq. 5)."""
+    """Return noise levels from ``sigma_max`` to exactly ``sigma_min`` (Karras et al. 2022, Eq. 5); one alone is the max."""
     ramp = np.linspace(0.0, 1.0, steps)
     ends = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return np.asarray((ends[0] + ramp * (ends[1] - ends[0])) ** rho)
+    levels = np.asarray((ends[0] + ramp * (ends[1] - ends[0])) ** rho)
+    levels[-1] = sigma_min  # a power of a root is off by a rounding; a repeated last level has to be the same number
+    levels[0] = sigma_max
+    return levels
+
+
+def edm_levels(sigma_min: float, sigma_max: float, rho: float, steps: int, intervals: int) -> DoubleArray:
+    """Return the noise levels at which an EDM sampler calls its network, largest first.
+
+    With ``intervals`` 0 they are the Karras grid of ``steps`` levels, its last one ``sigma_min``. With T intervals they
+    are ``steps`` of the levels sigma_T .. sigma_1 that a distilled network was trained on (Dream4manip: T = 8).
+    """
+    if intervals == 0:
+        return karras(sigma_min, sigma_max, rho, steps)
+    return np.asarray(karras(sigma_min, sigma_max, rho, intervals + 1)[np.arange(steps) * intervals // steps])
 
 
 def flow_times(steps: int, shift: float) -> DoubleArray:

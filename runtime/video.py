@@ -71,7 +71,10 @@ def _mp4(frames: ImageArray, fps: float) -> bytes:
     from fractions import Fraction
 
     import av
+    from av.video.reformatter import ColorRange, Colorspace
 
+    if "libx264" not in av.codecs_available:
+        raise ImportError("this build of PyAV has no H.264 encoder")
     height, width = frames.shape[1:3]
     # yuv420p halves the colour planes: odd sizes get one more row or column of the edge.
     even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -79,8 +82,14 @@ def _mp4(frames: ImageArray, fps: float) -> bytes:
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "18"})
         stream.height, stream.width, stream.pix_fmt = even.shape[1], even.shape[2], "yuv420p"
+        # Players guess the colours of untagged video by its size, so the file says which they are: BT.709, limited range.
+        colours = stream.codec_context
+        colours.colorspace = colours.color_primaries = colours.color_trc = Colorspace.ITU709
+        colours.color_range = ColorRange.MPEG
         for image in even:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")))
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return buffer.getvalue()
 

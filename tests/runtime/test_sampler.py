@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from dvgwm.runtime.errors import ConfigError
-from dvgwm.runtime.sampler import KINDS, SamplerSpec, Step, advance, guidance_at, table
+from dvgwm.runtime.errors import ConfigError, InternalError, ShapeError
+from dvgwm.runtime.sampler import KINDS, PREDICTS, SamplerSpec, Step, advance, guidance_at, instead, table
 from dvgwm.runtime.schedule import cogvideox_signal, flow_times, karras, signal_and_noise
 
 
@@ -62,6 +62,30 @@ def test_the_second_order_solver_beats_the_first():
     assert second < 0.7 * first
 
 
+@pytest.mark.parametrize(("kind", "order"), [("ddim_v", 1), ("dpmpp_2m", 2)])
+def test_the_error_of_one_step_falls_with_the_solvers_order(kind, order):
+    """From the exact trajectory (its state is the spread at t) at t = 499: half the step, 2^(order + 1) less error."""
+    alpha = cogvideox_signal(1000, 0.00085, 0.012, 1.0)
+    spread = np.sqrt((alpha * SPREAD) ** 2 + 1 - alpha**2)
+    errors = []
+    for steps in (10, 20, 40):
+        rows = table(SamplerSpec(kind, steps)).steps
+        before, row, after = rows[steps // 2 - 1 : steps // 2 + 2]
+        now, old = int(row.time), int(before.time)
+        clean_before = alpha[old] * SPREAD**2 / spread[old]
+        made = row.a * spread[now] + row.b * gaussian_velocity(spread[now], now) + row.c * clean_before
+        errors.append(abs(made - spread[int(after.time)]))
+    assert [coarse / fine for coarse, fine in pairwise(errors)] == pytest.approx([2 ** (order + 1)] * 2, rel=0.1)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4, 10, 50])
+def test_the_second_order_solver_is_ddim_where_a_log_snr_step_is_infinite(steps):
+    ddim, multistep = (table(SamplerSpec(kind, steps)).steps for kind in ("ddim_v", "dpmpp_2m"))
+    for index in {0, 1, steps - 1}:
+        assert (multistep[index].a, multistep[index].b, multistep[index].c) == (ddim[index].a, ddim[index].b, 0.0)
+    assert all(row.c != 0.0 for row in multistep[2:-1])
+
+
 def test_the_stochastic_solver_keeps_the_spread():
     rng = np.random.default_rng(0)
     made = solve(SamplerSpec("dpmpp_2m_sde", 200), gaussian_velocity, rng.standard_normal(200_000), rng)
@@ -109,15 +133,38 @@ def test_edm_euler_recovers_a_gaussian():
     assert errors[-1] < 0.05
 
 
+def levels(spec):
+    return [row.time / (1 - row.time) for row in table(spec).steps]
+
+
 def test_edm_grids_are_cosmos_and_dream4manips():
-    """Dream4manip's eight intervals and their zero end: .002, .026, .170, .743, 2.515, 7.10, 17.53, 39.02, 80."""
-    assert np.allclose(
-        karras(0.002, 80.0, 7.0, 9)[::-1], [0.002, 0.026, 0.170, 0.743, 2.515, 7.10, 17.53, 39.02, 80], rtol=0.02
-    )
+    """Dream4manip's sigma_0 .. sigma_8: .002, .026, .170, .743, 2.515, 7.10, 17.53, 39.02, 80."""
+    sigmas = [0.002, 0.026, 0.170, 0.743, 2.515, 7.10, 17.53, 39.02, 80]
+    assert np.allclose(karras(0.002, 80.0, 7.0, 9)[::-1], sigmas, rtol=0.02)
+    assert levels(SamplerSpec("edm_euler", 9)) == pytest.approx(sigmas[::-1], rel=0.02)
+    for steps, visited in {8: sigmas[:0:-1], 4: sigmas[8:0:-2], 3: [80, 17.53, 0.743], 1: [80]}.items():
+        assert levels(SamplerSpec("edm_euler", steps, trained_intervals=8)) == pytest.approx(visited, rel=0.02)
     assert table(SamplerSpec("edm_euler", 4)).initial_scale == pytest.approx(80 / 81)
+
+
+def test_edm_ends_clean_or_at_the_least_noise():
+    """diffusers repeats sigma_min, so its last call changes nothing; the trained levels stop above it."""
     repeated = table(SamplerSpec("edm_euler", 5, final_sigma_zero=False)).steps[-1]
-    assert (repeated.a, repeated.b) == (1.0, 0.0), "diffusers' last call changes nothing"
-    assert table(SamplerSpec("edm_euler", 5)).steps[-1].b != 0.0
+    assert (repeated.a, repeated.b) == (1.0, 0.0)
+    clean = table(SamplerSpec("edm_euler", 5)).steps[-1]
+    assert clean.b == -clean.time
+    trained = table(SamplerSpec("edm_euler", 8, trained_intervals=8, final_sigma_zero=False)).steps[-1]
+    assert trained.time + trained.b == pytest.approx(0.002 / 1.002)
+
+
+@pytest.mark.parametrize("settings", [{}, {"trained_intervals": 8}])
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_edm_with_the_true_velocity_of_one_sample_ends_at_it(steps, settings):
+    """u = (1 - tau) x0 + tau eps is a straight line, at whatever levels it is cut."""
+    clean, noise, first = np.asarray([0.4, -1.1]), np.asarray([1.0, -2.0]), 80 / 81
+    state = ((1 - first) * clean + first * noise) / first  # `solve` applies the initial scale
+    made = solve(SamplerSpec("edm_euler", steps, **settings), lambda u, tau: noise - clean, state)
+    assert np.allclose(made, clean, atol=1e-12)
 
 
 def test_ddim_v_is_a_rotation_that_starts_from_zero_signal():
@@ -170,10 +217,10 @@ def test_bridge_strengths_are_the_tables(step, shift, alpha):
 
 
 def test_dynamic_guidance_in_both_forms():
-    """The original's weight grows along the steps; diffusers' as coded jumps: 2.29, 2.54, 6.97, 6.42, 2.79."""
-    original = SamplerSpec("ddim_v", 50, 6.0, "dynamic_step")
-    weights = [row.guidance for row in table(original).steps]
+    """Over the step index the weight falls from 7 to 1; as coded it jumps: 2.29, 2.54, 6.97, 6.42, 2.79."""
+    weights = [row.guidance for row in table(SamplerSpec("ddim_v", 50, 6.0, "dynamic_step")).steps]
     assert weights[0] == pytest.approx(7.0)
+    assert all(later < earlier for earlier, later in pairwise(weights))
     assert sum(weight < 1.1 for weight in weights) == pytest.approx(31, abs=1)
     as_coded = SamplerSpec("ddim_v", 50, 6.0, "dynamic_timestep")
     expected = [
@@ -185,21 +232,73 @@ def test_dynamic_guidance_in_both_forms():
     assert guidance_at(SamplerSpec("ddim_v", 50, 6.0), 3, 100.0) == 6.0
 
 
-def test_advance_is_the_formula_in_place_with_guidance_and_the_old_state_in_the_history():
+def arrays(*shapes):
     rng = np.random.default_rng(1)
-    state, history, noise = (rng.standard_normal((1, 3, 4)).astype(np.float32) for _ in range(3))
-    velocity = rng.standard_normal((2, 3, 4)).astype(np.float32)
-    row = Step(10.0, 0.9, -0.3, 0.2, 0.1, 0.7, -0.6, 5.0)
-    v = velocity[:1] + 5.0 * (velocity[1:] - velocity[:1])
-    expected = 0.9 * state - 0.3 * v + 0.2 * history + 0.1 * noise
-    kept = 0.7 * state - 0.6 * v
-    same_state, same_history = state, history
-    advance(row, state, velocity, history, noise)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+ROW = Step(10.0, 0.9, -0.3, 0.2, 0.1, 0.7, -0.6, 5.0)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_advance_is_the_formula_in_place_with_guidance(count):
+    state, history, noise, empty, full = arrays(*[(count, 3, 4)] * 5)
+    velocity = np.concatenate([empty, full])
+    rest = 0.9 * state + 0.2 * history + 0.1 * noise
+    given = velocity.copy(), noise.copy()
+    expected = rest - 0.3 * (empty + 5.0 * (full - empty))
+    swapped = rest - 0.3 * (full + 5.0 * (empty - full))
+    advance(ROW, state, velocity, history, noise)
     assert np.allclose(state, expected, atol=1e-5)
-    assert np.allclose(history, kept, atol=1e-5)
-    assert state is same_state
-    assert history is same_history
-    assert not np.allclose(state, 0.9 * expected, atol=1e-2)
+    assert not np.allclose(state, swapped, atol=0.1), "the first half is the unconditional one"
+    assert np.array_equal(velocity, given[0])
+    assert np.array_equal(noise, given[1])
+
+
+def test_advance_keeps_the_state_before_the_step_in_the_history():
+    state, velocity, history, noise = arrays(*[(1, 3, 4)] * 4)
+    before = state.copy()
+    advance(ROW, state, velocity, history, noise)
+    assert np.allclose(history, 0.7 * before - 0.6 * velocity, atol=1e-6)
+    assert not np.allclose(history, 0.7 * state - 0.6 * velocity, atol=0.1)
+
+
+def test_advance_takes_one_velocity_for_all():
+    state, velocity = arrays((3, 4), (1, 4))
+    expected = 0.9 * state - 0.3 * velocity
+    advance(Step(0.0, 0.9, -0.3, guidance=5.0), state, velocity, None, None)
+    assert np.allclose(state, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "history", "noise", "error", "log_code"),
+    [
+        (3, True, True, ShapeError, "SAMPLER_VELOCITY"),
+        (2, False, True, InternalError, "SAMPLER_INPUT"),
+        (2, True, False, InternalError, "SAMPLER_INPUT"),
+    ],
+)
+def test_advance_refuses_what_it_cannot_use_and_leaves_the_state(rows, history, noise, error, log_code):
+    state, velocity, other = arrays((2, 4), (rows, 4), (2, 4))
+    before = state.copy()
+    with pytest.raises(error) as caught:
+        advance(ROW, state, velocity, other if history else None, other if noise else None)
+    assert caught.value.log_code == log_code
+    assert np.array_equal(state, before)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_advance_through_a_whole_table_is_the_double_solution(kind):
+    spec = SamplerSpec(kind, 8, train_steps=100 if kind == "ddim_epsilon" else 1000)
+    rows, (start,) = table(spec), arrays((2, 5))
+    state = start * np.float32(rows.initial_scale)
+    history = np.zeros_like(state) if rows.has_history else None
+    noise = np.zeros_like(state) if rows.has_noise else None
+    for row in rows.steps:
+        advance(row, state, np.tanh(state) - np.float32(0.3) * state, history, noise)
+    expected = solve(spec, lambda x, time: np.tanh(x) - 0.3 * x, start.astype(np.float64))
+    assert state.dtype == np.float32
+    assert np.allclose(state, expected, atol=2e-5)
 
 
 def test_advance_clips_between_its_two_maps():
@@ -215,11 +314,42 @@ def test_advance_clips_between_its_two_maps():
         ({"kind": "magic", "steps": 4}, "SAMPLER_UNKNOWN"),
         ({"kind": "ddim_v", "steps": 0}, "SAMPLER_STEPS"),
         ({"kind": "ddim_v", "steps": 1001}, "SAMPLER_STEPS"),
+        ({"kind": "ddim_v", "steps": 1, "train_steps": 1}, "SAMPLER_STEPS"),
+        ({"kind": "edm_euler", "steps": 9, "trained_intervals": 8}, "SAMPLER_STEPS"),
+        ({"kind": "edm_euler", "steps": 9, "trained_intervals": -1}, "SAMPLER_STEPS"),
+        ({"kind": "ddim_v", "steps": 4.0}, "SAMPLER_TYPE"),
+        ({"kind": "ddim_v", "steps": True}, "SAMPLER_TYPE"),
+        ({"kind": "ddim_v", "steps": 4, "guidance": "6"}, "SAMPLER_TYPE"),
         ({"kind": "ddim_v", "steps": 4, "guidance_schedule": "wild"}, "SAMPLER_GUIDANCE"),
+        ({"kind": "euler_flow", "steps": 4, "guidance_schedule": "dynamic_timestep"}, "SAMPLER_GUIDANCE"),
+        (
+            {"kind": "ddim_v", "steps": 4, "guidance_schedule": "dynamic_timestep", "guidance_exponent": 4.5},
+            "SAMPLER_GUIDANCE",
+        ),
         ({"kind": "ddim_v", "steps": 4, "guidance": math.nan}, "SAMPLER_GUIDANCE"),
+        ({"kind": "ddim_v", "steps": 4, "snr_shift": 0.0}, "SAMPLER_RANGE"),
+        ({"kind": "ddim_v", "steps": 4, "beta_end": 1.0}, "SAMPLER_RANGE"),
+        ({"kind": "edm_euler", "steps": 4, "sigma_max": 0.001}, "SAMPLER_RANGE"),
+        ({"kind": "euler_flow", "steps": 4, "time_shift": math.nan}, "SAMPLER_RANGE"),
     ],
 )
 def test_what_does_not_exist_is_refused(settings, log_code):
     with pytest.raises(ConfigError) as caught:
         SamplerSpec(**settings)
     assert (caught.value.exit_code, caught.value.log_code) == (2, log_code)
+
+
+def test_samplers_stand_in_only_for_those_of_the_same_prediction():
+    assert KINDS.keys() == PREDICTS.keys()
+    spec = SamplerSpec("ddim_v", 20, 6.0, snr_shift=3.0)
+    assert instead(spec, "dpmpp_2m") == SamplerSpec("dpmpp_2m", 20, 6.0, snr_shift=3.0)
+    for kind, log_code in (("euler_flow", "SAMPLER_FAMILY"), ("magic", "SAMPLER_UNKNOWN")):
+        with pytest.raises(ConfigError) as caught:
+            instead(spec, kind)
+        assert caught.value.log_code == log_code
+
+
+@pytest.mark.parametrize("step", [-1, 1000])
+def test_a_bridge_step_outside_the_grid_is_refused(step):
+    with pytest.raises(ConfigError, match="0 to 999"):
+        signal_and_noise(step)

@@ -1,8 +1,10 @@
-"""Every table against diffusers' scheduler, step by step, with a nonlinear network, in float64.
+"""Every table against diffusers' scheduler, step by step, with a nonlinear network, in float64 and within 1e-6.
 
-diffusers' flow-matching and multistep schedulers cast the sample to float32 inside; there the bound is float32's.
+diffusers' flow-matching scheduler casts the sample to float32 inside, and its rounding stays under the same bound; the
+others agree to 1e-12.
 """
 
+import dataclasses
 import math
 
 import numpy as np
@@ -12,11 +14,11 @@ torch = pytest.importorskip("torch", reason="the export extra is not installed")
 diffusers = pytest.importorskip("diffusers", reason="the export extra is not installed")
 
 from dvgwm.runtime.sampler import SamplerSpec, table
-from dvgwm.runtime.schedule import squared_cosine_signal
+from dvgwm.runtime.schedule import cogvideox_signal, squared_cosine_signal
 
 pytestmark = pytest.mark.torch
 
-EXACT, SINGLE = 1e-6, 5e-6
+EXACT, ROUNDED = 1e-12, 1e-6
 COG = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -85,32 +87,61 @@ def test_dpmpp_2m_sde(steps):
         assert relative(ours, theirs) < EXACT, index
 
 
-@pytest.mark.parametrize("steps", [15, 25, 50])
-def test_dpmpp_2m(steps):
-    """From the third step on, each of our rows from diffusers' own state and history.
-
-    The first two steps differ by design: diffusers replaces the infinite log-SNR at zero signal by a large number.
-    """
-    ours_grid = table(SamplerSpec("dpmpp_2m", steps)).steps
-    cog = diffusers.CogVideoXDDIMScheduler(snr_shift_scale=1.0, **COG)
+def dpm_solver(times, signal):
+    """diffusers' deterministic multistep solver on the CogVideoX grid, in float64."""
     scheduler = diffusers.DPMSolverMultistepScheduler(
         algorithm_type="dpmsolver++",
         prediction_type="v_prediction",
         timestep_spacing="trailing",
         final_sigmas_type="zero",
     )
-    scheduler.alphas_cumprod = cog.alphas_cumprod.clamp_min(1e-12)
-    scheduler.set_timesteps(steps)
-    signal = scheduler.alphas_cumprod[[int(row.time) for row in ours_grid]]
-    scheduler.sigmas = torch.cat([((1 - signal) / signal).sqrt(), torch.zeros(1, dtype=torch.float64)])
-    x, history = start(), None
-    for index, (row, time) in enumerate(zip(ours_grid, scheduler.timesteps, strict=True)):
+    scheduler.set_timesteps(len(times))
+    assert scheduler.timesteps.tolist() == times
+    visited = torch.from_numpy(signal[[int(time) for time in times]]).clamp_min(1e-6)
+    scheduler.sigmas = torch.cat([(1 - visited**2).sqrt() / visited, torch.zeros(1, dtype=torch.float64)])
+    return scheduler
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("steps", [4, 10, 25, 50])
+def test_dpmpp_2m(steps, shift):
+    """Each row from diffusers' own state and history, from the third step on, the clean end included.
+
+    The first two steps differ by design: diffusers needs a finite log-SNR at zero signal (here 1e-6), and ours are plain
+    DDIM steps. `step` itself casts to float32, so its parts are called.
+    """
+    rows = table(SamplerSpec("dpmpp_2m", steps, snr_shift=shift)).steps
+    scheduler = dpm_solver([row.time for row in rows], cogvideox_signal(1000, 0.00085, 0.012, shift))
+    x, history = start(), np.zeros((2, 3, 5))
+    for index, row in enumerate(rows):
+        scheduler._step_index = index
         v = network(x, row.time)
-        theirs = scheduler.step(torch.from_numpy(v), time, torch.from_numpy(x), return_dict=False)[0].double().numpy()
-        made, kept = ours_step(row, x, v, 0.0 if history is None else history)
+        clean = scheduler.convert_model_output(torch.from_numpy(v), sample=torch.from_numpy(x))
+        scheduler.model_outputs = parts = [scheduler.model_outputs[1], clean]
+        if index in (0, steps - 1):
+            theirs = scheduler.dpm_solver_first_order_update(clean, sample=torch.from_numpy(x)).numpy()
+        else:
+            theirs = scheduler.multistep_dpm_solver_second_order_update(parts, sample=torch.from_numpy(x)).numpy()
+        ours, history = ours_step(row, x, v, history)
         if index >= 2:
-            assert relative(made, theirs) < SINGLE, index
-        x, history = theirs, kept
+            assert relative(ours, theirs) < EXACT, index
+            assert relative(history, clean.numpy()) < EXACT, index
+        x = theirs
+
+
+@pytest.mark.parametrize("steps", [4, 10, 15, 25, 50])
+def test_dpmpp_2m_through_diffusers_step(steps):
+    """The same rows against `step` as users call it, to float32's rounding: its choice of order is ours too."""
+    rows = table(SamplerSpec("dpmpp_2m", steps)).steps
+    scheduler = dpm_solver([row.time for row in rows], cogvideox_signal(1000, 0.00085, 0.012, 1.0))
+    x, history = start(), np.zeros((2, 3, 5))
+    for index, (row, time) in enumerate(zip(rows, scheduler.timesteps, strict=True)):
+        v = network(x, row.time)
+        theirs = scheduler.step(torch.from_numpy(v), time, torch.from_numpy(x), return_dict=False)[0].numpy()
+        ours, history = ours_step(row, x, v, history)
+        if index >= 2:
+            assert relative(ours, theirs) < ROUNDED, index
+        x = theirs
 
 
 @pytest.mark.parametrize("shift", [1.0, 2.5])
@@ -126,37 +157,42 @@ def test_euler_flow(steps, shift):
         ours, _ = ours_step(row, ours, network(ours, row.time), 0.0)
         v = torch.from_numpy(-network(theirs, row.time))
         theirs = scheduler.step(v, time, torch.from_numpy(theirs), return_dict=False)[0].double().numpy()
-        assert relative(ours, theirs) < SINGLE
+        assert relative(ours, theirs) < ROUNDED
+
+
+def cosmos_scheduler(steps):
+    """Cosmos-Predict2's scheduler, set up as its pipeline does it."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
+    scheduler.register_to_config(sigma_max=80.0, sigma_min=0.002, sigma_data=1.0, final_sigmas_type="sigma_min")
+    scheduler.set_timesteps(sigmas=torch.linspace(0, 1, steps, dtype=torch.float64))
+    return scheduler
 
 
 @pytest.mark.parametrize("steps", [4, 10, 35])
-def test_edm_euler(steps):
+@pytest.mark.parametrize(
+    "settings",
+    [{"final_sigma_zero": False}, {}, {"trained_intervals": 8}, {"trained_intervals": 8, "final_sigma_zero": False}],
+    ids=["cosmos", "clean_end", "dream4manip", "dream4manip_sigma_min_end"],
+)
+def test_edm_euler(steps, settings):
     """Cosmos-Predict2's scheduler and preconditioning as its pipeline writes them, on x = u (1 + sigma)."""
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
-    scheduler.set_timesteps(steps)
-    theirs = scheduler._convert_to_karras(torch.tensor([80.0, 0.002]), steps)
-    ramp = np.linspace(0, 1, steps)
-    sigmas = (80.0 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80.0 ** (1 / 7))) ** 7
-    assert np.allclose(theirs, sigmas, rtol=1e-5)
-    scheduler.sigmas = torch.from_numpy(np.append(sigmas, sigmas[-1]))
-    rows = table(SamplerSpec("edm_euler", steps, final_sigma_zero=False))
-    ours = start() * rows.initial_scale
-    x = start() * 80.0
+    steps = min(steps, settings.get("trained_intervals", steps))
+    rows = table(SamplerSpec("edm_euler", steps, **settings))
+    levels = np.asarray([row.time / (1 - row.time) for row in rows.steps])
+    scheduler = cosmos_scheduler(steps)
+    if "trained_intervals" not in settings:
+        assert np.allclose(scheduler.sigmas[:-1], levels, rtol=1e-5)  # diffusers makes them in float32
+    sigmas = np.append(levels, 0.0 if settings.get("final_sigma_zero", True) else 0.002)
+    scheduler.sigmas = torch.from_numpy(sigmas)
+    ours, x = start() * rows.initial_scale, start() * 80.0
     for index, row in enumerate(rows.steps):
         sigma = sigmas[index]
-        tau = sigma / (1 + sigma)
-        assert row.time == pytest.approx(tau, rel=1e-12)
         ours, _ = ours_step(row, ours, network(ours, row.time), 0.0)
-        raw = network(x / (1 + sigma), tau)
-        x0 = x / (1 + sigma) - tau * raw
-        direction = torch.from_numpy((x - x0) / sigma)
-        x = (
-            scheduler.step(direction, scheduler.timesteps[index], torch.from_numpy(x), return_dict=False)[0]
-            .double()
-            .numpy()
-        )
-        following = sigmas[min(index + 1, steps - 1)]
-        assert relative(ours, x / (1 + following)) < SINGLE, index
+        raw = network(x / (1 + sigma), sigma / (1 + sigma))
+        clean = x / (1 + sigma) - sigma / (1 + sigma) * raw
+        slope, time = torch.from_numpy((x - clean) / sigma), scheduler.timesteps[index]
+        x = scheduler.step(slope, time, torch.from_numpy(x), return_dict=False)[0].numpy()
+        assert relative(ours, x / (1 + sigmas[index + 1])) < ROUNDED, index
 
 
 @pytest.mark.parametrize("steps", [4, 8, 10, 16])
@@ -184,16 +220,48 @@ def test_ddim_epsilon_with_its_clip(steps):
     assert clipped > 0, "the clip has to have mattered"
 
 
-def test_a_wrong_coefficient_is_seen():
-    """A negative control for all of the above."""
+def test_grids_that_do_not_divide_the_training_steps():
+    """diffusers' DDIM steps by floor(1000 / N) there and can end unclean; ours visits its timesteps and ends clean."""
     scheduler = diffusers.CogVideoXDDIMScheduler(snr_shift_scale=1.0, **COG)
-    scheduler.set_timesteps(10)
-    row = table(SamplerSpec("ddim_v", 10, snr_shift=1.01)).steps[3]
-    x = start()
-    ours, _ = ours_step(row, x, network(x, row.time), 0.0)
-    v = torch.from_numpy(network(x, row.time))
-    theirs = scheduler.step(v, scheduler.timesteps[3], torch.from_numpy(x), return_dict=False)[0].numpy()
-    assert relative(ours, theirs) > 100 * EXACT
+    for steps in (30, 35):
+        scheduler.set_timesteps(steps)
+        rows = table(SamplerSpec("ddim_v", steps)).steps
+        assert [row.time for row in rows] == scheduler.timesteps.tolist()
+        alpha = float(scheduler.alphas_cumprod[scheduler.timesteps[-1]].sqrt())
+        assert (rows[-1].a, rows[-1].b) == pytest.approx((alpha, -math.sqrt(1 - alpha**2)), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c", "d"])
+def test_a_coefficient_slightly_off_is_seen(name):
+    """A negative control for the comparisons above: every coefficient counts in `ours_step`."""
+    row = table(SamplerSpec("dpmpp_2m_sde", 10)).steps[4]
+    off = dataclasses.replace(row, **{name: getattr(row, name) + 1e-5})
+    x, history, noise = start(), start() + 0.5, start() - 0.3
+    right, wrong = (ours_step(each, x, network(x, row.time), history, noise)[0] for each in (row, off))
+    assert relative(wrong, right) > ROUNDED
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (SamplerSpec("ddim_v", 10), SamplerSpec("ddim_v", 10, snr_shift=1.01)),
+        (SamplerSpec("ddim_v", 10), SamplerSpec("dpmpp_2m", 10)),
+        (SamplerSpec("dpmpp_2m", 10), SamplerSpec("dpmpp_2m_sde", 10)),
+        (SamplerSpec("euler_flow", 8), SamplerSpec("euler_flow", 8, time_shift=1.01)),
+        (SamplerSpec("edm_euler", 8), SamplerSpec("edm_euler", 8, rho=7.01)),
+        (SamplerSpec("edm_euler", 8), SamplerSpec("edm_euler", 8, trained_intervals=8)),
+        (SamplerSpec("ddim_epsilon", 8, train_steps=100), SamplerSpec("ddim_epsilon", 8, train_steps=101)),
+    ],
+)
+def test_another_sampler_is_told_apart(right, wrong):
+    """A second negative control: the nonlinear network and the bounds do see a sampler near by."""
+    ends = []
+    for spec in (right, wrong):
+        x, history = start(), np.zeros((2, 3, 5))
+        for row in table(spec).steps[:5]:
+            x, history = ours_step(row, x, network(x, row.time), history)
+        ends.append(x)
+    assert relative(*ends) > 10 * ROUNDED
 
 
 def test_dynamic_guidance_is_diffusers_formula_as_coded():

@@ -1,0 +1,63 @@
+"""The page of a run: colours told apart, and no half-written file."""
+
+import os
+import re
+
+import numpy as np
+import pytest
+
+from dvgwm.runtime.files import write_atomic
+from dvgwm.runtime.profiler import UNATTRIBUTED, StageRow
+from dvgwm.runtime.report import Report, write_report
+from dvgwm.runtime.video import write_video
+
+STAGES = (
+    "observe",
+    "encode_text",
+    "encode_low",
+    "encode_high",
+    "preview",
+    "bridge",
+    "refine",
+    "decode",
+    "act",
+    "motion",
+)
+
+
+def page(tmp_path, shares):
+    rows = [StageRow(name, 1, share, share, share, 0.0) for name, share in shares.items()]
+    frames = np.zeros((3, 32, 48, 3), np.uint8)
+    video = write_video(tmp_path / "v", frames, 10)
+    made = Report("t", "i", "o", None, {}, frames, None, video, rows, 0.5, "not comparable", [], {})
+    write_report(tmp_path / "r.html", made)
+    return (tmp_path / "r.html").read_text()
+
+
+def test_every_stage_and_the_rest_have_a_colour_of_their_own(tmp_path):
+    shares = dict.fromkeys((*STAGES, UNATTRIBUTED), 1 / 11)
+    colours = re.findall(r'<i style="background:(#\w+)"></i>', page(tmp_path, shares))
+    assert len(colours) == len(set(colours)) == 11
+
+
+def test_a_name_stands_in_the_bar_only_where_it_fits(tmp_path):
+    names = re.findall(r"<text [^>]*>(\w+)</text>", page(tmp_path, {"preview": 0.85, "refine": 0.08, "motion": 0.065}))
+    assert names == ["preview", "refine"]
+
+
+def test_the_papers_row_gives_its_time_and_its_work(tmp_path):
+    assert "<td>88.7 s</td><td></td><td></td><td>7.17 PFLOP</td>" in page(tmp_path, {"preview": 1.0})
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_atomic(path, b"old")
+
+    def interrupted(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(path, b"new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_bytes() == b"old"
