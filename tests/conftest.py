@@ -1,5 +1,6 @@
-"""Bundles for the fake backend, in the shapes of both systems."""
+"""Bundles for the fake backend, in the shapes of both systems; what needs a GPU is skipped where there is none."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +21,16 @@ from dvgwm.runtime.manifest import (
 )
 from dvgwm.runtime.sampler import SamplerSpec
 from dvgwm.runtime.types import Observation, TensorSpec
+
+try:
+    import torch
+
+    GPU = torch.cuda.is_available()
+except ImportError:
+    GPU = False
+if not GPU:
+    # Before anything imports Triton: its kernels then run in the interpreter, on CPU tensors.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ZERO = "0" * 64
 TOKENS = 64
@@ -222,3 +233,9 @@ def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
 def observation() -> Observation:
     image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
     return Observation({"scene": image}, np.zeros(7), 0.0)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("gpu") and not GPU:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))

@@ -241,6 +241,8 @@ def test_a_signal_in_the_middle_stops_cleanly_and_leaves_nothing(fake, image, tm
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")},
+        # A test run in a shell's background inherits an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / ".run.unfinished").exists() and child.poll() is None and time.monotonic() < deadline:

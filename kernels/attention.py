@@ -1,0 +1,126 @@
+"""Non-causal attention of any length, online softmax in float32 (FlashAttention).
+
+Whole blocks of keys run without a mask; the tail is peeled. ``log2(e) x scale`` is folded into one multiply-add before exp2.
+The library's own attention stays the default: where this one wins is for a measurement on the GPU to say.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .language import ceil_div, jit, tl
+from .operator import operator
+from .variant import Variant
+
+LOG2_E = math.log2(math.e)
+
+
+@jit
+def attention_kernel(
+    query_ptr, key_ptr, value_ptr, output_ptr, heads, length, keys, scale_log2,
+    query_b, query_h, query_s, key_b, key_h, key_s, value_b, value_h, value_s, output_b, output_h, output_s,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    batch, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
+    row, lane, column = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, D), tl.arange(0, BLOCK_N)
+    rows = (row < length)[:, None]
+    query_ptr += batch * query_b + head * query_h
+    key_ptr += batch * key_b + head * key_h + lane[:, None] + column[None, :] * key_s
+    value_ptr += batch * value_b + head * value_h + column[:, None] * value_s + lane[None, :]
+    query = tl.load(query_ptr + row[:, None] * query_s + lane[None, :], rows, other=0.0)
+    largest = tl.full((BLOCK_M,), -1e30, tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    mixed = tl.zeros((BLOCK_M, D), tl.float32)
+    whole = keys // BLOCK_N * BLOCK_N
+    for _ in range(0, whole, BLOCK_N):
+        scores = tl.dot(query, tl.load(key_ptr))
+        following = tl.maximum(largest, tl.max(scores, 1) * scale_log2)
+        weights = tl.exp2(scores * scale_log2 - following[:, None])
+        fade = tl.exp2(largest - following)
+        total = total * fade + tl.sum(weights, 1)
+        value = tl.load(value_ptr)
+        mixed = tl.dot(weights.to(value.dtype), value, mixed * fade[:, None])
+        largest = following
+        key_ptr += BLOCK_N * key_s
+        value_ptr += BLOCK_N * value_s
+    if whole < keys:
+        inside = whole + column < keys
+        scores = tl.dot(query, tl.load(key_ptr, inside[None, :], other=0.0))
+        scores = tl.where(inside[None, :], scores, -float("inf"))
+        following = tl.maximum(largest, tl.max(scores, 1) * scale_log2)
+        weights = tl.exp2(scores * scale_log2 - following[:, None])
+        fade = tl.exp2(largest - following)
+        total = total * fade + tl.sum(weights, 1)
+        value = tl.load(value_ptr, inside[:, None], other=0.0)
+        mixed = tl.dot(weights.to(value.dtype), value, mixed * fade[:, None])
+    mixed = mixed / total[:, None]
+    output_ptr += batch * output_b + head * output_h + row[:, None] * output_s + lane[None, :]
+    tl.store(output_ptr, mixed.to(output_ptr.dtype.element_ty), rows)
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Return ``softmax(scale Q K^T) V``, B S H D; the twin of `compiled_attention`.
+
+    ``query`` is B H S D, ``key`` and ``value`` B H N D, of one dtype, with any strides but the last, which is 1.
+    """
+    mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
+    return mixed.transpose(1, 2).contiguous()
+
+
+def compiled_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """`plain_attention` as one kernel."""
+    batch, heads, length, width = query.shape
+    output = _fake(query, key, value, scale)
+    query, key, value = (part if part.stride(-1) == 1 else part.contiguous() for part in (query, key, value))
+    strides = [stride for part in (query, key, value, output.transpose(1, 2)) for stride in part.stride()[:3]]
+    block_m, block_n, warps, stages = tile(capability(query), width)
+    attention_kernel[(ceil_div(length, block_m), batch * heads)](
+        query, key, value, output, heads, length, key.shape[2], scale * LOG2_E, *strides,
+        D=width, BLOCK_M=block_m, BLOCK_N=block_n, num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    return output
+
+
+def capability(tensor: Tensor) -> int:
+    """Return the tensor's GPU as a number such as 90; 80 for tensors elsewhere (Triton's interpreter)."""
+    if not tensor.is_cuda:
+        return 80
+    major, minor = torch.cuda.get_device_capability(tensor.device)
+    return 10 * major + minor
+
+
+def tile(architecture: int, width: int) -> tuple[int, int, int, int]:
+    """Return rows, columns, warps and stages of a block: what fits the target's shared memory and registers."""
+    if architecture in (90, 100):
+        return (128, 128, 8, 3) if width == 64 else (128, 64, 8, 3)
+    if architecture == 80:
+        return (128, 64, 4, 3) if width == 64 else (128, 64, 8, 3)
+    if width == 64:
+        return 128, 64, 8 if architecture == 120 else 4, 3
+    return 128, 32, 8, 3
+
+
+def _fake(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    return query.new_empty((query.shape[0], query.shape[2], query.shape[1], query.shape[3]))
+
+
+attention = operator(plain_attention, compiled_attention, _fake)
+
+STRIDES = tuple(f"{part}_{axis}" for part in ("query", "key", "value", "output") for axis in ("b", "h", "s"))
+
+
+def _variant(dtype: str, width: int, architecture: int) -> Variant:
+    signature = dict.fromkeys(("query_ptr", "key_ptr", "value_ptr", "output_ptr"), f"*{dtype}")
+    signature |= (
+        dict.fromkeys(("heads", "length", "keys"), "i32") | {"scale_log2": "fp32"} | dict.fromkeys(STRIDES, "i32")
+    )
+    block_m, block_n, warps, stages = tile(architecture, width)
+    constants = {"D": width, "BLOCK_M": block_m, "BLOCK_N": block_n}
+    name = f"attention_{dtype}_d{width}"
+    return Variant(name, attention_kernel, signature, constants, warps, stages, STRIDES, matrix=True)
+
+
+def variants(architecture: int) -> tuple[Variant, ...]:
+    """Return the forms to compile: dtype and head width."""
+    return tuple(_variant(dtype, width, architecture) for dtype in ("bf16", "fp16") for width in (64, 128))

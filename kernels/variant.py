@@ -1,0 +1,30 @@
+"""What a kernel is compiled for ahead of time, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+FP8_ARCHITECTURES = (89, 90, 100, 120)
+"""Those with 8-bit floating point in their matrix units and conversions."""
+SHARED_MEMORY_BYTES = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
+"""The most that one block may ask for (CUDA programming guide, compute capabilities)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One compiled form of a kernel.
+
+    ``signature`` maps its arguments to Triton's type names in their order, ``constants`` holds what is compiled in.
+    Pointers, and the integers in ``divisible``, have to be multiples of 16 (bytes, elements): loads are vectors then.
+    """
+
+    name: str
+    kernel: Any
+    signature: Mapping[str, str]
+    constants: Mapping[str, Any]
+    warps: int = 4
+    stages: int = 3
+    divisible: tuple[str, ...] = ()
+    matrix: bool = field(default=False)
+    """Whether the target's matrix instructions have to appear in it."""

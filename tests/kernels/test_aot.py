@@ -1,0 +1,126 @@
+"""Every kernel compiled for every GPU, without one: what the machine code says of itself."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the export extra is not installed")
+triton = pytest.importorskip("triton", reason="the kernels extra is not installed")
+
+from dvgwm.kernels.aot import variants
+from dvgwm.kernels.variant import ARCHITECTURES, FP8_ARCHITECTURES, SHARED_MEMORY_BYTES
+from dvgwm.runtime.cuda import read_kernel
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+MATRIX = {
+    80: r"\b[HI]MMA\b",
+    86: r"\b[HI]MMA\b",
+    89: r"\b[HIQ]MMA\b",
+    90: r"\b[HIQ]GMMA\b",
+    100: r"\bUTC[HIQ]MMA\b",
+    120: r"\b[HIQ]MMA\b",
+}
+"""The matrix instructions of each target in its machine code: wgmma is HGMMA, IGMMA, QGMMA; tcgen05 is UTC*MMA."""
+LIMIT_S = 180.0
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Return the folder of all cubins and how long the build took, cold."""
+    out = tmp_path_factory.mktemp("cubins")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    command = [sys.executable, "-m", "dvgwm.kernels.aot", "--out", str(out), "--ptx"]
+    started = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return out, time.perf_counter() - started
+
+
+def kernels(folder, architecture):
+    return [read_kernel(variant.name, architecture, folder)[0] for variant in variants(architecture)]
+
+
+def sass(folder, facts):
+    path = folder / f"sm_{facts.architecture}" / f"{facts.name}.cubin"
+    return subprocess.run([TOOLS / "nvdisasm", path], capture_output=True, text=True, check=True).stdout
+
+
+def test_all_targets_are_built_in_time(built):
+    folder, seconds = built
+    assert seconds <= LIMIT_S
+    for architecture in ARCHITECTURES:
+        names = {path.stem for path in (folder / f"sm_{architecture}").glob("*.cubin")}
+        assert names == {variant.name for variant in variants(architecture)}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_machine_code(built, architecture):
+    """Matrix instructions where there are matrices, nothing spilled to local memory, shared memory within the limit."""
+    for facts in kernels(built[0], architecture):
+        code = sass(built[0], facts)
+        assert not re.search(r"\b(LDL|STL)\b", code), f"{facts.name} spills registers"
+        assert facts.shared_bytes <= SHARED_MEMORY_BYTES[architecture], facts.name
+        if "attention" in facts.name:
+            assert re.search(MATRIX[architecture], code), f"{facts.name} multiplies without matrix units"
+        if facts.name.startswith(("affine_step_fp32", "modulate")):
+            assert re.search(r"\bLDG\.E\.(128|64)", code), f"{facts.name} loads single numbers"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_eight_bits_are_multiplied_as_such(built, architecture):
+    integer, fp8 = {90: ("IGMMA", "QGMMA"), 100: ("UTCIMMA", "UTCQMMA")}.get(architecture, ("IMMA", "QMMA"))
+    for facts in kernels(built[0], architecture):
+        if facts.name.startswith(("attention_8bit", "attention_fp8")):
+            assert integer in sass(built[0], facts)
+        if facts.name.startswith("attention_fp8"):
+            assert architecture in FP8_ARCHITECTURES
+            assert fp8 in sass(built[0], facts)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_launchers_arguments_are_the_cubins(built, architecture):
+    """Sizes of parameters as the cubin's own header states them."""
+    for facts in kernels(built[0], architecture):
+        path = built[0] / f"sm_{architecture}" / f"{facts.name}.cubin"
+        header = subprocess.run([TOOLS / "cuobjdump", "--dump-elf", path], capture_output=True, text=True).stdout
+        seen = {int(o, 16): int(s, 16) for o, s in re.findall(r"Ordinal : (0x\w+).*?Size    : (0x\w+)", header)}
+        assert tuple(seen[index] for index in sorted(seen)) == facts.sizes, facts.name
+        assert f".text.{facts.function}" in header
+
+
+def test_a_driver_for_cuda_13_can_compile_the_ptx(built):
+    for path in built[0].glob("sm_*/*.ptx"):
+        major, minor = re.search(r"^\.version (\d+)\.(\d+)", path.read_text(), re.M).groups()
+        assert (int(major), int(minor)) <= (9, 0), path
+
+
+def test_the_facts_name_what_built_them(built):
+    facts = json.loads((built[0] / "sm_90" / "attention_bf16_d64.json").read_text())
+    assert facts["triton"] == triton.__version__
+    assert facts["constants"]["D"] == 64
+    assert set(facts["multiple_of_16"]) >= {"query_ptr", "query_s"}
+
+
+@pytest.mark.parametrize("words", [["--arch", "75"], ["--arch", "90"], []], ids=["unknown", "no_out", "nothing"])
+def test_bad_usage_says_what_is_wanted(words):
+    command = [sys.executable, "-m", "dvgwm.kernels.aot", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "usage:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_interpreter_cannot_compile(tmp_path):
+    command = [sys.executable, "-m", "dvgwm.kernels.aot", "--arch", "90", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "1"})
+    assert done.returncode == 2
+    assert done.stderr.startswith("E2 KERNELS_INTERPRET")

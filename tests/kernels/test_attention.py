@@ -1,0 +1,110 @@
+"""Attention in 16 and 8 bits against softmax in float64."""
+
+import math
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the export extra is not installed")
+pytest.importorskip("triton", reason="the kernels extra is not installed")
+
+from dvgwm.kernels.attention import attention, compiled_attention, plain_attention
+from dvgwm.kernels.attention_8bit import (
+    attention_8bit,
+    compiled_attention_8bit,
+    compiled_attention_fp8,
+    plain_attention_8bit,
+    plain_attention_fp8,
+    quantise_values,
+)
+from dvgwm.kernels.qk_norm_rope import _quantised
+
+pytestmark = pytest.mark.torch
+
+SHAPES = [(1, 1, 1, 64), (2, 2, 137, 64), (1, 2, 128, 64), (1, 1, 257, 128)]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def softmax(query, key, value):
+    scores = query.double() @ key.double().transpose(-1, -2) * query.shape[-1] ** -0.5
+    return (scores.softmax(-1) @ value.double()).transpose(1, 2)
+
+
+def heads(randn, shape, dtype=torch.float32):
+    """Queries, keys and values as they lie in a projection: B S H D seen as B H S D."""
+    batch, count, length, width = shape
+    return (randn(batch, length, count, width, dtype=dtype).transpose(1, 2) for _ in range(3))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_parity(randn, check, device, shape, dtype):
+    if device == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies bfloat16 matrices wrongly")
+    query, key, value = heads(randn, shape, dtype)
+    bound = torch.float16 if device == "cuda" and dtype == torch.float32 else dtype  # tf32 on matrix units
+    made = compiled_attention(query, key, value, shape[-1] ** -0.5)
+    check(made if bound == dtype else made.half(), softmax(query, key, value), bound)
+
+
+def test_other_lengths_of_keys_and_large_scores(randn, check):
+    query, key, value = randn(1, 1, 5, 64) * 30, randn(1, 1, 70, 64), randn(1, 1, 70, 64)
+    check(compiled_attention(query, key, value, 0.125), softmax(query, key, value), torch.float32)
+
+
+def test_the_twin_is_softmax_too(randn, check):
+    query, key, value = heads(randn, SHAPES[1])
+    check(plain_attention(query, key, value, 0.125), softmax(query, key, value), torch.float32)
+    assert attention(query, key, value, 0.125).is_contiguous()
+
+
+def test_a_wrong_scale_is_seen(randn, relative):
+    """Negative control."""
+    query, key, value = heads(randn, SHAPES[1])
+    assert relative(compiled_attention(query, key, value, 0.126), softmax(query, key, value)) > 5e-4
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_8bit(randn, relative, device, shape):
+    """The kernel is its twin; both are within 2 % of exact attention on normal numbers."""
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    query, key, value = heads(randn, shape, dtype)
+    scale = shape[-1] ** -0.5
+    parts = (*_quantised(query), *_quantised(key))
+    made = compiled_attention_8bit(*parts, value, scale)
+    twin = plain_attention_8bit(*parts, value.double(), scale)
+    assert relative(made, twin) < (1e-5 if device == "cpu" else 1e-2)
+    assert relative(made, softmax(query, key, value)) < 0.02
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_fp8_values(randn, relative, device, shape):
+    """Within 5 % of exact attention on normal numbers, where every weight is small and all of them count."""
+    query, key, value = heads(randn, shape, torch.bfloat16)
+    scale = shape[-1] ** -0.5
+    parts = (*_quantised(query.float()), *_quantised(key.float()), *quantise_values(value))
+    exact = softmax(query, key, value)
+    assert relative(plain_attention_fp8(*parts, scale), exact) < 0.04
+    if device == "cuda" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU has no FP8")
+    # The interpreter rounds up to a power of two wrongly (126 becomes 64), which adds an error of its own.
+    assert relative(compiled_attention_fp8(*parts, scale), exact) < (0.05 if device == "cuda" else 0.09)
+
+
+def test_smoothing_pays_where_keys_have_a_mean(randn, relative):
+    """Keys far from zero lose their bits to the mean; any common vector leaves the softmax as it is."""
+    query, key, value = heads(randn, (1, 2, 200, 64))
+    key = key + 20 * randn(1, 2, 1, 64)
+    exact = softmax(query, key, value)
+    errors = []
+    for centre in (torch.zeros_like(key[:, :, :1]), key.mean(2, keepdim=True)):
+        parts = (*_quantised(query), *_quantised(key - centre))
+        errors.append(relative(attention_8bit(*parts, value, 0.125), exact))
+    assert errors[1] < 0.02 < 0.05 < errors[0]
+
+
+def test_values_are_padded_to_whole_vectors(randn):
+    values, scales = quantise_values(randn(1, 2, 37, 64))
+    assert values.shape == (1, 2, 64, 48)
+    assert scales.shape == (1, 2, 64)
+    assert not values[..., 37:].float().any()
+    assert math.isclose(values.float().abs().max(), 448.0)
