@@ -1,7 +1,7 @@
 PYTHON ?= python
 PACKAGES = runtime robots models training export kernels
 
-.PHONY: dev links check lint types contracts test bench gpu clean
+.PHONY: dev links check lint types contracts test bench cubins gpu clean
 
 dev:            ## install everything into the active venv
 	$(PYTHON) -m pip install -e ".[dev]"
@@ -30,9 +30,14 @@ test:           ## the tests for two cores without a GPU
 bench:          ## benchmarks; results of this machine are printed as a table
 	$(PYTHON) -m pytest benchmarks/ --benchmark-only
 
-gpu: links      ## everything that needs a GPU, installed or not; this version has no GPU backend to prove yet
-	PYTHONPATH=build/links $(PYTHON) -m pytest -m gpu || [ $$? = 5 ]
-	PYTHONPATH=build/links $(PYTHON) -m pytest benchmarks/ --benchmark-only --record
+cubins: links   ## every kernel for every GPU, ahead of time, without one (ARCH="90" for some)
+	PYTHONPATH=build/links $(PYTHON) -m dvgwm.kernels.aot --out runtime/cubins $(if $(ARCH),--arch $(ARCH))
+
+gpu: links      ## everything that needs a GPU, installed or not: correctness, then the benchmark that decides; goes on where it was
+	PYTHONPATH=build/links $(PYTHON) -m dvgwm.kernels.aot --out runtime/cubins \
+	  --arch $$($(PYTHON) -c "import torch; print('%d%d' % torch.cuda.get_device_capability())")
+	PYTHONPATH=build/links $(PYTHON) -m pytest -m gpu -p no:cacheprovider
+	PYTHONPATH=build/links $(PYTHON) benchmarks/gpu
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -33,9 +33,13 @@ def installed(name: str) -> str | None:
 @pytest.fixture(scope="session")
 def record(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Append one row to benchmarks/results/cpu.jsonl where --record is given."""
-    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
+    git = ["git", "-C", str(HERE)]
+    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+    # The rows themselves are no change of the code.
+    changes = [*git, "status", "--porcelain", "--", "..", ":!results"]
+    dirty = subprocess.run(changes, capture_output=True, text=True, check=False).stdout.strip()
     facts = {
-        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or None,
+        "commit": (head.stdout.strip() + ("-dirty" if dirty else "")) or None,
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "gpu": None,

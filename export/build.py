@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import numpy as np
 import torch
 
 from dvgwm.models.build import build
+from dvgwm.models.fused import recipe
 from dvgwm.models.presets import LinearCodecSize, Preset
 from dvgwm.models.presets import preset as find_preset
-from dvgwm.runtime import __version__
-from dvgwm.runtime.backend import EngineSpec
-from dvgwm.runtime.backends.onnx import open_backend
+from dvgwm.runtime import __version__, plugins
+from dvgwm.runtime.backend import Backend, EngineSpec
 from dvgwm.runtime.bundle import Bundle, read_bundle, record_of, write_bundle
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.manifest import Manifest, Parity
@@ -26,14 +27,16 @@ from dvgwm.runtime.prompts import PROMPTS_FILE, save_prompts
 from dvgwm.runtime.tokenizer import check_instruction
 from dvgwm.runtime.types import Observation
 
+from .aoti import export_package, traced, write_weights
 from .describe import card_of, describe
-from .graphs import Graph, graphs
+from .graphs import ALWAYS_FLOAT32, Graph, graphs
 from .interface import engine_spec
 from .onnx_graph import check_graph, export_onnx
 from .steps import Workshop
-from .verify import engine_parity, plan_parity
+from .verify import engine_parity, gate_of, plan_parity
 
 STEPS = ("export", "build", "verify", "benchmark")
+BACKENDS = ("onnx", "torch")
 Report = Callable[[str, str, int, int], None]
 """Called with a step, what it works on, how many parts are done and how many there are."""
 
@@ -48,6 +51,7 @@ class Order:
     seed: int
     steps: tuple[str, ...] = STEPS
     instructions: tuple[str, ...] = ()
+    precision: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +70,28 @@ def build_bundle(order: Order, report: Report) -> Outcome:
     Products are kept beside ``out`` until the bundle is written, so that a stopped build goes on where it was.
     """
     preset = _checked(order)
+    backend = plugins.open_backend(order.backend, None)
     networks = build(preset, order.seed)
-    parts = graphs(preset, networks)
+    reference = graphs(preset, networks)
+    parts = reference if order.backend == "onnx" else graphs(preset, networks, recipe(order.precision))
     weights = f"seeded random weights (seed {order.seed}), untrained"
     card = card_of(preset, networks, weights, trained=False)
-    versions = {"torch": torch.__version__, "dvgwm": __version__, "source": source_hash()}
-    work = Workshop.open(order.out.with_name(f".{order.out.name}.build"), [repr(preset), card.hashes, versions])
+    versions = {"torch": str(torch.__version__), "dvgwm": __version__, "source": source_hash()} | dict(
+        backend.fingerprint
+    )
+    facts = [repr(preset), card.hashes, versions, order.precision]
+    work = Workshop.open(order.out.with_name(f".{order.out.name}.build"), facts)
     files, made = _export(parts, work, report)
     if order.steps[-1] == "export":
-        return Outcome(None, made, _reused(parts, made), {})
-    specs = _build(parts, files, report)
+        return Outcome(None, made, _reused(files, made), {})
+    specs = _build(parts, reference, files, report)
     if order.steps[-1] == "build":
-        return Outcome(None, made, _reused(parts, made), {})
-    manifest = describe(preset, networks, specs, card, {})
-    bundle = _verified(order, manifest, parts, files, work, report)
+        return Outcome(None, made, _reused(files, made), {})
+    manifest = describe(preset, specs, card, order.backend, order.precision, backend.fingerprint)
+    bundle = _verified(order, manifest, reference, files, work, backend, report)
     work.clear()
     seconds = _benchmark(bundle, report) if "benchmark" in order.steps else {}
-    return Outcome(bundle, made, _reused(parts, made), seconds)
+    return Outcome(bundle, made, _reused(files, made), seconds)
 
 
 def read_instructions(path: Path) -> tuple[str, ...]:
@@ -99,10 +108,14 @@ def read_instructions(path: Path) -> tuple[str, ...]:
 
 def _checked(order: Order) -> Preset:
     preset = find_preset(order.preset)
-    if order.backend != "onnx":
+    if order.backend not in BACKENDS:
+        raise ConfigError("BACKEND_BUILD", f"wanted --backend {' or '.join(BACKENDS)}; got {order.backend!r}")
+    if order.backend == "onnx" and order.precision != "float32":
         raise ConfigError(
-            "BACKEND_BUILD", f"wanted --backend onnx, the one built in this version; got {order.backend!r}"
+            "PRECISION",
+            f"wanted --precision float32 for onnx in this version, got {order.precision!r}; or --backend torch",
         )
+    recipe(order.precision)
     if not isinstance(preset.codec, LinearCodecSize) and preset.text.tokenizer != "bytes":
         raise ConfigError(
             "PRESET_SIZE",
@@ -128,39 +141,66 @@ def _export(parts: Sequence[Graph], work: Workshop, report: Report) -> tuple[dic
     for index, graph in enumerate(parts):
         report("export", graph.name, index, len(parts))
 
-        def write(path: Path, graph: Graph = graph) -> None:
-            export_onnx(graph.module, graph.inputs, graph.outputs, graph.dynamic, path, graph.opset)
-
-        files[graph.file], new = work.product(graph.file, write)
-        made += [graph.file] if new else []
+        for name, write in _products(graph).items():
+            files[name], new = work.product(name, write)
+            made += [name] if new else []
     report("export", "", len(parts), len(parts))
     return files, tuple(made)
 
 
-def _build(parts: Sequence[Graph], files: dict[str, Path], report: Report) -> dict[str, EngineSpec]:
-    """Check every graph and state its interface; ONNX Runtime needs no compilation beyond that."""
+def _products(graph: Graph) -> dict[str, Callable[[Path], None]]:
+    """Return what writes each file of ``graph``."""
+    if graph.suffix == "onnx":
+
+        def write(path: Path) -> None:
+            export_onnx(graph.module, graph.inputs, graph.outputs, graph.dynamic, path, graph.opset)
+
+        return {graph.file: write}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    program = cache(lambda: traced(graph.module, graph.inputs, graph.dynamic, device))
+    return {
+        graph.file: lambda path: export_package(program(), path),
+        graph.weights: lambda path: write_weights(program(), graph.inputs, path),
+    }
+
+
+def _build(
+    parts: Sequence[Graph], reference: Sequence[Graph], files: dict[str, Path], report: Report
+) -> dict[str, EngineSpec]:
+    """Check every graph and state its interface; the work is counted on the reference, operator by operator."""
     specs = {}
-    for index, graph in enumerate(parts):
+    for index, (graph, plain) in enumerate(zip(parts, reference, strict=True)):
         report("build", graph.name, index, len(parts))
-        check_graph(files[graph.file])
-        specs[graph.name] = engine_spec(graph)
+        if graph.suffix == "onnx":
+            check_graph(files[graph.file])
+        spec = engine_spec(plain)
+        specs[graph.name] = spec if graph is plain else replace(engine_spec(graph), flop=spec.flop)
     report("build", "", len(parts), len(parts))
     return specs
 
 
 def _verified(
-    order: Order, manifest: Manifest, parts: tuple[Graph, ...], files: dict[str, Path], work: Workshop, report: Report
+    order: Order,
+    manifest: Manifest,
+    parts: tuple[Graph, ...],
+    files: dict[str, Path],
+    work: Workshop,
+    backend: Backend,
+    report: Report,
 ) -> Bundle:
-    backend = open_backend()
     parity: dict[str, Parity] = {}
-    specs = {engine.file: engine for stage in manifest.pipeline for engine in stage.engines.values()}
+    limits = gate_of(order.precision)
+    exact = gate_of("float32")
+    specs = {Path(engine.file).stem: engine for stage in manifest.pipeline for engine in stage.engines.values()}
     for index, graph in enumerate(parts):
         report("verify", graph.name, index, len(parts) + 1)
-        parity |= engine_parity(graph, backend, files[graph.file], specs[graph.file])
+        spec = specs[graph.name]
+        bounds = exact if graph.name in ALWAYS_FLOAT32 else limits
+        parity |= engine_parity(graph, backend, files[spec.file], spec, bounds)
     report("verify", "plan and actions", len(parts), len(parts) + 1)
     records = {name: record_of(path) for name, path in files.items()}
     draft = Bundle(work.path, replace(manifest, files=records))
-    parity |= plan_parity(draft, backend, parts)
+    parity |= plan_parity(draft, backend, parts, limits)
     report("verify", "", len(parts) + 1, len(parts) + 1)
     sources = dict(files)
     if order.instructions:
@@ -176,7 +216,9 @@ def _benchmark(bundle: Bundle, report: Report, rounds: int = 3) -> dict[str, flo
     image = np.full((contract.height_px, contract.width_px, 3), 127, np.uint8)
     seen = [Observation({contract.camera: image}, np.zeros(len(bundle.manifest.action.names)), 0.0)]
     times: dict[str, list[float]] = {}
-    with Pipeline(read_bundle(bundle.path, "onnx"), open_backend()) as pipeline:
+    backend = plugins.open_backend(bundle.manifest.backend, None)
+    with Pipeline(read_bundle(bundle.path, bundle.manifest.backend), backend) as pipeline:
+        pipeline.warmup()
         for index in range(rounds):
             report("benchmark", f"plan {index + 1} of {rounds}", index, rounds)
             profiler, started = Profiler(), time.perf_counter()
@@ -190,14 +232,18 @@ def _benchmark(bundle: Bundle, report: Report, rounds: int = 3) -> dict[str, flo
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def _reused(parts: Sequence[Graph], made: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(graph.file for graph in parts if graph.file not in made)
+def _reused(files: dict[str, Path], made: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in files if name not in made)
 
 
 def source_hash() -> str:
     """Return the sha256 of the code that makes the graphs, so that no product outlives a change of it."""
+    return _hash("dvgwm.models", "dvgwm.export", "dvgwm.kernels")
+
+
+def _hash(*packages: str) -> str:
     digest = hashlib.sha256()
-    for package in ("dvgwm.models", "dvgwm.export"):
+    for package in packages:
         for file in sorted(resources.files(package).iterdir(), key=lambda entry: entry.name):
             if file.name.endswith(".py"):
                 digest.update(file.read_bytes())

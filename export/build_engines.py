@@ -23,6 +23,12 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--preset", default="a1_tiny", help="which system at which size (default: a1_tiny)")
     made.add_argument("--backend", default="onnx", help="engine library of the robot PC (default: onnx)")
+    made.add_argument(
+        "--precision",
+        default="float32",
+        help="float32, or for --backend torch also bfloat16, bfloat16_kernel (our attention), fp8, fp8_8bit, fp8_fp8 "
+        "(8-bit attention, with FP8 values too) (default: float32)",
+    )
     made.add_argument("--out", type=Path, help="bundle directory (default: engines/PRESET)")
     made.add_argument(
         "--random-weights", type=int, default=0, metavar="SEED", help="seed of the random weights (default: 0)"

@@ -40,8 +40,12 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         options.random_weights,
         _steps(options.steps),
         read_instructions(options.instructions) if options.instructions else (),
+        options.precision,
     )
-    console.print(f"{order.preset} for {order.backend} into {order.out}: seeded random weights, [bold]untrained[/bold]")
+    console.print(
+        f"{order.preset} for {order.backend} in {order.precision} into {order.out}: seeded random weights, "
+        "[bold]untrained[/bold]"
+    )
     with _progress(console) as progress:
         tasks = {step: progress.add_task(step, total=None, start=False, part="") for step in order.steps}
 
@@ -58,6 +62,7 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "command": "build",
         "preset": order.preset,
         "backend": order.backend,
+        "precision": order.precision,
         "out": str(order.out) if outcome.bundle else None,
         "made": outcome.made,
         "reused": outcome.reused,
@@ -91,11 +96,11 @@ def _show(console: Console, order: Order, outcome: Outcome) -> None:
         console.print(f"stopped after {order.steps[-1]}; run again without --steps to go on from there")
         return
     table = Table(title="against the torch reference: the gates that were passed", title_justify="left")
-    for column in ("what", "max abs", "relative L2", "tolerance", "other seed"):
-        table.add_column(column, justify="left" if column == "what" else "right")
+    for column in ("what", "max abs", "relative L2", "tolerance", "other seed", "measured in"):
+        table.add_column(column, justify="left" if column in ("what", "measured in") else "right")
     for name, parity in outcome.bundle.manifest.parity.items():
         numbers = (parity.max_abs, parity.relative_l2, parity.tolerance, parity.control)
-        table.add_row(name, *(f"{number:.1e}" for number in numbers))
+        table.add_row(name, *(f"{number:.1e}" for number in numbers), parity.measure.replace("_", " "))
     console.print(table)
     for name, seconds in outcome.seconds.items():
         console.print(f"{name:>14} {seconds * 1e3:9.1f} ms")

@@ -16,7 +16,6 @@ from dvgwm.runtime.manifest import (
     InputContract,
     Manifest,
     ModelCard,
-    Parity,
     Rates,
     StageSpec,
     TextContract,
@@ -26,9 +25,14 @@ from dvgwm.runtime.schedule import signal_and_noise
 
 
 def describe(
-    preset: Preset, networks: Networks, engines: Mapping[str, EngineSpec], card: ModelCard, parity: Mapping[str, Parity]
+    preset: Preset,
+    engines: Mapping[str, EngineSpec],
+    card: ModelCard,
+    backend: str,
+    precision: str,
+    fingerprint: Mapping[str, str],
 ) -> Manifest:
-    """Return the manifest of ``preset`` for ONNX Runtime; its files are filled in when the bundle is written."""
+    """Return the manifest of ``preset`` for one backend; parity and files are filled in when the bundle is written."""
     frames = len(range(0, preset.frames - preset.policy.stride, preset.policy.stride))
     count = float(frames)
     per_plan = frames * preset.policy.execute
@@ -36,16 +40,16 @@ def describe(
         schema=SCHEMA,
         name=preset.name,
         builder=f"dvgwm {__version__}",
-        backend="onnx",
-        precision="float32",
+        backend=backend,
+        precision=precision,
         model=card,
         input=InputContract("scene", *preset.high, preset.fps),
         action=_actions(preset),
         rates=Rates(per_plan, per_plan, 1),
         text=_text(preset, card),
         pipeline=(*_imagining(preset, engines), _act(preset, engines, count)),
-        fingerprint={},
-        parity=dict(parity),
+        fingerprint=dict(fingerprint),
+        parity={},
         files={},
     )
 

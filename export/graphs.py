@@ -1,9 +1,12 @@
 """Which graphs a preset needs: a torch module, example inputs and an interface, one per engine file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
 
 from dvgwm.models.build import Networks, moving_shapes
@@ -18,14 +21,19 @@ from dvgwm.models.engines import (
     PolicyEngine,
     streaming,
 )
-from dvgwm.models.presets import Preset
-from dvgwm.models.vae import CHUNKS, StreamingDecoder
+from dvgwm.models.fused import FusedTransformer, Recipe
+from dvgwm.models.presets import DiT, Preset
+from dvgwm.models.vae import CHUNKS
 
 from .attention import OperatorAttention
 from .onnx_graph import ATTENTION_OPSET, PLAIN_OPSET
 
 BRANCHES, FRAMES = "branches", "frames"
 """Sizes chosen at run time: guidance branches, and frames encoded in one batch."""
+
+
+ALWAYS_FLOAT32 = ("frame_encoder", "policy")
+"""Graphs that no recipe lowers: they are small, and what they give moves the arm."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +50,42 @@ class Graph:
     dynamic: Mapping[str, str] = field(default_factory=dict)
     carry: Mapping[str, str] = field(default_factory=dict)
     opset: int = PLAIN_OPSET
+    suffix: str = "onnx"
 
     @property
     def file(self) -> str:
         """The engine's file name in the bundle."""
-        return f"{self.name}.onnx"
+        return f"{self.name}.{self.suffix}"
+
+    @property
+    def weights(self) -> str:
+        """The file of its weights, empty where the engine's own holds them."""
+        return "" if self.suffix == "onnx" else f"{self.name}.safetensors"
 
 
-def graphs(preset: Preset, networks: Networks) -> tuple[Graph, ...]:
-    """Return the graphs of ``preset`` in the order of the pipeline.
+def graphs(preset: Preset, networks: Networks, made: Recipe | None = None) -> tuple[Graph, ...]:
+    """Return the graphs of ``preset`` in the order of the pipeline: for ONNX, or as a recipe's compiled packages.
 
-    ``networks`` are made ready for it: attention in operators, and fitted bases for a linear codec that has none.
+    ``networks`` are made ready for it: attention in operators (ONNX), and fitted bases for a linear codec that has none.
+    A recipe's are copies, so that ``networks`` stay the reference; the policy's are in float32 always.
     """
     ready_codec(preset, networks)
-    made = [_encode_text(preset, networks), *_encode_images(preset, networks), _preview(preset, networks)]
+    if made is not None:
+        networks = replace(
+            networks,
+            # The plain `to`: diffusers' own talks about modules to be kept in float32.
+            codec=nn.Module.to(deepcopy(networks.codec), made.dtype),
+            text=nn.Module.to(deepcopy(networks.text), made.dtype),
+            frame_encoder=deepcopy(networks.frame_encoder),
+            policy=deepcopy(networks.policy),
+        )
+    dtype = torch.float32 if made is None else made.dtype
+    parts = [_encode_text(preset, networks), *_encode_images(preset, networks, dtype), _preview(preset, networks, made)]
     if preset.refiner is not None:
-        made.append(_refine(preset, networks))
-    return (*made, *_decoders(preset, networks, True), _frames(preset, networks), _policy(preset, networks))
+        parts.append(_refine(preset, networks, made))
+    decoder = streaming(networks.codec, fused=made is not None)
+    parts += [*_decoders(preset, decoder, True, dtype), _frames(preset, networks), _policy(preset, networks)]
+    return tuple(parts) if made is None else tuple(replace(part, suffix="pt2") for part in parts)
 
 
 def ready_codec(preset: Preset, networks: Networks) -> None:
@@ -71,7 +98,7 @@ def ready_codec(preset: Preset, networks: Networks) -> None:
 
 def decoders(preset: Preset, networks: Networks, quantise: bool) -> tuple[Graph, Graph]:
     """Return the two decoder graphs; without ``quantise`` their frames are float32 in [0, 1]."""
-    return _decoders(preset, networks, quantise)
+    return _decoders(preset, streaming(networks.codec), quantise, torch.float32)
 
 
 def _randn(*shape: int) -> Tensor:
@@ -88,10 +115,10 @@ def _encode_text(preset: Preset, networks: Networks) -> Graph:
     return Graph("text_encoder", EncodeTextEngine(networks.text), {"tokens": tokens}, ("text",))
 
 
-def _encode_images(preset: Preset, networks: Networks) -> list[Graph]:
+def _encode_images(preset: Preset, networks: Networks, dtype: torch.dtype) -> list[Graph]:
     sizes = {"encode_low": preset.low} | ({"encode_high": preset.high} if preset.refiner is not None else {})
     return [
-        Graph(name, EncodeImageEngine(networks.codec), {"image": _images(1, *size, 3)}, ("latents",))
+        Graph(name, EncodeImageEngine(networks.codec, dtype), {"image": _images(1, *size, 3)}, ("latents",))
         for name, size in sizes.items()
     ]
 
@@ -106,20 +133,32 @@ def _denoise_inputs(preset: Preset, size: tuple[int, int], branches: int) -> dic
     }
 
 
-def _preview(preset: Preset, networks: Networks) -> Graph:
-    grid = preset.grid(preset.low)
-    networks.preview.set_attn_processor(OperatorAttention())
-    engine = DenoiseEngine(networks.preview, preset.preview, grid, preset.latent_frames, flow=False)
+def _denoiser(
+    preset: Preset,
+    transformer: CogVideoXTransformer3DModel,
+    dit: DiT,
+    size: tuple[int, int],
+    made: Recipe | None,
+    flow: bool,
+) -> DenoiseEngine:
+    network: nn.Module = transformer
+    if made is None:
+        transformer.set_attn_processor(OperatorAttention())
+    else:
+        network = FusedTransformer(transformer, made)
+    return DenoiseEngine(network, dit, preset.grid(size), preset.latent_frames, flow)
+
+
+def _preview(preset: Preset, networks: Networks, made: Recipe | None) -> Graph:
+    engine = _denoiser(preset, networks.preview, preset.preview, preset.low, made, flow=False)
     inputs = _denoise_inputs(preset, preset.low, 2) | {"time": torch.tensor([499.0])}
     return Graph("preview", engine, inputs, ("velocity",), {"text": BRANCHES}, opset=ATTENTION_OPSET)
 
 
-def _refine(preset: Preset, networks: Networks) -> Graph:
+def _refine(preset: Preset, networks: Networks, made: Recipe | None) -> Graph:
     assert preset.refiner is not None
     assert networks.refiner is not None
-    grid = preset.grid(preset.high)
-    networks.refiner.set_attn_processor(OperatorAttention())
-    engine = DenoiseEngine(networks.refiner, preset.refiner, grid, preset.latent_frames, flow=True)
+    engine = _denoiser(preset, networks.refiner, preset.refiner, preset.high, made, flow=True)
     inputs = _denoise_inputs(preset, preset.high, 2)
     if preset.refiner_sees_preview:
         engine = GuidedRefineEngine(engine, preset.preview_scaling, preset.refiner_scaling)
@@ -127,11 +166,11 @@ def _refine(preset: Preset, networks: Networks) -> Graph:
     return Graph("refine", engine, inputs, ("velocity",), {"text": BRANCHES}, opset=ATTENTION_OPSET)
 
 
-def _decoders(preset: Preset, networks: Networks, quantise: bool) -> tuple[Graph, Graph]:
-    codec, grid, channels = streaming(networks.codec), preset.grid(preset.high), preset.codec.channels
-    names = codec.cache_names(channels, grid) if isinstance(codec, StreamingDecoder) else ()
+def _decoders(preset: Preset, codec: Any, quantise: bool, dtype: torch.dtype) -> tuple[Graph, Graph]:
+    grid, channels = preset.grid(preset.high), preset.codec.channels
+    names = () if isinstance(codec, LinearCodec) else codec.cache_names(channels, grid)
     first, following = (
-        DecodeEngine(codec, preset.refiner_scaling, names, is_first, quantise) for is_first in (True, False)
+        DecodeEngine(codec, preset.refiner_scaling, names, is_first, quantise, dtype) for is_first in (True, False)
     )
     head = _randn(1, CHUNKS[0], channels, *grid)
     with torch.no_grad():

@@ -27,6 +27,7 @@ def engine_spec(graph: Graph) -> EngineSpec:
         ),
         dict(graph.carry),
         counter.get_total_flops() / batch,
+        graph.weights,
     )
 
 

@@ -1,7 +1,7 @@
 """The gate between a build and a bundle: every engine, and the plan's latents and actions, against torch."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,32 @@ from dvgwm.runtime.types import Observation, Tensor
 from .graphs import Graph
 from .interface import run_module
 
-ENGINE_TOLERANCE = {"float32": 1e-4, "uint8": 1.0}
-"""Largest absolute error of an engine in float32; frames may be one of 255 levels off where rounding falls apart."""
-PLAN_TOLERANCE = 1e-3
-"""Largest absolute error of a whole plan's latents, and of its actions as a share of their range."""
-CONTROL_FACTOR = 10.0
-"""Another seed has to change the result by this many tolerances, or the check would pass on a stale buffer."""
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """How far an engine and a whole plan may be from torch in float32, in ``measure`` (max_abs or relative_l2).
+
+    ``engine`` is per dtype of the output; ``control`` is how many tolerances another seed has to be away, or the check
+    would pass on a stale buffer.
+    """
+
+    measure: str
+    engine: Mapping[str, float]
+    plan: float
+    control: float
+
+
+LOSSLESS = Gate("max_abs", {"float32": 1e-4, "uint8": 1.0}, 1e-3, 10.0)
+"""float32: frames may be one of 255 levels off where rounding falls apart; actions are a share of their range."""
+BFLOAT16 = Gate("relative_l2", {"float32": 0.045, "uint8": 0.045}, 0.15, 3.0)
+"""A cosine of at least 0.999 for every engine; a plan's errors add up over its steps."""
+FP8 = Gate("relative_l2", {"float32": 0.14, "uint8": 0.14}, 0.3, 3.0)
+"""A cosine of at least 0.99 for every engine."""
+
+
+def gate_of(precision: str) -> Gate:
+    """Return the gate of a precision's name."""
+    return FP8 if precision.startswith("fp8") else BFLOAT16 if precision.startswith("bfloat16") else LOSSLESS
 
 
 class ParityError(DvgwmError, ArithmeticError):
@@ -34,14 +54,14 @@ class ParityError(DvgwmError, ArithmeticError):
     exit_code = 32
 
 
-def engine_parity(graph: Graph, backend: Backend, path: Path, spec: EngineSpec) -> dict[str, Parity]:
-    """Return the distances of the engine at ``path`` from its module, one per dtype of its outputs.
+def engine_parity(graph: Graph, backend: Backend, path: Path, spec: EngineSpec, limits: Gate) -> dict[str, Parity]:
+    """Return the distances of the engine at ``path`` from the module of ``graph``, one per dtype of its outputs.
 
     Raises `ParityError` beyond the tolerance.
     """
     engine = backend.load(path, spec)
     try:
-        got, other = (_run(engine, seeded_inputs(graph, seed)) for seed in (1, 2))
+        got, other = (_run(engine, backend, seeded_inputs(graph, seed)) for seed in (1, 2))
     finally:
         engine.close()
     with torch.no_grad():
@@ -52,17 +72,18 @@ def engine_parity(graph: Graph, backend: Backend, path: Path, spec: EngineSpec) 
     for dtype in dtypes:
         left, right, far = ([array for array in side if array.dtype == dtype] for side in (wanted, got, other))
         name = graph.name if len(dtypes) == 1 else f"{graph.name} ({dtype})"
-        parity[name] = gate(name, left, right, far, ENGINE_TOLERANCE[dtype])
+        parity[name] = gate(name, left, right, far, limits, limits.engine[dtype])
     return parity
 
 
-def plan_parity(bundle: Bundle, backend: Backend, graphs: tuple[Graph, ...]) -> dict[str, Parity]:
+def plan_parity(bundle: Bundle, backend: Backend, graphs: tuple[Graph, ...], limits: Gate) -> dict[str, Parity]:
     """Return the distances of a plan's latents and of its actions; raises `ParityError` beyond the tolerance."""
-    with Pipeline(bundle, torch_backend(graphs)) as reference:
+    portable = Bundle(bundle.path, replace(bundle.manifest, fingerprint={}))  # the reference runs anywhere
+    with Pipeline(portable, torch_backend(graphs)) as reference:
         wanted = _plan(reference, 1)
     with Pipeline(bundle, backend) as pipeline:
         got, other = _plan(pipeline, 1), _plan(pipeline, 2)
-    return {name: gate(name, [wanted[name]], [got[name]], [other[name]], PLAN_TOLERANCE) for name in wanted}
+    return {name: gate(name, [wanted[name]], [got[name]], [other[name]], limits, limits.plan) for name in wanted}
 
 
 def gate(
@@ -70,31 +91,49 @@ def gate(
     wanted: list[NDArray[Any]],
     got: list[NDArray[Any]],
     other: list[NDArray[Any]],
+    limits: Gate,
     tolerance: float,
 ) -> Parity:
     """Return how far ``got`` is from ``wanted``, over all tensors, and ``other`` (another seed) from ``got``.
 
     Raises `ParityError` where the first distance is over ``tolerance`` or the second too small to prove anything.
     """
-    left, right, far = (np.concatenate([np.ravel(a).astype(np.float64) for a in side]) for side in (wanted, got, other))
-    difference, norms = right - left, np.linalg.norm(left) * np.linalg.norm(right)
+    left, right, far = (np.concatenate([_centred(array) for array in side]) for side in (wanted, got, other))
+    norms = np.linalg.norm(left) * np.linalg.norm(right)
+    distance, control = _distances(left, right), _distances(right, far)
     parity = Parity(
-        max_abs=float(np.abs(difference).max()),
-        relative_l2=float(np.linalg.norm(difference) / max(float(np.linalg.norm(left)), 1e-12)),
+        max_abs=distance["max_abs"],
+        relative_l2=distance["relative_l2"],
         cosine=float(left @ right / max(float(norms), 1e-12)),
         tolerance=tolerance,
-        control=float(np.abs(far - right).max()),
+        control=control[limits.measure],
+        measure=limits.measure,
     )
-    if not parity.max_abs <= tolerance:
+    if not distance[limits.measure] <= tolerance:
         raise ParityError(
-            "PARITY", f"{name}: wanted a max abs error of at most {tolerance:g}, got {parity.max_abs:.3g}; not written"
+            "PARITY",
+            f"{name}: wanted a {limits.measure} error of at most {tolerance:g}, got {distance[limits.measure]:.3g}; "
+            "not written",
         )
-    if not parity.control > CONTROL_FACTOR * tolerance:
+    if not parity.control > limits.control * tolerance:
         raise ParityError(
             "PARITY_CONTROL",
             f"{name}: another seed changed the result by {parity.control:.3g} only, so the check proves nothing",
         )
     return parity
+
+
+def _centred(array: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the numbers in a row; frames around their middle grey, so that brightness alone is no likeness."""
+    return np.ravel(array).astype(np.float64) - (127.5 if array.dtype == np.uint8 else 0.0)
+
+
+def _distances(left: NDArray[np.float64], right: NDArray[np.float64]) -> dict[str, float]:
+    difference = right - left
+    return {
+        "max_abs": float(np.abs(difference).max()),
+        "relative_l2": float(np.linalg.norm(difference) / max(float(np.linalg.norm(left)), 1e-12)),
+    }
 
 
 @dataclass(frozen=True)
@@ -119,8 +158,8 @@ class TorchEngine:
 
 def torch_backend(graphs: tuple[Graph, ...]) -> HostBackend:
     """Return the reference: the runtime's own loop around the torch modules."""
-    by_file = {graph.file: graph for graph in graphs}
-    return HostBackend("torch reference", lambda path, spec: TorchEngine(spec, by_file[path.name]))
+    by_name = {graph.name: graph for graph in graphs}
+    return HostBackend("torch reference", lambda path, spec: TorchEngine(spec, by_name[path.stem]))
 
 
 def seeded_inputs(graph: Graph, seed: int) -> dict[str, NDArray[Any]]:
@@ -141,9 +180,13 @@ def _seeded(graph: Graph, rng: np.random.Generator) -> Iterator[tuple[str, NDArr
             yield name, rng.standard_normal(array.shape, np.float32)
 
 
-def _run(engine: Any, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-    outputs = engine.run(inputs)
-    return [np.array(outputs[spec.name]) for spec in engine.spec.outputs]
+def _run(engine: Any, backend: Backend, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    tensors = {spec.name: backend.upload(inputs[spec.name]) for spec in engine.spec.inputs}
+    for spec in engine.spec.inputs:
+        if spec.dtype == "bfloat16":
+            tensors[spec.name] = tensors[spec.name].bfloat16()  # numpy has none
+    outputs = engine.run(tensors)
+    return [backend.download(outputs[spec.name]) for spec in engine.spec.outputs]
 
 
 def _plan(pipeline: Pipeline, seed: int) -> dict[str, NDArray[Any]]:

@@ -17,18 +17,33 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import affine_step, attention, attention_8bit, bridge, modulate, qk_norm_rope
+from . import affine_step, attention, attention_8bit, bridge, modulate, qk_norm_rope, quantise, spatial_norm
 from .language import AVAILABLE
 from .variant import ARCHITECTURES, Variant
 
-MODULES: tuple[ModuleType, ...] = (affine_step, attention, attention_8bit, bridge, modulate, qk_norm_rope)
+MODULES: tuple[ModuleType, ...] = (
+    affine_step,
+    attention,
+    attention_8bit,
+    bridge,
+    modulate,
+    qk_norm_rope,
+    quantise,
+    spatial_norm,
+)
 ALIGNMENT = 16
 """Bytes that every pointer, and elements that every size named ``divisible``, is a multiple of."""
 
 
+NEWEST_PTX = 90
+"""Version 9.0: what a CUDA 13.0 driver can compile."""
+
+
 def ptx_version(architecture: int) -> int:
-    """Return the PTX to ask for: what Triton's assembler for the target takes and a CUDA 13.0 driver can compile."""
-    return 90 if architecture >= 90 else 87
+    """Return the PTX to ask for: what Triton's own assembler for the target takes, and no newer than `NEWEST_PTX`."""
+    from triton.backends.nvidia.compiler import get_ptxas, ptx_get_version
+
+    return min(NEWEST_PTX, ptx_get_version(get_ptxas(architecture).version))
 
 
 def variants(architecture: int) -> tuple[Variant, ...]:

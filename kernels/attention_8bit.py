@@ -161,8 +161,10 @@ def _launch(
 def tile(architecture: int, width: int, fp8: bool) -> tuple[int, int, int]:
     """Return columns, warps and stages of a block; its rows are those that share a scale."""
     if architecture in (90, 100):
-        return (128, 8, 3) if width == 64 or fp8 else (64, 8, 3)
-    return (64, 4, 3) if width == 64 else (64, 8, 2)
+        return (128, 8, 3) if width == 64 else (64, 8, 3)
+    if width == 64:
+        return 64, 8 if architecture == 120 and fp8 else 4, 3
+    return 64, 8, 2
 
 
 def _fake(query: Tensor, query_scale: Tensor, key: Tensor, key_scale: Tensor, value: Tensor, scale: float) -> Tensor:

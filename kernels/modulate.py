@@ -9,10 +9,8 @@ from torch import Tensor
 
 from .language import jit, power_of_two, tl
 from .operator import inner, operator
+from .quantise import quantise_rows
 from .variant import FP8_ARCHITECTURES, Variant
-
-LARGEST_FP8 = 448.0
-"""The largest float8_e4m3fn."""
 
 
 @jit
@@ -84,7 +82,7 @@ def plain_modulate_8bit(
     """Return the sum, the norm as float8_e4m3fn B S D, and its float32 scales B S (one a row)."""
     wide = inner(residual.dtype)
     summed = residual.to(wide) + _by_token(before[:, 2], residual, words).to(wide) * update.to(wide)
-    return summed.to(residual.dtype), *_quantised(_modulated(summed, after, weight, bias, words, epsilon))
+    return summed.to(residual.dtype), *quantise_rows(_modulated(summed, after, weight, bias, words, epsilon))
 
 
 def plain_modulate_first_8bit(
@@ -92,7 +90,7 @@ def plain_modulate_first_8bit(
 ) -> tuple[Tensor, Tensor]:
     """Return `plain_modulate_first` as float8_e4m3fn and float32 scales."""
     wide = residual.to(inner(residual.dtype))
-    return _quantised(_modulated(wide, after, weight, bias, words, epsilon))
+    return quantise_rows(_modulated(wide, after, weight, bias, words, epsilon))
 
 
 def _by_token(table: Tensor, tokens: Tensor, words: int) -> Tensor:
@@ -104,11 +102,6 @@ def _modulated(x: Tensor, after: Tensor, weight: Tensor, bias: Tensor, words: in
     shift, scale = (_by_token(after[:, index], x, words).to(x.dtype) for index in (0, 1))
     normed = torch.nn.functional.layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), epsilon)
     return normed * (1 + scale) + shift
-
-
-def _quantised(x: Tensor) -> tuple[Tensor, Tensor]:
-    scale = x.abs().amax(-1).clamp_min(1e-8) / LARGEST_FP8
-    return (x / scale[..., None]).to(torch.float8_e4m3fn), scale.float()
 
 
 def compiled_modulate(

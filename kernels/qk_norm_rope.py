@@ -106,7 +106,7 @@ def plain_qk_norm_rope_8bit(
     query, key = plain_qk_norm_rope(
         wide, query_weight, query_bias, key_weight, key_bias, cosines, sines, heads, epsilon
     )
-    return *_quantised(query), *_quantised(key - centre[:, :, None])
+    return *quantise_blocks(query), *quantise_blocks(key - centre[:, :, None])
 
 
 def _rotated(x: Tensor, weight: Tensor, bias: Tensor, cosines: Tensor, sines: Tensor, epsilon: float) -> Tensor:
@@ -118,7 +118,8 @@ def _rotated(x: Tensor, weight: Tensor, bias: Tensor, cosines: Tensor, sines: Te
     return torch.cat([text, turned], 2)
 
 
-def _quantised(x: Tensor) -> tuple[Tensor, Tensor]:
+def quantise_blocks(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``x`` (B H S D) as int8, and float32 scales per block of 128 tokens, B H blocks."""
     length = x.shape[2]
     blocks = ceil_div(length, QUANT_BLOCK)
     padded = torch.nn.functional.pad(x, (0, 0, 0, blocks * QUANT_BLOCK - length)).unflatten(2, (blocks, QUANT_BLOCK))

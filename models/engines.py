@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from .codec import LinearCodec
 from .dit import rotary_positions
+from .fused_vae import FusedDecoder
 from .policy import ActionUNet, FrameEncoder
 from .presets import DiT, Scaling
 from .vae import StreamingDecoder, flatten_cache, nest_cache
@@ -82,40 +83,53 @@ def rescaling(source: Scaling, target: Scaling) -> tuple[tuple[float, ...], tupl
 
 
 class EncodeImageEngine(nn.Module):
-    """An image, uint8 1 H W 3, to its latents 1 1 C h w, unscaled; of a VAE the posterior's mode."""
+    """An image, uint8 1 H W 3, to its latents 1 1 C h w, unscaled; of a VAE the posterior's mode.
 
-    def __init__(self, codec: Any) -> None:
+    ``dtype`` is the codec's; the latents are float32.
+    """
+
+    def __init__(self, codec: Any, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.codec = codec
+        self.codec, self.dtype = codec, dtype
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the latents."""
-        frame = image.permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1.0
+        frame = (image.permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1.0).to(self.dtype)
         if isinstance(self.codec, LinearCodec):
             latents = self.codec.encode(frame)
         else:
             moments, _ = self.codec.encoder(frame)
             latents = moments.chunk(2, 1)[0]
-        return latents.transpose(1, 2)
+        return latents.transpose(1, 2).float()
 
 
 class DecodeEngine(nn.Module):
-    """A chunk of scaled latents 1 t C h w and the last chunk's cache to frames 1 T H W 3 and the next cache."""
+    """A chunk of scaled latents 1 t C h w and the last chunk's cache to frames 1 T H W 3 and the next cache.
+
+    ``dtype`` is the codec's and the cache's; latents, and frames that are not quantised, are float32.
+    """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, codec: nn.Module, scaling: Scaling, cache_names: tuple[str, ...], first: bool, quantise: bool = True
+        self,
+        codec: nn.Module,
+        scaling: Scaling,
+        cache_names: tuple[str, ...],
+        first: bool,
+        quantise: bool = True,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.codec, self.cache_names, self.first, self.quantise = codec, cache_names, first, quantise
+        self.dtype = dtype
         self.register_buffer("mean", torch.tensor(scaling.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(scaling.std).view(-1, 1, 1), persistent=False)
 
     def forward(self, latents: Tensor, *cache: Tensor) -> Any:
         """Return the frames, uint8 (with ``quantise``) or float32 in [0, 1], then the cache's tensors."""
-        raw = (latents * self.std + self.mean).transpose(1, 2)
+        raw = (latents * self.std + self.mean).transpose(1, 2).to(self.dtype)
         following: tuple[Tensor, ...] = ()
         if isinstance(self.codec, LinearCodec):
             frames = self.codec.decode(raw) if self.first else self.codec.decode_groups(raw)
@@ -124,14 +138,14 @@ class DecodeEngine(nn.Module):
             frames, left = self.codec(raw, nested)
             tensors = dict(flatten_cache(left))
             following = tuple(tensors[name] for name in self.cache_names)
-        pixels = (frames * 0.5 + 0.5).clamp(0.0, 1.0).permute(0, 2, 3, 4, 1)
+        pixels = (frames.float() * 0.5 + 0.5).clamp(0.0, 1.0).permute(0, 2, 3, 4, 1)
         if self.quantise:
             pixels = (pixels * 255.0).round().to(torch.uint8)
         return (pixels, *following) if following else pixels
 
 
 class EncodeTextEngine(nn.Module):
-    """Tokens int64 1 L to embeddings 1 L D; padding is attended to, as CogVideoX does."""
+    """Tokens int64 1 L to float32 embeddings 1 L D; padding is attended to, as CogVideoX does."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -140,7 +154,7 @@ class EncodeTextEngine(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the last hidden state."""
         mask = torch.ones_like(tokens)
-        return self.encoder(tokens, attention_mask=mask).last_hidden_state
+        return self.encoder(tokens, attention_mask=mask).last_hidden_state.float()
 
 
 class EncodeFramesEngine(nn.Module):
@@ -167,6 +181,8 @@ class PolicyEngine(nn.Module):
         return self.unet(state, time.expand(state.shape[0]), features)
 
 
-def streaming(codec: nn.Module) -> nn.Module:
-    """Return what `DecodeEngine` decodes with: the linear codec itself, or a VAE's streaming decoder."""
-    return codec if isinstance(codec, LinearCodec) else StreamingDecoder(codec)
+def streaming(codec: nn.Module, fused: bool = False) -> nn.Module:
+    """Return what `DecodeEngine` decodes with: the linear codec itself, or a VAE's streaming decoder, plain or fused."""
+    if isinstance(codec, LinearCodec):
+        return codec
+    return FusedDecoder(codec) if fused else StreamingDecoder(codec)

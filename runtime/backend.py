@@ -17,7 +17,8 @@ class EngineSpec:
     """What the manifest says of one engine.
 
     ``carry`` pairs an output with the input that takes it in the next run (the decoder's convolution cache); ``flop``
-    is the work of one run with one guidance branch, counted when the engine was exported.
+    is the work of one run with one guidance branch, counted when the engine was exported; ``weights`` names the file
+    that holds the weights where the engine's own does not.
     """
 
     file: str
@@ -25,6 +26,7 @@ class EngineSpec:
     outputs: tuple[TensorSpec, ...]
     carry: Mapping[str, str]
     flop: float
+    weights: str = ""
 
 
 class Engine(Protocol):
@@ -53,6 +55,10 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """What the manifest calls it."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        """What compiled engines depend on here, such as the GPU's name; empty where engines are portable."""
 
     def load(self, path: Path, spec: EngineSpec) -> Engine:
         """Load the engine at ``path``; raises `BundleIncompatibleError` where its interface differs from ``spec``."""

@@ -46,7 +46,7 @@ def bundle_options(command: Any) -> Any:
     """Add the options that choose a bundle and how its samplers run."""
     options = (
         click.option("--bundle", type=click.Path(path_type=Path), help="Bundle directory (default: the shipped one)."),
-        click.option("--backend", default="onnx", show_default=True, help="Engine library to run on."),
+        click.option("--backend", help="Engine library to run on (default: the one the bundle was built for)."),
         click.option("--threads", type=Positive, help="CPU threads of the engines (default: one per core)."),
         click.option("--sampler", "preview_sampler", help="Preview sampler, such as ddim_v, dpmpp_2m."),
         click.option("--steps", "preview_steps", type=int, help="Preview steps (default: the bundle's)."),

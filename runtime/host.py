@@ -1,7 +1,7 @@
 """A backend whose memory is the host's: numpy arrays, numpy twins of the kernels, engines from a given loader."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,10 @@ class HostBackend:
 
     name: str
     loader: Callable[[Path, EngineSpec], Engine]
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        return {}
 
     def load(self, path: Path, spec: EngineSpec) -> Engine:
         return self.loader(path, spec)

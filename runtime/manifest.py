@@ -92,13 +92,17 @@ class TextContract:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """Measured distance of one engine, or of the whole plan, from the torch reference, and the tolerance it passed."""
+    """Measured distance of one engine, or of the whole plan, from the torch reference, and the tolerance it passed.
+
+    ``tolerance`` and ``control`` (how far another seed is) are in the ``measure``: max_abs, or relative_l2.
+    """
 
     max_abs: float
     relative_l2: float
     cosine: float
     tolerance: float
     control: float
+    measure: str = "max_abs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,5 +193,6 @@ def _check_stages(manifest: Manifest) -> None:
                 raise BundleCorruptError("STAGE_WIRING", f"{where} needs {tensor!r}, which no earlier stage makes")
         made |= {stage.output, f"{stage.output}_empty"} if stage.kind == "encode_text" else {stage.output}
         for engine in stage.engines.values():
-            if engine.file not in manifest.files:
-                raise BundleCorruptError("STAGE_FILE", f"{where}: engine {engine.file!r} is not among the files")
+            for name in filter(None, (engine.file, engine.weights)):
+                if name not in manifest.files:
+                    raise BundleCorruptError("STAGE_FILE", f"{where}: engine {name!r} is not among the files")

@@ -13,7 +13,7 @@ import numpy as np
 from .backend import Backend, Engine
 from .bundle import Bundle
 from .denoise import Progress, Run
-from .errors import ConfigError
+from .errors import BundleIncompatibleError, ConfigError
 from .manifest import Manifest, StageSpec
 from .profiler import Profiler
 from .prompts import PromptStore
@@ -49,6 +49,22 @@ class Overrides:
         return replace(spec, sampler=_changed(sampler, steps=self.preview_steps, guidance=self.guidance))
 
 
+def _check_fingerprint(bundle: Bundle, backend: Backend) -> None:
+    """Raise `BundleIncompatibleError` where the engines were compiled for another machine than this one."""
+    manifest, here = bundle.manifest, backend.fingerprint
+    differ = [
+        f"{name} {wanted} (here {here.get(name, 'none')})"
+        for name, wanted in manifest.fingerprint.items()
+        if here.get(name) != wanted
+    ]
+    if differ:
+        raise BundleIncompatibleError(
+            "BUNDLE_FINGERPRINT",
+            f"{bundle.path} was compiled for {', '.join(differ)}; rebuild it here with `python export/build_engines.py "
+            f"--preset {manifest.model.preset} --backend {manifest.backend} --precision {manifest.precision}`",
+        )
+
+
 def _changed(sampler: SamplerSpec, **wanted: Any) -> SamplerSpec:
     return replace(sampler, **{name: value for name, value in wanted.items() if value is not None})
 
@@ -60,6 +76,7 @@ class Pipeline:
         self, bundle: Bundle, backend: Backend, cache: Path | None = None, overrides: Overrides | None = None
     ) -> None:
         self.bundle, self.backend = bundle, backend
+        _check_fingerprint(bundle, backend)
         self._resources = ExitStack()
         specs = [(overrides or Overrides()).applied(spec) for spec in bundle.manifest.pipeline]
         loaded = self._engines = dict[str, Engine]()
@@ -170,6 +187,7 @@ class Pipeline:
             run.progress(stage.spec.name, 0, 0)
             with run.profiler.span(stage.spec.name):
                 tensors |= stage.run(tensors, run)
+                self.backend.synchronize()  # a stage's time is its own, not the next one's that waits for it
 
     def _image(self, observation: Observation) -> Tensor:
         contract = self.manifest.input

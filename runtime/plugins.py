@@ -50,8 +50,11 @@ def open_arm() -> Callable[..., Any]:
     return opened
 
 
-def find_bundle(path: Path | None, backend: str, places: tuple[Path, ...]) -> Bundle:
-    """Return the bundle at ``path``, or else the first one in ``places``; raises as `read_bundle`."""
+def find_bundle(path: Path | None, backend: str | None, places: tuple[Path, ...]) -> Bundle:
+    """Return the bundle at ``path``, or else the first one in ``places``; raises as `read_bundle`.
+
+    With ``backend`` one built for another is refused.
+    """
     if path is None:
         path = next((place for place in places if (place / "manifest.json").is_file()), None)
     if path is None:

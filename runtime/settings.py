@@ -15,7 +15,7 @@ class EngineSettings:
     """Which bundle to open on what, and how its samplers are to run."""
 
     bundle: Path | None
-    backend: str
+    backend: str | None
     threads: int | None
     cache: Path
     overrides: Overrides
@@ -31,8 +31,10 @@ class EngineSettings:
     def open(self) -> Iterator[Pipeline]:
         """Open the bundle: the one named, else the one shipped, else the one built in this directory."""
         places = (Path(__file__).parent / "bundles" / plugins.DEFAULT_BUNDLE, Path("engines") / plugins.DEFAULT_BUNDLE)
-        backend = plugins.open_backend(self.backend, self.threads)
+        if self.backend is not None:
+            plugins.load("backends", self.backend)  # an unknown name is told before a missing bundle
         bundle = plugins.find_bundle(self.bundle, self.backend, places)
+        backend = plugins.open_backend(bundle.manifest.backend, self.threads)
         with Pipeline(bundle, backend, self.cache, self.overrides) as pipeline:
             yield pipeline
 

@@ -15,7 +15,8 @@ ImageArray: TypeAlias = NDArray[np.uint8]
 Tensor: TypeAlias = Any
 """A backend's own array: numpy for ONNX Runtime, a device tensor elsewhere. It has ``shape`` and ``dtype``."""
 
-BOUNDARY_DTYPES = ("float32", "float16", "uint8", "int32", "int64")
+BOUNDARY_DTYPES = ("float32", "float16", "uint8", "int32", "int64", "bfloat16")
+"""bfloat16, which numpy lacks, is for carried tensors: they never leave the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,9 @@ class TensorSpec:
         fits = len(shape) == len(self.shape) and all(
             isinstance(want, str) or want == got for want, got in zip(self.shape, shape, strict=True)
         )
-        if not fits or str(tensor.dtype) != self.dtype:
-            raise ShapeError("TENSOR_SPEC", f"{self.name}: wanted {self}, got {tensor.dtype}{list(shape)}")
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if not fits or dtype != self.dtype:
+            raise ShapeError("TENSOR_SPEC", f"{self.name}: wanted {self}, got {dtype}{list(shape)}")
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"

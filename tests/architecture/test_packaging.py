@@ -1,7 +1,9 @@
 """What gets installed, and that a machine without compilers for kernels is told so."""
 
+import os
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -30,24 +32,40 @@ def test_entry_points_resolve():
     assert callable(plugins.open_arm())
 
 
-def test_cmake_builds_nothing_and_says_so(tmp_path):
-    cmake = shutil.which("cmake")
-    if cmake is None:
+def cmake(tmp_path, *options):
+    program = shutil.which("cmake")
+    if program is None:
         pytest.skip("cmake is not installed")
-    empty = tmp_path / "bin"
-    empty.mkdir()
-    command = [
-        cmake,
-        "-S",
-        str(ROOT),
-        "-B",
-        str(tmp_path / "build"),
-        "-DNVCC=NVCC-NOTFOUND",
-        "-DPython3_EXECUTABLE=/bin/false",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": f"{empty}:/usr/bin:/bin"})
-    assert "building no kernels" in done.stdout or "building none" in done.stdout, done.stdout + done.stderr
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    for words in (["-S", str(ROOT), "-B", str(tmp_path / "build"), *options], ["--build", str(tmp_path / "build")]):
+        done = subprocess.run([program, *words], capture_output=True, text=True, env=environment, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield done.stdout
+
+
+def test_without_triton_cmake_compiles_nothing_and_says_so(tmp_path):
+    configured, _ = cmake(tmp_path, "-DPython3_EXECUTABLE=/bin/false")
+    assert "compiling no kernels" in configured
     assert not list((tmp_path / "build").rglob("*.cubin"))
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_cmake_compiles_and_installs_the_kernels_as_package_data(tmp_path):
+    pytest.importorskip("torch", reason="the export extra is not installed")
+    pytest.importorskip("triton", reason="the kernels extra is not installed")
+    from dvgwm.kernels.aot import variants
+    from dvgwm.runtime.cuda import read_kernel, targets
+
+    list(cmake(tmp_path, f"-DPython3_EXECUTABLE={sys.executable}", "-DDVGWM_ARCHITECTURES=90"))
+    install = ["cmake", "--install", str(tmp_path / "build"), "--prefix", str(tmp_path / "site")]
+    subprocess.run(install, check=True, capture_output=True)
+    folder = tmp_path / "site" / "dvgwm" / "runtime" / "cubins"
+    assert targets(folder) == (90,)
+    for variant in variants(90):
+        facts, cubin = read_kernel(variant.name, 90, folder)
+        assert facts.architecture == 90
+        assert cubin.startswith(b"\x7fELF")
 
 
 def test_the_readmes_first_two_bash_blocks_are_the_two_commands():

@@ -17,7 +17,7 @@ from dvgwm.export.build import Order, build_bundle, read_instructions
 from dvgwm.export.graphs import decoders, graphs
 from dvgwm.export.interface import engine_spec, run_module
 from dvgwm.export.onnx_graph import export_onnx
-from dvgwm.export.verify import ParityError, gate
+from dvgwm.export.verify import BFLOAT16, LOSSLESS, ParityError, gate
 from dvgwm.models.build import build
 from dvgwm.models.presets import preset
 from dvgwm.runtime.backends.onnx import open_backend
@@ -134,15 +134,24 @@ def test_a_failed_gate_writes_no_bundle(tmp_path, monkeypatch):
 
 def test_the_gate_fails_on_distance_on_staleness_and_on_nan():
     right, other = [np.ones(4)], [np.zeros(4)]
-    assert gate("x", right, [np.ones(4) + 1e-6], other, 1e-4).max_abs == pytest.approx(1e-6)
+    assert gate("x", right, [np.ones(4) + 1e-6], other, LOSSLESS, 1e-4).max_abs == pytest.approx(1e-6)
     for got, far, code in (
         ([np.ones(4) + 1e-3], other, "PARITY"),
         ([np.full(4, np.nan)], other, "PARITY"),
         ([np.ones(4)], [np.ones(4)], "PARITY_CONTROL"),
     ):
         with pytest.raises(ParityError) as caught:
-            gate("x", right, got, far, 1e-4)
+            gate("x", right, got, far, LOSSLESS, 1e-4)
         assert caught.value.log_code == code
+
+
+def test_a_bounded_gate_measures_relative_error_around_middle_grey():
+    bright, other = [np.full(100, 250, np.uint8)], [np.zeros(100, np.uint8)]
+    made = gate("x", bright, [np.full(100, 251, np.uint8)], other, BFLOAT16, 0.045)
+    assert (made.measure, made.max_abs) == ("relative_l2", 1.0)
+    assert made.relative_l2 == pytest.approx(1 / 122.5)
+    with pytest.raises(ParityError, match="relative_l2"):
+        gate("x", bright, [np.full(100, 240, np.uint8)], other, BFLOAT16, 0.045)
 
 
 @pytest.mark.parametrize(

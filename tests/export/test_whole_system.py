@@ -40,7 +40,7 @@ def ours(tmp_path_factory, image):
     networks = build(SIZE, 0)
     parts = graphs(SIZE, networks)
     card = card_of(SIZE, networks, "seeded", trained=False)
-    manifest = describe(SIZE, networks, {part.name: engine_spec(part) for part in parts}, card, {})
+    manifest = describe(SIZE, {part.name: engine_spec(part) for part in parts}, card, "onnx", "float32", {})
     listed = {part.file: FileRecord(0, "") for part in parts}
     bundle = Bundle(tmp_path_factory.mktemp("draft"), replace(manifest, files=listed))
     seen = [Observation({"scene": image}, np.zeros(7), 0.0)]

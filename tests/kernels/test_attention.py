@@ -16,7 +16,7 @@ from dvgwm.kernels.attention_8bit import (
     plain_attention_fp8,
     quantise_values,
 )
-from dvgwm.kernels.qk_norm_rope import _quantised
+from dvgwm.kernels.qk_norm_rope import quantise_blocks
 
 pytestmark = pytest.mark.torch
 
@@ -69,7 +69,7 @@ def test_8bit(randn, relative, device, shape):
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     query, key, value = heads(randn, shape, dtype)
     scale = shape[-1] ** -0.5
-    parts = (*_quantised(query), *_quantised(key))
+    parts = (*quantise_blocks(query), *quantise_blocks(key))
     made = compiled_attention_8bit(*parts, value, scale)
     twin = plain_attention_8bit(*parts, value.double(), scale)
     assert relative(made, twin) < (1e-5 if device == "cpu" else 1e-2)
@@ -81,7 +81,7 @@ def test_fp8_values(randn, relative, device, shape):
     """Within 5 % of exact attention on normal numbers, where every weight is small and all of them count."""
     query, key, value = heads(randn, shape, torch.bfloat16)
     scale = shape[-1] ** -0.5
-    parts = (*_quantised(query.float()), *_quantised(key.float()), *quantise_values(value))
+    parts = (*quantise_blocks(query.float()), *quantise_blocks(key.float()), *quantise_values(value))
     exact = softmax(query, key, value)
     assert relative(plain_attention_fp8(*parts, scale), exact) < 0.04
     if device == "cuda" and torch.cuda.get_device_capability() < (8, 9):
@@ -97,7 +97,7 @@ def test_smoothing_pays_where_keys_have_a_mean(randn, relative):
     exact = softmax(query, key, value)
     errors = []
     for centre in (torch.zeros_like(key[:, :, :1]), key.mean(2, keepdim=True)):
-        parts = (*_quantised(query), *_quantised(key - centre))
+        parts = (*quantise_blocks(query), *quantise_blocks(key - centre))
         errors.append(relative(attention_8bit(*parts, value, 0.125), exact))
     assert errors[1] < 0.02 < 0.05 < errors[0]
 

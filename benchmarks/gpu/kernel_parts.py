@@ -1,0 +1,242 @@
+"""Ceilings of the machine, then every kernel: compiled on the spot, shipped as a cubin, and what it would replace."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from measure import Bench, alternate, ceilings, relative
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from dvgwm.kernels import affine_step, attention, attention_8bit, bridge, modulate, qk_norm_rope, spatial_norm
+from dvgwm.runtime.cuda import CudaKernels, affine_step_values
+from dvgwm.runtime.errors import ConfigError
+from dvgwm.runtime.sampler import Step
+
+LIBRARIES = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+SHAPES = {"preview": (2, 48, 5218, 64), "preview_320x480": (2, 48, 8026, 64), "refine": (1, 30, 17776, 64)}
+TILES = ((128, 128, 8, 2), (128, 128, 8, 4), (128, 64, 4, 3), (128, 64, 8, 3), (128, 64, 8, 4), (64, 128, 4, 3))
+"""Rows, columns, warps and stages to try beside the built-in tile."""
+
+
+def small(bench: Bench) -> bool:
+    """Return whether this is a trial on a machine without a GPU: sizes shrink, the code is the same."""
+    return bench.device != "cuda"
+
+
+def run_ceilings(bench: Bench) -> None:
+    """What this machine can do at most: copies and matrix products through the vendor's library."""
+    count = 1 << (20 if small(bench) else 30)
+    source = torch.randn(count // 4, device=bench.device)
+    target = torch.empty_like(source)
+    median, _ = alternate({"copy": lambda: target.copy_(source)}, bench.rounds, bench.device)["copy"]
+    bench.row("copy", kind="bytes", bytes=2 * source.nbytes, median_s=median, rate=2 * source.nbytes / median)
+    sizes = [(10436, 9216, 3072), (10436, 12288, 3072), (10436, 3072, 12288), (17776, 7680, 1920), (8192, 8192, 8192)]
+    for m, n, k in [(64, 64, 64)] if small(bench) else sizes:
+        a, b = (torch.randn(s, device=bench.device, dtype=torch.bfloat16) for s in ((m, k), (n, k)))
+        works: dict[str, Callable[[], object]] = {"bf16": lambda a=a, b=b: a @ b.t()}
+        if not small(bench) and torch.cuda.get_device_capability() >= (8, 9):
+            a8, b8 = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn)
+            rows = torch.ones(m, 1, device="cuda"), torch.ones(1, n, device="cuda")
+            works["fp8"] = lambda a=a8, b=b8, r=rows: torch._scaled_mm(
+                a, b.t(), *r, out_dtype=torch.bfloat16, use_fast_accum=True
+            )
+        for kind, (median, slowest) in alternate(works, bench.rounds, bench.device).items():
+            rate = 2 * m * n * k / median
+            bench.row("matrix product", kind=kind, shape=[m, n, k], median_s=median, max_s=slowest, rate=rate)
+
+
+def launcher(bench: Bench) -> CudaKernels | None:
+    """Return the shipped cubins, or nothing where there are none for this machine (said in a row)."""
+    try:
+        return CudaKernels() if bench.device == "cuda" else None
+    except ConfigError as error:
+        bench.row("cubins", missing=str(error))
+        return None
+
+
+def run_attention(bench: Bench) -> None:
+    """Attention at the product's shapes: the library's backends, ours in 16 and 8 bits, ours as a cubin."""
+    cubins = launcher(bench)
+    for label, shape in {"small": (1, 2, 200, 64)}.items() if small(bench) else SHAPES.items():
+        batch, heads, length, width = shape
+        query, key, value = (
+            torch.randn(batch, length, heads, width, device=bench.device, dtype=torch.bfloat16).transpose(1, 2)
+            for _ in range(3)
+        )
+        scale = width**-0.5
+        works: dict[str, Callable[[], torch.Tensor]] = {}
+        for name, backend in LIBRARIES.items():
+
+            def library(backend: SDPBackend = backend) -> torch.Tensor:
+                with sdpa_kernel(backend):
+                    return scaled_dot_product_attention(query, key, value).transpose(1, 2)
+
+            works[name] = library
+        if small(bench):
+            works = {"library": lambda: scaled_dot_product_attention(query, key, value).transpose(1, 2)}
+        works["kernel"] = lambda: attention.attention(query, key, value, scale)
+        parts = (*qk_norm_rope.quantise_blocks(query.float()), *qk_norm_rope.quantise_blocks(key.float()))
+        works["8bit"] = lambda: attention_8bit.attention_8bit(*parts, value, scale)
+        if small(bench) or torch.cuda.get_device_capability() >= (8, 9):
+            values = attention_8bit.quantise_values(value)
+            works["fp8"] = lambda: attention_8bit.attention_fp8(*parts, *values, scale)
+        if cubins is not None:
+            works["cubin"] = lambda: attention_cubin(cubins, query, key, value)
+        exact = scaled_dot_product_attention(*(part[:1, :1].double() for part in (query, key, value))).transpose(1, 2)
+        report(bench, f"attention {label}", works, exact, 4 * batch * heads * length**2 * width, list(shape))
+        if not small(bench):
+            tune(bench, label, query, key, value)
+
+
+def report(
+    bench: Bench,
+    name: str,
+    works: dict[str, Callable[[], torch.Tensor]],
+    exact: torch.Tensor,
+    flop: float,
+    shape: list[int],
+) -> None:
+    """Record every variant that runs, its error against float64 on the first head, and its rate."""
+    ready = {}
+    for variant, work in works.items():
+        try:
+            ready[variant] = relative(work()[:1, :, :1], exact)
+        except RuntimeError as error:  # a backend that does not take this shape
+            bench.row(name, variant=variant, refused=str(error).splitlines()[0])
+    times = alternate({variant: works[variant] for variant in ready}, bench.rounds, bench.device)
+    base = times.get("cudnn", (math.nan, 0.0))[0]
+    for variant, (median, slowest) in times.items():
+        loss = "lossless" if variant in LIBRARIES else "bounded"
+        bench.row(
+            name, variant=variant, shape=shape, median_s=median, max_s=slowest, rate=flop / median,
+            against_cudnn=base / median, relative_l2=ready[variant], loss=loss,
+        )  # fmt: skip
+
+
+def tune(bench: Bench, label: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+    """Time other tiles of our kernel: the best of them is what `attention.tile` ought to say."""
+    batch, heads, length, width = query.shape
+    output = torch.empty(batch, length, heads, width, device="cuda", dtype=query.dtype)
+    strides = [s for part in (query, key, value, output.transpose(1, 2)) for s in part.stride()[:3]]
+    scale = width**-0.5 * attention.LOG2_E
+    for block_m, block_n, warps, stages in TILES:
+
+        def work(tile: tuple[int, int, int, int] = (block_m, block_n, warps, stages)) -> None:
+            attention.attention_kernel[(-(-length // tile[0]), batch * heads)](
+                query, key, value, output, heads, length, length, scale, *strides,
+                D=width, BLOCK_M=tile[0], BLOCK_N=tile[1], num_warps=tile[2], num_stages=tile[3],
+            )  # fmt: skip
+
+        try:
+            median, slowest = alternate({"tile": work}, bench.rounds, bench.device)["tile"]
+        except Exception as error:  # Triton's errors have no common base; a tile may not fit
+            bench.row(f"attention {label} tile", tile=[block_m, block_n, warps, stages], refused=str(error)[:80])
+            continue
+        rate = 4 * batch * heads * length**2 * width / median
+        tile = [block_m, block_n, warps, stages]
+        bench.row(f"attention {label} tile", tile=tile, median_s=median, max_s=slowest, rate=rate)
+
+
+def attention_cubin(cubins: CudaKernels, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Return our attention through the shipped kernel."""
+    batch, heads, length, width = query.shape
+    output = torch.empty(batch, length, heads, width, device="cuda", dtype=query.dtype)
+    values = {"heads": heads, "length": length, "keys": length, "scale_log2": width**-0.5 * attention.LOG2_E}
+    for name, part in (("query", query), ("key", key), ("value", value), ("output", output.transpose(1, 2))):
+        values[f"{name}_ptr"] = part.data_ptr()
+        values |= {f"{name}_{axis}": part.stride(index) for index, axis in enumerate("bhs")}
+    facts = cubins.facts(f"attention_bf16_d{width}")
+    grid = (-(-length // facts.constants["BLOCK_M"]), batch * heads, 1)
+    cubins.launch(facts.name, grid, values, torch.cuda.current_stream().cuda_stream)
+    return output
+
+
+def run_kernels(bench: Bench) -> None:
+    """The one-pass kernels against the same arithmetic in eager torch and in torch.compile, and as cubins."""
+    cubins = launcher(bench)
+    rate = ceilings(bench.file, bench.facts["gpu"]).get("bytes", math.nan)
+    affine(bench, cubins, rate)
+    tokens(bench, rate)
+    latents = torch.randn(1, 13, 16, 32, 48, device=bench.device)
+    noise = torch.randn(1, 13, 16, 60, 90, device=bench.device)
+    ones, zeros = torch.ones(16, device=bench.device), torch.zeros(16, device=bench.device)
+    arguments = (latents, ones, zeros, noise, 0.8, 0.6)
+    compare(bench, "bridge", bridge.bridge, bridge.plain_bridge, arguments, latents.nbytes + 2 * noise.nbytes, rate)
+    size = (16, 24) if small(bench) else (480, 720)
+    video = torch.randn(1, 128, 8, *size, device=bench.device, dtype=torch.bfloat16)
+    video = video.contiguous(memory_format=torch.channels_last_3d)
+    maps = [torch.randn(1, 128, 2, size[0] // 8, size[1] // 8, device=bench.device).bfloat16() for _ in range(2)]
+    past = video[:, :, :2].clone(memory_format=torch.channels_last_3d)
+    weights = [torch.randn(128, device=bench.device).bfloat16() for _ in range(2)]
+    arguments = (video, *weights, *maps, past, 32, 1e-6)
+    moved = spatial_norm.bytes_moved(video, *maps, past)
+    compare(
+        bench, "spatial_norm", spatial_norm.spatial_norm, spatial_norm.plain_spatial_norm, arguments, moved, rate
+    )  # fmt: skip
+
+
+def affine(bench: Bench, cubins: CudaKernels | None, rate: float) -> None:
+    """The sampler's step at product size, where launching is all, and at 256 MB, where memory is."""
+    row = Step(0.0, 0.9, -0.3, guidance=6.0)
+    for label, count in (("product", 13 * 16 * 32 * 48), ("256 MB", 1 << (16 if small(bench) else 26))):
+        state, velocity = torch.randn(1, count, device=bench.device), torch.randn(2, count, device=bench.device)
+        numbers = (row.a, row.b, 0.0, 0.0, 0.0, 0.0, row.guidance, math.inf, 1.0, 0.0)
+        works: dict[str, Callable[[], object]] = {
+            "kernel": lambda s=state, v=velocity: affine_step.affine_step(s, v, None, None, *numbers),
+            "eager": lambda s=state, v=velocity: affine_step.plain_affine_step(s, v, None, None, *numbers),
+        }
+        if cubins is not None:
+            stream = torch.cuda.current_stream().cuda_stream
+            values = affine_step_values(row, state.data_ptr(), velocity.data_ptr(), None, None, count, 2)
+            block = cubins.facts("affine_step_fp32_fp32").constants["BLOCK"]
+            grid = (-(-count // block), 1, 1)
+            works["cubin"] = lambda v=values, g=grid: cubins.launch("affine_step_fp32_fp32", g, v, stream)
+        moved = affine_step.bytes_moved(state, velocity, None, None)
+        inner = 20 if label == "product" else 1
+        for variant, (median, slowest) in alternate(works, bench.rounds, bench.device, inner).items():
+            bench.row(
+                f"affine_step {label}", variant=variant, median_s=median, max_s=slowest, bytes=moved,
+                share_of_copy=moved / median / rate, loss="lossless",
+            )  # fmt: skip
+
+
+def tokens(bench: Bench, rate: float) -> None:
+    """The two kernels that replace a transformer layer's small operators, at the preview's size."""
+    batch, length, heads, words = (1, 100, 2, 20) if small(bench) else (2, 5218, 48, 226)
+    width = heads * 64
+    qkv = torch.randn(batch, length, 3 * width, device=bench.device, dtype=torch.bfloat16)
+    norms = [torch.randn(64, device=bench.device, dtype=torch.bfloat16) for _ in range(4)]
+    angles = torch.randn(length - words, 32, device=bench.device)
+    arguments = (qkv, *norms, angles.cos(), angles.sin(), heads, 1e-6)
+    moved = qkv.nbytes * 4 // 3
+    compare(
+        bench, "qk_norm_rope", qk_norm_rope.qk_norm_rope, qk_norm_rope.plain_qk_norm_rope, arguments, moved, rate
+    )  # fmt: skip
+    x, y = (torch.randn(batch, length, width, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
+    tables = [torch.randn(2, 3, width, device=bench.device, dtype=torch.bfloat16) for _ in range(2)]
+    norm = [torch.randn(width, device=bench.device, dtype=torch.bfloat16) for _ in range(2)]
+    arguments = (x, y, *tables, *norm, words, 1e-5)
+    compare(bench, "modulate", modulate.modulate, modulate.plain_modulate, arguments, 4 * x.nbytes, rate)
+    moved = 3 * x.nbytes + x.nbytes // 2
+    compare(bench, "modulate_8bit", modulate.modulate_8bit, modulate.plain_modulate_8bit, arguments, moved, rate)
+
+
+def compare(
+    bench: Bench, name: str, ours: Callable[..., object], plain: Callable[..., object], arguments: tuple[object, ...],
+    moved: int, rate: float,
+) -> None:  # fmt: skip
+    """Record our kernel beside its twin, eager and compiled."""
+    works = {"kernel": lambda: ours(*arguments), "eager": lambda: plain(*arguments)}
+    if not small(bench):
+        compiled = torch.compile(plain, dynamic=False)
+        works["compile"] = lambda: compiled(*arguments)
+    for variant, (median, slowest) in alternate(works, bench.rounds, bench.device).items():
+        bench.row(
+            name, variant=variant, median_s=median, max_s=slowest, bytes=moved, share_of_copy=moved / median / rate,
+            loss="bounded" if "8bit" in name else "lossless",
+        )  # fmt: skip

@@ -1,0 +1,39 @@
+"""A linear layer in FP8: one scale per token and one per output channel (row-wise scaled matrix product)."""
+
+import torch
+from torch import Tensor
+
+from .operator import inner, operator
+
+
+def plain_scaled_linear(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+    """Return ``(x x_scale) (weight weight_scale)^T + bias`` in the bias's dtype; the twin of `compiled_scaled_linear`.
+
+    ``x`` is float8_e4m3fn B S K with scales B S, ``weight`` float8_e4m3fn N K with scales N, ``bias`` N.
+    """
+    wide = inner(bias.dtype)
+    activation = x.to(wide) * x_scale.to(wide)[..., None]
+    made = torch.nn.functional.linear(activation, weight.to(wide) * weight_scale.to(wide)[:, None], bias.to(wide))
+    return made.to(bias.dtype)
+
+
+def compiled_scaled_linear(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+    """`plain_scaled_linear` on FP8 matrix units, through torch's own scaled product; bfloat16."""
+    rows = x.flatten(0, -2)
+    made = torch._scaled_mm(
+        rows,
+        weight.t(),
+        x_scale.reshape(-1, 1),
+        weight_scale.reshape(1, -1),
+        bias=bias,
+        out_dtype=bias.dtype,
+        use_fast_accum=True,
+    )
+    return made.unflatten(0, x.shape[:-1])
+
+
+def _fake(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+    return bias.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+scaled_linear = operator(plain_scaled_linear, compiled_scaled_linear, _fake)

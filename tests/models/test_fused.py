@@ -1,0 +1,124 @@
+"""The fused transformer computes what diffusers' does, in every recipe, and moves far less memory for it."""
+
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the export extra is not installed")
+pytest.importorskip("diffusers", reason="the export extra is not installed")
+
+from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
+
+from dvgwm.export.traffic import traffic
+from dvgwm.models.build import build
+from dvgwm.models.dit import build_transformer, rotary_positions
+from dvgwm.models.fused import RECIPES, DenseFp8, FusedTransformer, recipe
+from dvgwm.models.presets import preset
+from dvgwm.runtime.errors import ConfigError
+
+pytestmark = pytest.mark.torch
+
+SIZE = preset("a1_tiny")
+BOUNDS = {
+    "float32": 1e-5,
+    "bfloat16": 0.02,
+    "bfloat16_kernel": 0.02,
+    "fp8": 0.05,
+    "fp8_8bit": 0.05,
+    "fp8_fp8": 0.06,
+}
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    """a1_tiny's preview, its norms away from one and zero so that every weight counts."""
+    made = build(SIZE).preview
+    generator = torch.Generator().manual_seed(1)
+    for module in made.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.weight.data = 1 + 0.3 * torch.randn(module.weight.shape, generator=generator)
+            module.bias.data = 0.3 * torch.randn(module.bias.shape, generator=generator)
+    made.set_attn_processor(CogVideoXAttnProcessor2_0())
+    return made
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    generator = torch.Generator().manual_seed(2)
+    grid = SIZE.grid(SIZE.low)
+    return {
+        "hidden_states": torch.randn(2, SIZE.latent_frames, 2 * SIZE.codec.channels, *grid, generator=generator),
+        "encoder_hidden_states": torch.randn(2, SIZE.text.max_tokens, SIZE.text.width, generator=generator),
+        "timestep": torch.tensor([499.0, 499.0]),
+        "image_rotary_emb": rotary_positions(SIZE.preview, grid, SIZE.latent_frames),
+    }
+
+
+def velocity(network, inputs):
+    with torch.no_grad():
+        return network(**inputs, return_dict=False)[0]
+
+
+def relative(ours, reference):
+    return float((ours - reference).norm() / reference.norm())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_diffusers_transformer(transformer, inputs, name):
+    before = {key: tensor.clone() for key, tensor in transformer.state_dict().items()}
+    reference = velocity(transformer, inputs)
+    ours = velocity(FusedTransformer(transformer, RECIPES[name]), inputs)
+    assert ours.dtype == torch.float32
+    assert relative(ours, reference) < BOUNDS[name]
+    after = transformer.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before), "the given transformer was changed"
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["norm1.linear.weight", "norm2.norm.bias", "attn1.norm_k.weight", "attn1.to_v.bias", "ff.net.0.proj.weight"],
+)
+def test_every_weight_counts(transformer, inputs, part):
+    """Negative control: a tenth more of one layer's weight is seen."""
+    other = copy.deepcopy(transformer)
+    weight = other.transformer_blocks[3].get_parameter(part)
+    weight.data = weight.data * 1.1 + 0.01
+    reference = velocity(transformer, inputs)
+    assert relative(velocity(FusedTransformer(other, RECIPES["float32"]), inputs), reference) > 1e-4
+
+
+def test_fp8_keeps_the_ends_and_the_modulation_in_high_precision(transformer):
+    made = FusedTransformer(transformer, RECIPES["fp8"])
+    quantised = [any(isinstance(m, DenseFp8) for m in block.modules()) for block in made.blocks]
+    assert quantised == [False, *[True] * (len(quantised) - 2), False]
+    assert made.modulation.weight.dtype == made.output.weight.dtype == torch.bfloat16
+
+
+def test_an_unknown_recipe_names_those_that_exist():
+    with pytest.raises(ConfigError, match="bfloat16_kernel"):
+        recipe("int3")
+
+
+@pytest.mark.parametrize(("stage", "branches"), [("preview", 2), ("refiner", 1)])
+def test_a_full_size_forward_moves_far_less(stage, branches):
+    """Counted on the meta device, where no number is computed: operators, bytes, and bytes that are no product's."""
+    size = preset("dvgwm_5b")
+    dit, pixels = (size.preview, size.low) if stage == "preview" else (size.refiner, size.high)
+    with torch.device("meta"):
+        plain = torch.nn.Module.to(build_transformer(dit, size, 1), torch.bfloat16)
+        plain.set_attn_processor(CogVideoXAttnProcessor2_0())
+        grid = size.grid(pixels)
+        tokens = size.latent_frames * (grid[0] // 2) * (grid[1] // 2)
+        given = {
+            "hidden_states": torch.empty(branches, size.latent_frames, 32, *grid, dtype=torch.bfloat16),
+            "encoder_hidden_states": torch.empty(branches, 226, 4096, dtype=torch.bfloat16),
+            "timestep": torch.empty(branches),
+            "image_rotary_emb": (torch.empty(tokens, 64), torch.empty(tokens, 64)),
+        }
+        theirs = traffic(plain, **given, return_dict=False)
+        ours = traffic(FusedTransformer(plain, RECIPES["bfloat16_kernel"]), **given)
+        eight = traffic(FusedTransformer(plain, RECIPES["fp8"]), **given)
+    assert theirs.operators > 5 * ours.operators
+    assert theirs.moved_bytes > 2.5 * ours.moved_bytes
+    assert theirs.elementwise_bytes > 4 * ours.elementwise_bytes
+    assert eight.moved_bytes < ours.moved_bytes

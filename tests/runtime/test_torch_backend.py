@@ -1,0 +1,274 @@
+"""The torch backend: packages compiled here, run through the whole pipeline, on the CPU as on a GPU."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the export extra is not installed")
+pytest.importorskip("diffusers", reason="the export extra is not installed")
+
+from dvgwm.export import build as building
+from dvgwm.export.aoti import export_package, traced, write_weights
+from dvgwm.export.graphs import Graph
+from dvgwm.export.interface import engine_spec
+from dvgwm.kernels.modulate import modulate_first
+from dvgwm.runtime.backends.torch import TorchBackend, _laid, fingerprint, open_backend
+from dvgwm.runtime.bundle import Bundle, read_bundle
+from dvgwm.runtime.errors import BundleIncompatibleError, ConfigError, InternalError, ShapeError
+from dvgwm.runtime.host import HostBackend
+from dvgwm.runtime.pipeline import Pipeline
+from dvgwm.runtime.sampler import SamplerSpec, table
+from dvgwm.runtime.types import Observation
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+
+class Network(torch.nn.Module):
+    """A linear layer, one of our operators, and a convolution whose weight is channels last."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = torch.nn.Linear(16, 16)
+        self.conv = torch.nn.Conv2d(1, 4, 3, padding=1)
+        self.conv.weight.data = torch.randn(4, 1, 3, 3).contiguous(memory_format=torch.channels_last)
+        self.register_buffer("table", torch.randn(2, 3, 16))
+
+    def forward(self, tokens, past):
+        normed = modulate_first(self.linear(tokens), self.table, self.linear.weight[0], self.linear.bias, 1, 1e-5)
+        image = self.conv(normed[:, None]) + past
+        return image.sum(1), image
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    folder, module = tmp_path_factory.mktemp("package"), Network().eval()
+    # Strides unlike a contiguous tensor's: the package has to get them whatever it is given.
+    past = torch.randn(2, 4, 3, 16).contiguous(memory_format=torch.channels_last)
+    graph = Graph(
+        "net",
+        module,
+        {"tokens": torch.randn(2, 3, 16), "past": past},
+        ("sum", "next"),
+        carry={"next": "past"},
+        suffix="pt2",
+    )
+    program = traced(module, graph.inputs, graph.dynamic, torch.device("cpu"))
+    export_package(program, folder / graph.file)
+    write_weights(program, graph.inputs, folder / graph.weights)
+    return folder, graph, engine_spec(graph)
+
+
+@pytest.fixture
+def engine(package):
+    folder, graph, spec = package
+    return TorchBackend(torch.device("cpu")).load(folder / graph.file, spec)
+
+
+def test_a_package_is_its_module(package, engine):
+    _, graph, _ = package
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        inputs = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in graph.inputs.items()}
+        with torch.no_grad():
+            wanted = graph.module(*inputs.values())
+        outputs = engine.run(inputs)
+        assert torch.allclose(outputs["sum"], wanted[0], atol=1e-5)
+        assert torch.allclose(outputs["next"], wanted[1], atol=1e-5)
+    assert not torch.allclose(outputs["next"], engine.run(inputs | {"past": inputs["past"] + 1})["next"])
+
+
+def test_the_weights_are_apart_with_their_strides(package):
+    folder, graph, _ = package
+    assert (folder / graph.weights).stat().st_size > 1000
+    kept = TorchBackend(torch.device("cpu"))._weights_of(folder / graph.weights)
+    assert kept.tensors["conv.weight"].stride() == graph.module.conv.weight.stride()
+    assert torch.equal(kept.tensors["conv.weight"], graph.module.conv.weight)
+    assert kept.layouts["past"] == graph.inputs["past"].stride()
+
+
+def test_strides_that_fit_are_not_copied():
+    tensor = torch.randn(1, 4, 3, 16).contiguous(memory_format=torch.channels_last)
+    assert _laid(tensor, tensor.stride()) is tensor
+    assert _laid(tensor, (999, *tensor.stride()[1:])) is tensor  # the stride of an axis of one
+    moved = _laid(tensor.contiguous(), tensor.stride())
+    assert moved.stride() == tensor.stride()
+    assert torch.equal(moved, tensor)
+
+
+def test_what_does_not_fit_is_refused(package, engine, tmp_path):
+    folder, graph, spec = package
+    inputs = dict(graph.inputs)
+    for wrong in ({"tokens": inputs["tokens"].double()}, {"tokens": inputs["tokens"][:, :2]}, {"more": inputs["past"]}):
+        with pytest.raises(ShapeError):
+            engine.run(inputs | wrong)
+    engine.close()
+    with pytest.raises(InternalError):
+        engine.run(inputs)
+    backend = TorchBackend(torch.device("cpu"))
+    (tmp_path / graph.file).write_bytes(b"PK\x03\x04 no archive")
+    (tmp_path / graph.weights).write_bytes((folder / graph.weights).read_bytes())
+    with pytest.raises(BundleIncompatibleError, match="rebuild"):
+        backend.load(tmp_path / graph.file, spec)
+    from safetensors.torch import save_file
+
+    save_file({"linear.weight": graph.module.linear.weight.data}, tmp_path / graph.weights)
+    (tmp_path / graph.file).write_bytes((folder / graph.file).read_bytes())
+    with pytest.raises(BundleIncompatibleError, match="lacks"):
+        backend.load(tmp_path / graph.file, spec)
+
+
+def test_a_package_needs_no_code_of_ours_but_the_operators(package):
+    """In a fresh process that imports the backend alone."""
+    folder, graph, spec = package
+    script = (
+        "import sys, torch; from pathlib import Path; from dvgwm.runtime.backends.torch import open_backend;"
+        "from dvgwm.runtime.backend import EngineSpec; from dvgwm.runtime.types import TensorSpec as T;"
+        f"spec = EngineSpec({spec.file!r}, (T('tokens', (2, 3, 16), 'float32'), T('past', (2, 4, 3, 16), 'float32')),"
+        "(T('sum', (2, 3, 16), 'float32'), T('next', (2, 4, 3, 16), 'float32')), {'next': 'past'}, 0.0,"
+        f"{spec.weights!r});"
+        f"engine = open_backend(1).load(Path({str(folder / graph.file)!r}), spec);"
+        "made = engine.run({'tokens': torch.ones(2, 3, 16), 'past': torch.ones(2, 4, 3, 16)});"
+        "print(float(made['sum'].sum())); assert 'diffusers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        wanted = graph.module(torch.ones(2, 3, 16), torch.ones(2, 4, 3, 16))[0].sum()
+    assert float(done.stdout) == pytest.approx(float(wanted), abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["ddim_v", "dpmpp_2m_sde", "ddim_epsilon"])
+def test_the_backends_own_arithmetic_is_numpys(kind):
+    ours, theirs = open_backend(None), HostBackend("numpy", lambda path, spec: None)
+    rng = np.random.default_rng(0)
+    for step in table(SamplerSpec(kind, 4, guidance=3.0, train_steps=100)).steps:
+        state, velocity, history, noise = (rng.standard_normal((n, 5, 7), np.float32) for n in (1, 2, 1, 1))
+        pair = [[backend.upload(array) for array in (state, velocity, history, noise)] for backend in (ours, theirs)]
+        for backend, arrays in zip((ours, theirs), pair, strict=True):
+            backend.affine_step(step, *arrays)
+        for left, right in zip(*pair, strict=True):
+            assert np.allclose(ours.download(left), right, atol=1e-5)
+    latents, noise = rng.standard_normal((1, 3, 2, 4, 6), np.float32), rng.standard_normal((1, 3, 2, 8, 12), np.float32)
+    scale, shift = np.float32([2.0]), np.float32([0.5])
+    made, wanted = (
+        backend.bridge(backend.upload(latents), (3, 8, 12), scale, shift, 0.8, 0.6, backend.upload(noise))
+        for backend in (ours, theirs)
+    )
+    assert np.allclose(ours.download(made), wanted, atol=1e-5)
+    joined = ours.concatenate([ours.upload(latents), ours.upload(latents)])
+    assert joined.shape[0] == 2
+    start = ours.mark()
+    ours.synchronize()
+    assert ours.elapsed(start, ours.mark()) >= 0
+
+
+def silent(step, part, done, total):
+    pass
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """test_tiny compiled, verified against torch stage by stage and as a plan, and written."""
+    out = tmp_path_factory.mktemp("engines") / "test_tiny"
+    return building.build_bundle(building.Order("test_tiny", "torch", out, 0, building.STEPS[:3]), silent).bundle
+
+
+def test_a_compiled_bundle_says_what_it_was_compiled_for(bundle):
+    manifest = read_bundle(bundle.path, "torch").manifest
+    assert (manifest.backend, manifest.precision) == ("torch", "float32")
+    assert dict(manifest.fingerprint) == fingerprint(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    assert {"plan: actions", "preview", "decode_next (uint8)"} <= set(manifest.parity)
+    assert all(parity.max_abs <= parity.tolerance for parity in manifest.parity.values())
+
+
+def test_another_machine_refuses_it_with_the_command(bundle):
+    other = replace(bundle.manifest, fingerprint=dict(bundle.manifest.fingerprint) | {"torch": "1.0"})
+    with pytest.raises(BundleIncompatibleError, match=r"torch 1\.0 .*--preset test_tiny --backend torch --precision"):
+        Pipeline(Bundle(bundle.path, other), open_backend(None))
+
+
+def test_a_plan_is_the_same_every_time_and_stops_early_exactly(bundle):
+    contract = bundle.manifest.input
+    image = np.random.default_rng(0).integers(0, 256, (contract.height_px, contract.width_px, 3), np.uint8)
+    seen = [Observation({contract.camera: image}, np.zeros(7), 0.0)]
+    with Pipeline(bundle, open_backend(None)) as pipeline:
+        pipeline.warmup()
+        plans = [pipeline.imagine(seen, "push the cube", seed) for seed in (3, 3, 4)]
+        chunk = pipeline.act(plans[0], seen, "push the cube")
+        stage = next(stage for stage in pipeline.stages if stage.spec.name == "decode")
+        engines = stage.first, stage.following
+        latents = pipeline.backend.upload(plans[0].latents["high_latents"])
+        head = engines[0].run({"latents": latents[:, :3]})["frames"]
+    assert np.array_equal(plans[0].frames, plans[1].frames)
+    assert not np.array_equal(plans[0].frames, plans[2].frames)
+    assert np.array_equal(np.asarray(head)[0], plans[0].frames[:9])
+    assert chunk.actions.shape == (48, 7)
+
+
+def test_carried_tensors_need_no_copy(bundle, monkeypatch):
+    """The decoder's cache comes out with the strides that it goes in with."""
+    from dvgwm.runtime.backends import torch as module
+
+    copied = []
+
+    def watched(tensor, stride):
+        made = _laid(tensor, stride)
+        copied.append(made is not tensor and made.data_ptr() != tensor.data_ptr() and tensor.dim() == 5)
+        return made
+
+    stage = bundle.manifest.stage("decode")
+    backend = open_backend(None)
+    first, following = (
+        backend.load(bundle.path / stage.engines[name].file, stage.engines[name])
+        for name in ("decode_first", "decode_next")
+    )
+    shape = next(spec.shape for spec in first.spec.inputs if spec.name == "latents")
+    outputs = dict(first.run({"latents": torch.randn(shape)}))
+    monkeypatch.setattr(module, "_laid", watched)
+    for _ in range(2):
+        carried = {following.spec.carry[name]: tensor for name, tensor in outputs.items() if name != "frames"}
+        copied.clear()
+        outputs = dict(following.run({"latents": torch.randn(1, 2, *shape[2:]), **carried}))
+        assert not any(copied)
+
+
+def test_an_episode_on_the_command_line(bundle, tmp_path):
+    pytest.importorskip("mujoco", reason="MuJoCo is not installed")
+    command = [sys.executable, "-m", "dvgwm.runtime.cli", "--robot", "galaxea_a1", "--bundle", str(bundle.path)]
+    command += ["--execute", "4", "--max-actions", "4", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["backend"] == "torch"
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "fp8_8bit"])
+def test_lower_precision_passes_its_own_gate(tmp_path, precision):
+    """The preview alone: every recipe is compiled the same way."""
+    from dvgwm.export.graphs import graphs
+    from dvgwm.export.verify import ParityError, engine_parity, gate_of
+    from dvgwm.models.build import build
+    from dvgwm.models.fused import recipe
+    from dvgwm.models.presets import preset
+
+    size = preset("a1_tiny")
+    networks = build(size, 0)
+    plain = next(graph for graph in graphs(size, networks) if graph.name == "preview")
+    graph = next(graph for graph in graphs(size, networks, recipe(precision)) if graph.name == "preview")
+    program = traced(graph.module, graph.inputs, graph.dynamic, torch.device("cpu"))
+    export_package(program, tmp_path / graph.file)
+    write_weights(program, graph.inputs, tmp_path / graph.weights)
+    backend, spec = TorchBackend(torch.device("cpu")), engine_spec(graph)
+    made = engine_parity(plain, backend, tmp_path / graph.file, spec, gate_of(precision))["preview"]
+    assert made.cosine > 0.999
+    with pytest.raises(ParityError):  # it is no float32
+        engine_parity(plain, backend, tmp_path / graph.file, spec, gate_of("float32"))
+
+
+def test_a_precision_that_onnx_lacks_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--backend torch"):
+        building.build_bundle(building.Order("test_tiny", "onnx", tmp_path / "b", 0, precision="bfloat16"), silent)
