@@ -96,12 +96,11 @@ def finished(name: str, options: argparse.Namespace) -> bool:
 
 def part(bench: object) -> None:
     """Measure one part and record that it is done."""
-    import networks
-
-    import kernels
+    import kernel_parts
+    import network_parts
 
     name = bench.part
-    module = kernels if hasattr(kernels, f"run_{name}") else networks
+    module = kernel_parts if hasattr(kernel_parts, f"run_{name}") else network_parts
     started = time.perf_counter()
     getattr(module, f"run_{name}")(bench)
     bench.row("done", wall_s=time.perf_counter() - started)

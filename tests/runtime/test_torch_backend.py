@@ -239,7 +239,8 @@ def test_carried_tensors_need_no_copy(bundle, monkeypatch):
 
 def test_an_episode_on_the_command_line(bundle, tmp_path):
     pytest.importorskip("mujoco", reason="MuJoCo is not installed")
-    command = [sys.executable, "-m", "dvgwm.runtime.cli", "--robot", "galaxea_a1", "--bundle", str(bundle.path)]
+    command = [sys.executable, "-c", "from dvgwm.runtime.cli import main; main()"]
+    command += ["--robot", "galaxea_a1", "--bundle", str(bundle.path)]
     command += ["--execute", "4", "--max-actions", "4", "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
