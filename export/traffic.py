@@ -23,7 +23,7 @@ class Traffic:
     elementwise_bytes: int
 
 
-PRODUCTS = ("mm", "addmm", "bmm", "linear", "convolution", "scaled_dot_product", "scaled_linear", "dvgwm.attention")
+PRODUCTS = ("mm", "addmm", "bmm", "linear", "convolution", "scaled_dot_product", "dvgwm.attention", "library_attention")
 """Operators whose time is arithmetic: what remains is what fusion can save."""
 
 

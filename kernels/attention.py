@@ -8,12 +8,19 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .language import ceil_div, jit, tl
 from .operator import operator
 from .variant import Variant
 
 LOG2_E = math.log2(math.e)
+PREFERENCE = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 @jit
@@ -82,6 +89,17 @@ def compiled_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) 
     return output
 
 
+def plain_library_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Return `plain_attention` from the library; the twin of `preferred_library_attention`."""
+    return plain_attention(query, key, value, scale)
+
+
+def preferred_library_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """`plain_attention` by cuDNN where it takes the shape: on Hopper torch's own first choice is slower."""
+    with sdpa_kernel(PREFERENCE, set_priority=True):
+        return plain_attention(query, key, value, scale)
+
+
 def capability(tensor: Tensor) -> int:
     """Return the tensor's GPU as a number such as 90; 80 for tensors elsewhere (Triton's interpreter)."""
     if not tensor.is_cuda:
@@ -106,6 +124,7 @@ def _fake(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 
 
 attention = operator(plain_attention, compiled_attention, _fake)
+library_attention = operator(plain_library_attention, preferred_library_attention, _fake)
 
 STRIDES = tuple(f"{part}_{axis}" for part in ("query", "key", "value", "output") for axis in ("b", "h", "s"))
 

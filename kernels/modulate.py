@@ -4,6 +4,8 @@ CogVideoX modulates text and video tokens with numbers of their own; both lie in
 row 0 is the video's, row 1 the text's, each (shift, scale, gate), as `CogVideoXLayerNormZero.linear` gives them.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -115,7 +117,7 @@ def compiled_modulate(
     epsilon: float,
 ) -> tuple[Tensor, Tensor]:
     """`plain_modulate` as one kernel."""
-    summed, output = _fake(residual, update, before, after, weight, bias, words, epsilon)
+    summed, output = _fake(residual)
     _launch(residual, update, before, after, (weight, bias, summed, output, output), words, epsilon, False)
     return summed, output
 
@@ -124,7 +126,7 @@ def compiled_modulate_first(
     residual: Tensor, after: Tensor, weight: Tensor, bias: Tensor, words: int, epsilon: float
 ) -> Tensor:
     """`plain_modulate_first` as one kernel."""
-    output = _fake_first(residual, after, weight, bias, words, epsilon)
+    output = _fake_first(residual)
     _launch(residual, None, after, after, (weight, bias, output, output, output), words, epsilon, False)
     return output
 
@@ -140,7 +142,7 @@ def compiled_modulate_8bit(
     epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`plain_modulate_8bit` as one kernel."""
-    summed, output, scale = _fake_8bit(residual, update, before, after, weight, bias, words, epsilon)
+    summed, output, scale = _fake_8bit(residual)
     _launch(residual, update, before, after, (weight, bias, summed, output, scale), words, epsilon, True)
     return summed, output, scale
 
@@ -149,7 +151,7 @@ def compiled_modulate_first_8bit(
     residual: Tensor, after: Tensor, weight: Tensor, bias: Tensor, words: int, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """`plain_modulate_first_8bit` as one kernel."""
-    output, scale = _fake_first_8bit(residual, after, weight, bias, words, epsilon)
+    output, scale = _fake_first_8bit(residual)
     _launch(residual, None, after, after, (weight, bias, residual, output, scale), words, epsilon, True)
     return output, scale
 
@@ -177,43 +179,21 @@ def _warps(width: int) -> int:
     return 8 if width > 2048 else 4
 
 
-def _fake(
-    residual: Tensor,
-    update: Tensor,
-    before: Tensor,
-    after: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    words: int,
-    epsilon: float,
-) -> tuple[Tensor, Tensor]:
+def _fake(residual: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return residual.new_empty(residual.shape), residual.new_empty(residual.shape)
 
 
-def _fake_first(residual: Tensor, after: Tensor, weight: Tensor, bias: Tensor, words: int, epsilon: float) -> Tensor:
+def _fake_first(residual: Tensor, *_: Any) -> Tensor:
     return residual.new_empty(residual.shape)
 
 
-def _fake_8bit(
-    residual: Tensor,
-    update: Tensor,
-    before: Tensor,
-    after: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    words: int,
-    epsilon: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return residual.new_empty(residual.shape), *_fake_first_8bit(residual, after, weight, bias, words, epsilon)
+def _fake_8bit(residual: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return residual.new_empty(residual.shape), *_fake_first_8bit(residual)
 
 
-def _fake_first_8bit(
-    residual: Tensor, after: Tensor, weight: Tensor, bias: Tensor, words: int, epsilon: float
-) -> tuple[Tensor, Tensor]:
-    return (
-        residual.new_empty(residual.shape, dtype=torch.float8_e4m3fn),
-        residual.new_empty(residual.shape[:2], dtype=torch.float32),
-    )
+def _fake_first_8bit(residual: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    numbers = residual.new_empty(residual.shape, dtype=torch.float8_e4m3fn)
+    return numbers, residual.new_empty(residual.shape[:2], dtype=torch.float32)
 
 
 modulate = operator(plain_modulate, compiled_modulate, _fake)

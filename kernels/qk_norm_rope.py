@@ -35,8 +35,11 @@ def qk_norm_rope_kernel(
     cosine = tl.load(cosines_ptr + turn, turned, other=1.0)  # text tokens turn by nothing
     sine = tl.load(sines_ptr + turn, turned, other=0.0)
     source = qkv_ptr + batch.to(tl.int64) * stride_b + token.to(tl.int64)[:, None] * stride_s + head * D + lane[None, :]
-    row = (batch * heads + head).to(tl.int64) * length
-    target = (row + token)[:, None] * D + lane[None, :]
+    if EIGHT_BIT:  # heads apart: a block of tokens that share a scale lies together
+        row = (batch * heads + head).to(tl.int64) * length + token
+    else:  # tokens apart, as the library gives attention's result the layout of its queries
+        row = (batch * length + token).to(tl.int64) * heads + head
+    target = row[:, None] * D + lane[None, :]
     blocks = (length + BLOCK - 1) // BLOCK
     for part in tl.static_range(2):
         weight_ptr = query_weight_ptr if part == 0 else key_weight_ptr
@@ -71,7 +74,7 @@ def plain_qk_norm_rope(
     heads: int,
     epsilon: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return queries and keys, each B H S D in the dtype of ``qkv``; the twin of `compiled_qk_norm_rope`.
+    """Return queries and keys, each B S H D seen as B H S D, in the dtype of ``qkv``; twin of `compiled_qk_norm_rope`.
 
     ``qkv`` is B S 3 H D in one row per token (queries, keys, values), ``cosines`` and ``sines`` are N x D/2 for the last N of
     the S tokens, float32; consecutive pairs of channels are rotated (CogVideoX).
@@ -86,7 +89,12 @@ def plain_qk_norm_rope(
             strict=True,
         )
     )
-    return query.to(qkv.dtype), key.to(qkv.dtype)
+    return _tokens_apart(query.to(qkv.dtype)), _tokens_apart(key.to(qkv.dtype))
+
+
+def _tokens_apart(x: Tensor) -> Tensor:
+    """Return B H S D with the memory of B S H D."""
+    return x.transpose(1, 2).clone(memory_format=torch.contiguous_format).transpose(1, 2)
 
 
 def plain_qk_norm_rope_8bit(
@@ -141,7 +149,7 @@ def compiled_qk_norm_rope(
     epsilon: float,
 ) -> tuple[Tensor, Tensor]:
     """`plain_qk_norm_rope` as one kernel."""
-    query, key = _fake(qkv, query_weight, query_bias, key_weight, key_bias, cosines, sines, heads, epsilon)
+    query, key = _fake(qkv, heads)
     pointers = (query_weight, query_bias, key_weight, key_bias, cosines, sines, query, query, key, query, key)
     _launch(qkv, heads, epsilon, pointers, False)
     return query, key
@@ -160,7 +168,7 @@ def compiled_qk_norm_rope_8bit(
     epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`plain_qk_norm_rope_8bit` as one kernel."""
-    parts = _fake_8bit(qkv, query_weight, query_bias, key_weight, key_bias, cosines, sines, centre, heads, epsilon)
+    parts = _fake_8bit(qkv, heads)
     query, query_scale, key, key_scale = parts
     weights = (query_weight, query_bias, key_weight, key_bias, cosines, sines, centre.contiguous())
     _launch(qkv, heads, epsilon, (*weights, query, key, query_scale, key_scale), True)
@@ -183,45 +191,23 @@ def _tile(eight_bit: bool) -> tuple[int, int]:
     return (QUANT_BLOCK, 8) if eight_bit else (32, 4)
 
 
-def _fake(
-    qkv: Tensor,
-    query_weight: Tensor,
-    query_bias: Tensor,
-    key_weight: Tensor,
-    key_bias: Tensor,
-    cosines: Tensor,
-    sines: Tensor,
-    heads: int,
-    epsilon: float,
-) -> tuple[Tensor, Tensor]:
-    shape = (qkv.shape[0], heads, qkv.shape[1], qkv.shape[2] // (3 * heads))
-    return qkv.new_empty(shape), qkv.new_empty(shape)
+def _fake(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    shape = (qkv.shape[0], qkv.shape[1], heads, qkv.shape[2] // (3 * heads))
+    return qkv.new_empty(shape).transpose(1, 2), qkv.new_empty(shape).transpose(1, 2)
 
 
-def _fake_8bit(
-    qkv: Tensor,
-    query_weight: Tensor,
-    query_bias: Tensor,
-    key_weight: Tensor,
-    key_bias: Tensor,
-    cosines: Tensor,
-    sines: Tensor,
-    centre: Tensor,
-    heads: int,
-    epsilon: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake_8bit(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shape = (qkv.shape[0], heads, qkv.shape[1], qkv.shape[2] // (3 * heads))
     scales = (*shape[:2], -(-qkv.shape[1] // QUANT_BLOCK))
-    return (
-        qkv.new_empty(shape, dtype=torch.int8),
-        qkv.new_empty(scales, dtype=torch.float32),
-        qkv.new_empty(shape, dtype=torch.int8),
-        qkv.new_empty(scales, dtype=torch.float32),
-    )
+    query, key = (qkv.new_empty(shape, dtype=torch.int8) for _ in range(2))
+    query_scale, key_scale = (qkv.new_empty(scales, dtype=torch.float32) for _ in range(2))
+    return query, query_scale, key, key_scale
 
 
-qk_norm_rope = operator(plain_qk_norm_rope, compiled_qk_norm_rope, _fake)
-qk_norm_rope_8bit = operator(plain_qk_norm_rope_8bit, compiled_qk_norm_rope_8bit, _fake_8bit)
+qk_norm_rope = operator(plain_qk_norm_rope, compiled_qk_norm_rope, lambda qkv, *rest: _fake(qkv, rest[-2]))
+qk_norm_rope_8bit = operator(
+    plain_qk_norm_rope_8bit, compiled_qk_norm_rope_8bit, lambda qkv, *rest: _fake_8bit(qkv, rest[-2])
+)
 
 
 def _variant(dtype: str, width: int, eight_bit: bool) -> Variant:

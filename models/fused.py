@@ -16,7 +16,7 @@ from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dvgwm.kernels.attention import attention
+from dvgwm.kernels.attention import attention, library_attention
 from dvgwm.kernels.attention_8bit import attention_8bit, attention_fp8, quantise_values
 from dvgwm.kernels.modulate import modulate, modulate_8bit, modulate_first, modulate_first_8bit
 from dvgwm.kernels.qk_norm_rope import plain_qk_norm_rope, qk_norm_rope, qk_norm_rope_8bit
@@ -154,7 +154,7 @@ class Block(nn.Module):
         query, key = qk_norm_rope(qkv, *norms, *turns, self.heads, self.qk_epsilon)
         if self.made.attention == "kernel":
             return attention(query, key, value, scale).flatten(2)
-        return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return library_attention(query, key, value, scale).flatten(2)
 
 
 class FusedTransformer(nn.Module):

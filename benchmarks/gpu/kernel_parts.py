@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import torch
 from measure import Bench, alternate, ceilings, relative
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from dvgwm.kernels import affine_step, attention, attention_8bit, bridge, modulate, qk_norm_rope, spatial_norm
-from dvgwm.runtime.cuda import CudaKernels, affine_step_values
+from dvgwm.kernels import affine_step, attention, attention_8bit, bridge, modulate, qk_norm_rope, quantise, spatial_norm
+from dvgwm.kernels.shipped import launches
+from dvgwm.runtime.cuda import CudaKernels
 from dvgwm.runtime.errors import ConfigError
-from dvgwm.runtime.sampler import Step
 
 LIBRARIES = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -86,7 +88,8 @@ def run_attention(bench: Bench) -> None:
             values = attention_8bit.quantise_values(value)
             works["fp8"] = lambda: attention_8bit.attention_fp8(*parts, *values, scale)
         if cubins is not None:
-            works["cubin"] = lambda: attention_cubin(cubins, query, key, value)
+            works["cubin"] = shipped(cubins, lambda: attention.compiled_attention(query, key, value, scale))
+            works["8bit cubin"] = shipped(cubins, lambda: attention_8bit.compiled_attention_8bit(*parts, value, scale))
         exact = scaled_dot_product_attention(*(part[:1, :1].double() for part in (query, key, value))).transpose(1, 2)
         report(bench, f"attention {label}", works, exact, 4 * batch * heads * length**2 * width, list(shape))
         if not small(bench):
@@ -142,101 +145,93 @@ def tune(bench: Bench, label: str, query: torch.Tensor, key: torch.Tensor, value
         bench.row(f"attention {label} tile", tile=tile, median_s=median, max_s=slowest, rate=rate)
 
 
-def attention_cubin(cubins: CudaKernels, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Return our attention through the shipped kernel."""
-    batch, heads, length, width = query.shape
-    output = torch.empty(batch, length, heads, width, device="cuda", dtype=query.dtype)
-    values = {"heads": heads, "length": length, "keys": length, "scale_log2": width**-0.5 * attention.LOG2_E}
-    for name, part in (("query", query), ("key", key), ("value", value), ("output", output.transpose(1, 2))):
-        values[f"{name}_ptr"] = part.data_ptr()
-        values |= {f"{name}_{axis}": part.stride(index) for index, axis in enumerate("bhs")}
-    facts = cubins.facts(f"attention_bf16_d{width}")
-    grid = (-(-length // facts.constants["BLOCK_M"]), batch * heads, 1)
-    cubins.launch(facts.name, grid, values, torch.cuda.current_stream().cuda_stream)
-    return output
+def shipped(cubins: CudaKernels, work: Callable[[], Any]) -> Callable[[], Any]:
+    """Return ``work`` through the shipped kernels: the same launches, the same tensors, its result written anew each time."""
+    seen, result = launches(work, cubins.architecture)
+    stream = torch.cuda.current_stream().cuda_stream
+
+    def run() -> Any:
+        for launch in seen:
+            cubins.launch(launch.name, launch.grid, launch.values, stream)
+        return result
+
+    return run
 
 
 def run_kernels(bench: Bench) -> None:
     """The one-pass kernels against the same arithmetic in eager torch and in torch.compile, and as cubins."""
     cubins = launcher(bench)
-    rate = ceilings(bench.file, bench.facts["gpu"]).get("bytes", math.nan)
-    affine(bench, cubins, rate)
-    tokens(bench, rate)
+    affine(bench, cubins)
+    tokens(bench, cubins)
     latents = torch.randn(1, 13, 16, 32, 48, device=bench.device)
     noise = torch.randn(1, 13, 16, 60, 90, device=bench.device)
     ones, zeros = torch.ones(16, device=bench.device), torch.zeros(16, device=bench.device)
-    arguments = (latents, ones, zeros, noise, 0.8, 0.6)
-    compare(bench, "bridge", bridge.bridge, bridge.plain_bridge, arguments, latents.nbytes + 2 * noise.nbytes, rate)
+    moved = latents.nbytes + 2 * noise.nbytes
+    compare(bench, cubins, bridge, "bridge", (latents, ones, zeros, noise, 0.8, 0.6), moved)
     size = (16, 24) if small(bench) else (480, 720)
     video = torch.randn(1, 128, 8, *size, device=bench.device, dtype=torch.bfloat16)
     video = video.contiguous(memory_format=torch.channels_last_3d)
     maps = [torch.randn(1, 128, 2, size[0] // 8, size[1] // 8, device=bench.device).bfloat16() for _ in range(2)]
+    maps = [values.contiguous(memory_format=torch.channels_last_3d) for values in maps]
     past = video[:, :, :2].clone(memory_format=torch.channels_last_3d)
     weights = [torch.randn(128, device=bench.device).bfloat16() for _ in range(2)]
-    arguments = (video, *weights, *maps, past, 32, 1e-6)
     moved = spatial_norm.bytes_moved(video, *maps, past)
-    compare(
-        bench, "spatial_norm", spatial_norm.spatial_norm, spatial_norm.plain_spatial_norm, arguments, moved, rate
-    )  # fmt: skip
+    compare(bench, cubins, spatial_norm, "spatial_norm", (video, *weights, *maps, past, 32, 1e-6), moved)
 
 
-def affine(bench: Bench, cubins: CudaKernels | None, rate: float) -> None:
-    """The sampler's step at product size, where launching is all, and at 256 MB, where memory is."""
-    row = Step(0.0, 0.9, -0.3, guidance=6.0)
+def affine(bench: Bench, cubins: CudaKernels | None) -> None:
+    """The sampler's step at product size, where launching is all, and at 256 MB and more, where memory is."""
+    numbers = (0.9, -0.3, 0.0, 0.0, 0.0, 0.0, 6.0, math.inf, 1.0, 0.0)
     for label, count in (("product", 13 * 16 * 32 * 48), ("256 MB", 1 << (16 if small(bench) else 26))):
         state, velocity = torch.randn(1, count, device=bench.device), torch.randn(2, count, device=bench.device)
-        numbers = (row.a, row.b, 0.0, 0.0, 0.0, 0.0, row.guidance, math.inf, 1.0, 0.0)
-        works: dict[str, Callable[[], object]] = {
-            "kernel": lambda s=state, v=velocity: affine_step.affine_step(s, v, None, None, *numbers),
-            "eager": lambda s=state, v=velocity: affine_step.plain_affine_step(s, v, None, None, *numbers),
-        }
-        if cubins is not None:
-            stream = torch.cuda.current_stream().cuda_stream
-            values = affine_step_values(row, state.data_ptr(), velocity.data_ptr(), None, None, count, 2)
-            block = cubins.facts("affine_step_fp32_fp32").constants["BLOCK"]
-            grid = (-(-count // block), 1, 1)
-            works["cubin"] = lambda v=values, g=grid: cubins.launch("affine_step_fp32_fp32", g, v, stream)
         moved = affine_step.bytes_moved(state, velocity, None, None)
-        inner = 20 if label == "product" else 1
-        for variant, (median, slowest) in alternate(works, bench.rounds, bench.device, inner).items():
-            bench.row(
-                f"affine_step {label}", variant=variant, median_s=median, max_s=slowest, bytes=moved,
-                share_of_copy=moved / median / rate, loss="lossless",
-            )  # fmt: skip
+        compare(bench, cubins, affine_step, "affine_step", (state, velocity, None, None, *numbers), moved, label)
 
 
-def tokens(bench: Bench, rate: float) -> None:
-    """The two kernels that replace a transformer layer's small operators, at the preview's size."""
+def tokens(bench: Bench, cubins: CudaKernels | None) -> None:
+    """The kernels that replace a transformer layer's small operators, at the preview's size."""
     batch, length, heads, words = (1, 100, 2, 20) if small(bench) else (2, 5218, 48, 226)
     width = heads * 64
     qkv = torch.randn(batch, length, 3 * width, device=bench.device, dtype=torch.bfloat16)
     norms = [torch.randn(64, device=bench.device, dtype=torch.bfloat16) for _ in range(4)]
     angles = torch.randn(length - words, 32, device=bench.device)
-    arguments = (qkv, *norms, angles.cos(), angles.sin(), heads, 1e-6)
+    turns = angles.cos(), angles.sin()
     moved = qkv.nbytes * 4 // 3
-    compare(
-        bench, "qk_norm_rope", qk_norm_rope.qk_norm_rope, qk_norm_rope.plain_qk_norm_rope, arguments, moved, rate
-    )  # fmt: skip
+    compare(bench, cubins, qk_norm_rope, "qk_norm_rope", (qkv, *norms, *turns, heads, 1e-6), moved)
+    centre = torch.zeros(batch, heads, 64, device=bench.device)
+    moved = qkv.nbytes * 2 // 3 + qkv.nbytes // 3
+    compare(bench, cubins, qk_norm_rope, "qk_norm_rope_8bit", (qkv, *norms, *turns, centre, heads, 1e-6), moved)
     x, y = (torch.randn(batch, length, width, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
     tables = [torch.randn(2, 3, width, device=bench.device, dtype=torch.bfloat16) for _ in range(2)]
     norm = [torch.randn(width, device=bench.device, dtype=torch.bfloat16) for _ in range(2)]
     arguments = (x, y, *tables, *norm, words, 1e-5)
-    compare(bench, "modulate", modulate.modulate, modulate.plain_modulate, arguments, 4 * x.nbytes, rate)
-    moved = 3 * x.nbytes + x.nbytes // 2
-    compare(bench, "modulate_8bit", modulate.modulate_8bit, modulate.plain_modulate_8bit, arguments, moved, rate)
+    compare(bench, cubins, modulate, "modulate", arguments, 4 * x.nbytes)
+    compare(bench, cubins, modulate, "modulate_8bit", arguments, 3 * x.nbytes + x.nbytes // 2)
+    raised = torch.randn(batch, length, 4 * width, device=bench.device, dtype=torch.bfloat16)
+    compare(bench, cubins, quantise, "quantise", (raised, True), raised.nbytes * 3 // 2)
 
 
 def compare(
-    bench: Bench, name: str, ours: Callable[..., object], plain: Callable[..., object], arguments: tuple[object, ...],
-    moved: int, rate: float,
-) -> None:  # fmt: skip
-    """Record our kernel beside its twin, eager and compiled."""
-    works = {"kernel": lambda: ours(*arguments), "eager": lambda: plain(*arguments)}
+    bench: Bench,
+    cubins: CudaKernels | None,
+    module: ModuleType,
+    name: str,
+    arguments: tuple[Any, ...],
+    moved: int,
+    label: str = "",
+) -> None:
+    """Record our kernel compiled on the spot and as shipped, beside its twin, eager and compiled."""
+    ours, launched, plain = (getattr(module, prefix + name) for prefix in ("", "compiled_", "plain_"))
+    works: dict[str, Callable[[], Any]] = {"kernel": lambda: ours(*arguments), "eager": lambda: plain(*arguments)}
     if not small(bench):
         compiled = torch.compile(plain, dynamic=False)
         works["compile"] = lambda: compiled(*arguments)
-    for variant, (median, slowest) in alternate(works, bench.rounds, bench.device).items():
+    if cubins is not None and (cubins.architecture >= 89 or ("8bit" not in name and name != "quantise")):
+        works["cubin"] = shipped(cubins, lambda: launched(*arguments))
+    rate = ceilings(bench.file, bench.facts["gpu"]).get("bytes", math.nan)
+    inner = 20 if label == "product" else 1
+    for variant, (median, slowest) in alternate(works, bench.rounds, bench.device, inner).items():
         bench.row(
-            name, variant=variant, median_s=median, max_s=slowest, bytes=moved, share_of_copy=moved / median / rate,
-            loss="bounded" if "8bit" in name else "lossless",
+            f"{name} {label}".strip(), variant=variant, median_s=median, max_s=slowest, bytes=moved,
+            share_of_copy=moved / median / rate, loss="bounded" if "8bit" in name or name == "quantise" else "lossless",
         )  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("triton", reason="the kernels extra is not installed")
 
-from dvgwm.kernels.attention import attention, compiled_attention, plain_attention
+from dvgwm.kernels.attention import attention, compiled_attention, library_attention, plain_attention
 from dvgwm.kernels.attention_8bit import (
     attention_8bit,
     compiled_attention_8bit,
@@ -54,7 +54,9 @@ def test_other_lengths_of_keys_and_large_scores(randn, check):
 def test_the_twin_is_softmax_too(randn, check):
     query, key, value = heads(randn, SHAPES[1])
     check(plain_attention(query, key, value, 0.125), softmax(query, key, value), torch.float32)
-    assert attention(query, key, value, 0.125).is_contiguous()
+    for made in (attention(query, key, value, 0.125), library_attention(query, key, value, 0.125)):
+        assert made.is_contiguous()
+        check(made, softmax(query, key, value), torch.float32)
 
 
 def test_a_wrong_scale_is_seen(randn, relative):

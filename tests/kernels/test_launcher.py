@@ -1,4 +1,4 @@
-"""The shipped cubins on a GPU: the same numbers as the kernels compiled on the spot."""
+"""The shipped cubins: what our operators would launch fits them, and on a GPU gives the same numbers."""
 
 import math
 
@@ -7,48 +7,126 @@ import pytest
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("triton", reason="the kernels extra is not installed")
 
-from dvgwm.kernels import aot
-from dvgwm.kernels.affine_step import compiled_affine_step
-from dvgwm.kernels.attention import compiled_attention
-from dvgwm.runtime.cuda import CudaKernels
-from dvgwm.runtime.sampler import SamplerSpec, table
+from dvgwm.kernels import affine_step, aot, attention, attention_8bit, bridge, modulate, qk_norm_rope, quantise
+from dvgwm.kernels import spatial_norm as spatial
+from dvgwm.kernels.shipped import launches
+from dvgwm.kernels.variant import ARCHITECTURES, FP8_ARCHITECTURES
+from dvgwm.runtime.cuda import CudaKernels, KernelFacts, arguments
 
-pytestmark = [pytest.mark.torch, pytest.mark.gpu]
+pytestmark = pytest.mark.torch
+
+ROW = (0.9, -0.3, 0.2, 0.1, 0.4, 0.6, 6.0, math.inf, 1.0, 0.0)
+CALLS = (
+    "affine_step", "attention", "attention_8bit", "attention_fp8", "bridge", "modulate", "modulate_first", "modulate_8bit",
+    "modulate_first_8bit", "qk_norm_rope", "qk_norm_rope_8bit", "quantise", "quantise_gelu", "spatial_norm",
+)  # fmt: skip
+FP8 = ("attention_fp8", "modulate_8bit", "modulate_first_8bit", "quantise", "quantise_gelu")
+
+
+def prepare(name, device):
+    """Return a call of one operator's launcher at the full-size networks' widths, on few tokens."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape, dtype=torch.bfloat16):
+        return torch.randn(*shape, generator=generator).to(device, dtype)
+
+    query, key, value = (draw(1, 150, 2, 64).transpose(1, 2) for _ in range(3))
+    parts = (*qk_norm_rope.quantise_blocks(query.float()), *qk_norm_rope.quantise_blocks(key.float()))
+    qkv, norms, turns = (
+        draw(1, 150, 384),
+        [draw(64) for _ in range(4)],
+        [draw(140, 32, dtype=torch.float32) for _ in "cs"],
+    )
+    x, y, before, after, weight, bias = (
+        *(draw(1, 9, 1920) for _ in "xy"),
+        *(draw(2, 3, 1920) for _ in "ba"),
+        *(draw(1920) for _ in "wb"),
+    )
+    video = draw(1, 128, 3, 6, 10).contiguous(memory_format=torch.channels_last_3d)
+    maps, scales = [draw(1, 128, 2, 3, 5) for _ in "yb"], [draw(16, dtype=torch.float32) for _ in "ss"]
+    latents, noise = draw(1, 3, 16, 4, 6, dtype=torch.float32), draw(1, 3, 16, 8, 12, dtype=torch.float32)
+    state, velocity, history, xi = (draw(n, 5000, dtype=torch.float32) for n in (1, 2, 1, 1))
+
+    def stepped():
+        moved = state.clone()
+        affine_step.compiled_affine_step(moved, velocity, history.clone(), xi, *ROW)
+        return moved
+
+    calls = {
+        "affine_step": stepped,
+        "attention": lambda: attention.compiled_attention(query, key, value, 0.125),
+        "attention_8bit": lambda: attention_8bit.compiled_attention_8bit(*parts, value, 0.125),
+        "attention_fp8": lambda: attention_8bit.compiled_attention_fp8(
+            *parts, *attention_8bit.quantise_values(value), 0.125
+        ),
+        "bridge": lambda: bridge.compiled_bridge(latents, *scales, noise, 0.8, 0.6),
+        "modulate": lambda: modulate.compiled_modulate(x, y, before, after, weight, bias, 4, 1e-5),
+        "modulate_first": lambda: modulate.compiled_modulate_first(x, after, weight, bias, 4, 1e-5),
+        "modulate_8bit": lambda: modulate.compiled_modulate_8bit(x, y, before, after, weight, bias, 4, 1e-5),
+        "modulate_first_8bit": lambda: modulate.compiled_modulate_first_8bit(x, after, weight, bias, 4, 1e-5),
+        "qk_norm_rope": lambda: qk_norm_rope.compiled_qk_norm_rope(qkv, *norms, *turns, 2, 1e-6),
+        "qk_norm_rope_8bit": lambda: qk_norm_rope.compiled_qk_norm_rope_8bit(
+            qkv, *norms, *turns, draw(1, 2, 64, dtype=torch.float32), 2, 1e-6
+        ),
+        "quantise": lambda: quantise.compiled_quantise(x, False),
+        "quantise_gelu": lambda: quantise.compiled_quantise(draw(1, 9, 7680), True),
+        "spatial_norm": lambda: spatial.compiled_spatial_norm(
+            video, draw(128), draw(128), *maps, video[:, :, :2].clone(memory_format=torch.channels_last_3d), 32, 1e-6
+        ),
+    }  # fmt: skip
+    return calls[name]
+
+
+def facts_of(variant, architecture):
+    """Return what the JSON of ``variant`` would say, as far as packing needs it."""
+    pointers = {name for name, kind in variant.signature.items() if kind.startswith("*")}
+    return KernelFacts(
+        variant.name, "", architecture, tuple(variant.signature.items()), 2, frozenset(pointers | set(variant.divisible)),
+        variant.constants, 32 * variant.warps, 0, "",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", CALLS)
+def test_what_an_operator_launches_fits_the_shipped_kernel(monkeypatch, name, architecture):
+    if name in FP8 and architecture not in FP8_ARCHITECTURES:
+        pytest.skip("this target has no FP8")
+    for module in (attention, attention_8bit):
+        monkeypatch.setattr(module, "capability", lambda tensor: architecture)
+    seen, _ = launches(prepare(name, "cpu"), architecture)
+    assert len(seen) == (3 if name == "spatial_norm" else 1)
+    known = {variant.name: variant for variant in aot.variants(architecture)}
+    for launch in seen:
+        packed = arguments(facts_of(known[launch.name], architecture), launch.values)
+        assert len(packed) == len(launch.values) + 2
+        assert all(0 < size < 2**31 for size in launch.grid)
+        assert max(launch.grid[1:]) <= 65_535
+
+
+def test_a_call_that_nothing_is_shipped_for_is_refused():
+    x = torch.randn(1, 9, 100)
+    with pytest.raises(ValueError, match="no shipped kernel"):
+        launches(lambda: quantise.compiled_quantise(x, False), 90)
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
+def cubins(tmp_path_factory):
     major, minor = torch.cuda.get_device_capability()
     out = tmp_path_factory.mktemp("cubins")
     assert aot.main(["--arch", str(10 * major + minor), "--out", str(out)]) == 0
     return CudaKernels(folder=out)
 
 
-def stream():
-    return torch.cuda.current_stream().cuda_stream
-
-
-@pytest.mark.parametrize("count", [1, 1000, 1 << 20])
-def test_affine_step(kernels, count):
-    state, velocity = torch.randn(1, count, device="cuda"), torch.randn(2, count, device="cuda")
-    wanted = state.clone()
-    row = table(SamplerSpec("ddim_v", 4, guidance=6.0)).steps[1]
-    compiled_affine_step(wanted, velocity, None, None, row.a, row.b, 0.0, 0.0, 0.0, 0.0, 6.0, math.inf, 1.0, 0.0)
-    kernels.affine_step(row, state, velocity, None, None, count, 2, ("fp32", "fp32"), stream())
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CALLS)
+def test_a_shipped_kernel_gives_the_numbers_of_the_one_compiled_on_the_spot(cubins, name):
+    if name in FP8 and cubins.architecture not in FP8_ARCHITECTURES:
+        pytest.skip("this GPU has no FP8")
+    wanted = prepare(name, "cuda")()
+    seen, made = launches(prepare(name, "cuda"), cubins.architecture)
+    for launch in seen:
+        cubins.launch(launch.name, launch.grid, launch.values, torch.cuda.current_stream().cuda_stream)
     torch.cuda.synchronize()
-    assert torch.equal(state, wanted)
-
-
-@pytest.mark.parametrize("length", [64, 5218])
-def test_attention(kernels, length):
-    query, key, value = (torch.randn(1, 4, length, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-    output = torch.empty(1, length, 4, 64, device="cuda", dtype=torch.bfloat16)
-    facts = kernels.facts("attention_bf16_d64")
-    values = {"heads": 4, "length": length, "keys": length, "scale_log2": 0.125 * math.log2(math.e)}
-    for name, part in (("query", query), ("key", key), ("value", value), ("output", output.transpose(1, 2))):
-        values[f"{name}_ptr"] = part.data_ptr()
-        values |= {f"{name}_{axis}": part.stride(index) for index, axis in enumerate("bhs")}
-    grid = (-(-length // facts.constants["BLOCK_M"]), 4, 1)
-    kernels.launch("attention_bf16_d64", grid, values, stream())
-    torch.cuda.synchronize()
-    assert torch.equal(output, compiled_attention(query, key, value, 0.125))
+    pairs = zip(*((result,) if isinstance(result, torch.Tensor) else result for result in (made, wanted)), strict=True)
+    for ours, theirs in pairs:
+        assert torch.equal(ours.float(), theirs.float())
