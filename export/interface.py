@@ -13,9 +13,12 @@ from .graphs import Graph
 
 def engine_spec(graph: Graph) -> EngineSpec:
     """Return names, shapes, dtypes, carried tensors and FLOP (per unit of the dynamic size) of ``graph``."""
+    # A module that was compiled for a GPU is there by now.
+    device = next((tensor.device for tensor in graph.module.state_dict().values()), torch.device("cpu"))
+    inputs = [tensor.to(device) for tensor in graph.inputs.values()]
     # The plain form of attention is counted operator by operator; fused ones are unknown to the counter on a CPU.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        outputs = run_module(graph.module, graph.inputs.values())
+        outputs = run_module(graph.module, inputs)
     batch = next((graph.inputs[name].shape[0] for name in graph.dynamic), 1)
     sizes = set(graph.dynamic.values())
     dynamic_outputs = dict.fromkeys(graph.outputs, sizes.pop()) if sizes else {}

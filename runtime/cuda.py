@@ -166,7 +166,8 @@ class CudaKernels:
 
         facts, kernel = self._kernel(name)
         config = LaunchConfig(grid=grid, block=facts.threads, shmem_size=facts.shared_bytes)
-        launch(Stream.from_handle(stream), config, kernel, *arguments(facts, values))
+        on = Stream.from_handle(stream) if stream else self._device.default_stream
+        launch(on, config, kernel, *arguments(facts, values))
 
     def affine_step(  # noqa: PLR0913
         self,

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from measure import Bench, alternate, ceilings, relative
+from measure import Bench, alternate, ceilings, relative, usable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -105,12 +105,8 @@ def report(
     shape: list[int],
 ) -> None:
     """Record every variant that runs, its error against float64 on the first head, and its rate."""
-    ready = {}
-    for variant, work in works.items():
-        try:
-            ready[variant] = relative(work()[:1, :, :1], exact)
-        except RuntimeError as error:  # a backend that does not take this shape
-            bench.row(name, variant=variant, refused=str(error).splitlines()[0])
+    _, results = usable(bench, name, works)
+    ready = {variant: relative(result[:1, :, :1], exact) for variant, result in results.items()}
     times = alternate({variant: works[variant] for variant in ready}, bench.rounds, bench.device)
     base = times.get("cudnn", (math.nan, 0.0))[0]
     for variant, (median, slowest) in times.items():
@@ -230,8 +226,10 @@ def compare(
         works["cubin"] = shipped(cubins, lambda: launched(*arguments))
     rate = ceilings(bench.file, bench.facts["gpu"]).get("bytes", math.nan)
     inner = 20 if label == "product" else 1
+    title = f"{name} {label}".strip()
+    works = {variant: works[variant] for variant in usable(bench, title, works)[0]}
     for variant, (median, slowest) in alternate(works, bench.rounds, bench.device, inner).items():
         bench.row(
-            f"{name} {label}".strip(), variant=variant, median_s=median, max_s=slowest, bytes=moved,
+            title, variant=variant, median_s=median, max_s=slowest, bytes=moved,
             share_of_copy=moved / median / rate, loss="bounded" if "8bit" in name or name == "quantise" else "lossless",
         )  # fmt: skip

@@ -127,15 +127,40 @@ def first_call(work: Callable[[], object], device: str) -> float:
     return time.perf_counter() - started
 
 
-def peak_bytes(work: Callable[[], object], device: str) -> int | None:
-    """Return the most device memory that one run holds, weights included."""
+def working_bytes(work: Callable[[], object], device: str) -> int | None:
+    """Return the most device memory that one run takes beside what is held before it (weights, other variants)."""
     if device != "cuda":
+        work()
         return None
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     work()
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def weight_bytes(module: torch.nn.Module) -> int:
+    """Return the memory of a module's parameters and buffers, shared ones once."""
+    tensors = {tensor.data_ptr(): tensor.nbytes for tensor in (*module.parameters(), *module.buffers())}
+    return sum(tensors.values())
+
+
+def usable(
+    bench: Bench, name: str, works: Mapping[str, Callable[[], object]]
+) -> tuple[dict[str, float], dict[str, object]]:
+    """Return the first call's seconds and result of every variant that runs; one that does not gets a row that says why."""
+    starts, results = {}, {}
+    for variant, work in works.items():
+        started = time.perf_counter()
+        try:
+            results[variant] = work()
+            synchronize(bench.device)
+        except Exception as error:  # a compiler's and a library's errors have no common base
+            bench.row(name, variant=variant, refused=f"{type(error).__name__}: {str(error).strip()[:160]}", loss="none")
+            continue
+        starts[variant] = time.perf_counter() - started
+    return starts, results
 
 
 def relative(ours: torch.Tensor, reference: torch.Tensor) -> float:

@@ -7,7 +7,18 @@ from typing import Any
 import torch
 from diffusers import CogVideoXDDIMScheduler
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
-from measure import Bench, alternate, ceilings, first_call, peak_bytes, psnr, relative, seconds
+from measure import (
+    Bench,
+    alternate,
+    ceilings,
+    first_call,
+    psnr,
+    relative,
+    seconds,
+    usable,
+    weight_bytes,
+    working_bytes,
+)
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -83,6 +94,7 @@ class Denoiser:
     def variants(self, names: tuple[str, ...]) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
         """Return eager and compiled diffusers, and our recipes with each block compiled."""
         made = {"diffusers eager": self.engine(self.plain)}
+        self.weights = dict.fromkeys(("diffusers eager", "diffusers compile"), weight_bytes(self.plain))
         if self.bench.device == "cuda":
             compiled = torch.compile(self.plain, fullgraph=True, dynamic=False)
             made["diffusers compile"] = self.engine(compiled)
@@ -92,6 +104,7 @@ class Denoiser:
                 for block in fused.blocks:
                     block.compile(dynamic=False)
             made[name] = self.engine(fused)
+            self.weights[name] = weight_bytes(fused)
         return made
 
     def _count(self, branches: int) -> tuple[float, float]:
@@ -118,24 +131,21 @@ class Denoiser:
 
 def run_denoiser(bench: Bench, stage: str, denoiser: Denoiser, names: tuple[str, ...], calls: int) -> None:
     """Record one forward of every variant, its memory, first call, error after a few steps, and share of its floor."""
-    works = {}
+    title = f"{stage} forward"
     state, time = denoiser.state.bfloat16(), torch.tensor([499.0 if not denoiser.flow else 0.5], device=bench.device)
-    starts = {}
-    for name, run in denoiser.variants(names).items():
-        starts[name] = first_call(lambda run=run: run(state, time), bench.device)
-        works[name] = lambda run=run: run(state, time)
-        works[name].run = run  # type: ignore[attr-defined]
-    errors = {
-        name: relative(denoiser.steps(work.run, torch.bfloat16), denoiser.reference) for name, work in works.items()
-    }
-    memory = {name: peak_bytes(work, bench.device) for name, work in works.items()}
+    variants = denoiser.variants(names)
+    works = {name: lambda run=run: run(state, time) for name, run in variants.items()}
+    starts, _ = usable(bench, title, works)
+    works = {name: works[name] for name in starts}
+    errors = {name: relative(denoiser.steps(variants[name], torch.bfloat16), denoiser.reference) for name in works}
+    memory = {name: working_bytes(work, bench.device) for name, work in works.items()}
     times = alternate(works, bench.rounds, bench.device)
     for name, (median, slowest) in times.items():
-        compiled = times.get("diffusers compile", (math.nan,))[0]
+        eager, compiled = (times.get(f"diffusers {way}", (math.nan,))[0] for way in ("eager", "compile"))
         bench.row(
-            f"{stage} forward", variant=name, median_s=median, max_s=slowest, calls=calls, stage_s=calls * median,
-            first_call_s=starts[name], peak_bytes=memory[name], flop=denoiser.flop, rate=denoiser.flop / median,
-            share_of_floor=denoiser.floor_s(name) / median, against_eager=times["diffusers eager"][0] / median,
+            title, variant=name, median_s=median, max_s=slowest, calls=calls, stage_s=calls * median,
+            first_call_s=starts[name], weight_bytes=denoiser.weights[name], working_bytes=memory[name], flop=denoiser.flop,
+            rate=denoiser.flop / median, share_of_floor=denoiser.floor_s(name) / median, against_eager=eager / median,
             against_compile=compiled / median, relative_l2=errors[name], loss="bounded",
             kernels="compiled on the spot" if name in OURS else "torch's",
         )  # fmt: skip
@@ -203,22 +213,23 @@ def run_decode(bench: Bench) -> None:
     latents = torch.randn(1, size.latent_frames, size.codec.channels, *size.grid(size.high), device=bench.device)
     needed = 1 + -(-(size.policy.stride * 5) // 4)  # frames 0, 8 .. 40
     needed += (needed - CHUNKS[0]) % CHUNKS[1]
-    starts = {
-        "diffusers eager": first_call(lambda: diffusers(latents), bench.device),
-        "bfloat16": first_call(lambda: chunked(latents), bench.device),
-    }
     works = {
         "diffusers eager": lambda: diffusers(latents),
         "bfloat16": lambda: chunked(latents),
         "bfloat16, early exit": lambda: chunked(latents[:, :needed]),
     }
-    quality = psnr(chunked(latents), diffusers(latents))
-    memory = {name: peak_bytes(work, bench.device) for name, work in works.items()}
+    starts, frames = usable(bench, "decode", works)
+    works = {name: works[name] for name in starts}
+    quality = psnr(frames["bfloat16"], frames["diffusers eager"])
+    exact = bool(
+        torch.equal(frames["bfloat16, early exit"], frames["bfloat16"][:, : frames["bfloat16, early exit"].shape[1]])
+    )
+    memory = {name: working_bytes(work, bench.device) for name, work in works.items()}
     times = alternate(works, bench.rounds, bench.device)
     for name, (median, slowest) in times.items():
         bench.row(
-            "decode", variant=name, median_s=median, max_s=slowest, first_call_s=starts.get(name), peak_bytes=memory[name],
-            against_eager=times["diffusers eager"][0] / median, psnr_db=quality, loss="bounded",
+            "decode", variant=name, median_s=median, max_s=slowest, first_call_s=starts[name], working_bytes=memory[name],
+            against_eager=times["diffusers eager"][0] / median, psnr_db=quality, early_exit_exact=exact, loss="bounded",
         )  # fmt: skip
 
 
@@ -238,11 +249,11 @@ def run_plan(bench: Bench) -> None:
         decode = chunked if name == best else diffusers
         whole = plan_of(bench, size, low, high, preview, refines[name], decode, ours=name == best)
         start = first_call(whole, bench.device)
-        figures = {
-            "wall_s": seconds(whole, bench.device),
-            "first_call_s": start,
-            "peak_bytes": peak_bytes(whole, bench.device),
-        }
+        taken: list[float] = []
+        memory = working_bytes(
+            lambda whole=whole, taken=taken: taken.append(seconds(whole, bench.device)), bench.device
+        )
+        figures = {"wall_s": taken[0], "first_call_s": start, "working_bytes": memory}
         if bench.preset == "dvgwm_5b":
             figures["against_paper"] = 88.7 / figures["wall_s"]
         kernels = "compiled on the spot" if name == best else "torch's"

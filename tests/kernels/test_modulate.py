@@ -63,7 +63,7 @@ def test_it_is_diffusers_layer(randn, relative, device):
         video, text, gate, _ = layer(tokens[:, 4:], tokens[:, :4], time)
         packed = layer.linear(layer.silu(time)).view(2, 3, 192)
         ours = modulate_first(tokens, packed, layer.norm.weight, layer.norm.bias, 4, 1e-5)
-    assert relative(ours, torch.cat([text, video], 1)) < 1e-6
+    assert relative(ours, torch.cat([text, video], 1)) < 5e-6
     assert torch.equal(packed[0, 2], gate[0, 0])
 
 
