@@ -37,7 +37,7 @@ def draw(file: Path) -> Path | str:
     shapes = sorted({name for name, _ in rows if name.startswith("attention") and "tile" not in name})
     for index, name in enumerate(shapes):
         found = {variant: row["rate"] / 1e12 for (other, variant), row in rows.items() if other == name}
-        right.plot(list(found), list(found.values()), "o-", color=f"C{index}", label=name.removeprefix("attention "))
+        right.plot(list(found), list(found.values()), "o", color=f"C{index}", label=name.removeprefix("attention "))
     right.set(title="attention", ylabel="TFLOP/s", ylim=(0, None))
     if shapes:
         right.legend()

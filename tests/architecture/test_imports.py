@@ -86,3 +86,19 @@ def test_nobody_imports_a_folder_by_its_bare_name():
     for folder in (*ours, "tests", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
             assert not imports_of(path) & ours, path
+
+
+@pytest.mark.torch
+def test_without_triton_the_operators_run_as_their_twins():
+    pytest.importorskip("torch", reason="the export extra is not installed")
+    script = (
+        "import sys; sys.modules['triton'] = None; import torch;"
+        "from dvgwm.kernels.quantise import quantise; from dvgwm.kernels.attention import attention;"
+        "from dvgwm.runtime.backends.torch import open_backend;"
+        "assert quantise(torch.ones(1, 2, 8), True)[0].dtype == torch.float8_e4m3fn;"
+        "q = torch.randn(1, 2, 5, 64); assert attention(q, q, q, 0.125).shape == (1, 5, 2, 64);"
+        "from dvgwm.kernels import aot; assert aot.main(['--out', 'nowhere']) == 2"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("E2 KERNELS_TRITON")
