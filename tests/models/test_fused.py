@@ -74,6 +74,19 @@ def test_every_recipe_is_diffusers_transformer(transformer, inputs, name):
     assert all(torch.equal(before[key], after[key]) for key in before), "the given transformer was changed"
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_on_the_gpu(transformer, inputs, name):
+    if RECIPES[name].fp8 and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU has no FP8")
+    there = {
+        key: tuple(part.cuda() for part in value) if isinstance(value, tuple) else value.cuda()
+        for key, value in inputs.items()
+    }
+    ours = velocity(FusedTransformer(transformer, RECIPES[name]).cuda(), there).cpu()
+    assert relative(ours, velocity(transformer, inputs)) < max(BOUNDS[name], 1e-4)
+
+
 @pytest.mark.parametrize(
     "part",
     ["norm1.linear.weight", "norm2.norm.bias", "attn1.norm_k.weight", "attn1.to_v.bias", "ff.net.0.proj.weight"],

@@ -82,6 +82,33 @@ def test_a_package_is_its_module(package, engine):
     assert not torch.allclose(outputs["next"], engine.run(inputs | {"past": inputs["past"] + 1})["next"])
 
 
+@pytest.mark.gpu
+def test_a_package_on_the_gpu_gives_the_same_captured_or_not(tmp_path):
+    device, module = torch.device("cuda"), Network().eval()
+    examples = {"tokens": torch.randn(2, 3, 16), "past": torch.randn(2, 4, 3, 16)}
+    graph = Graph("net", module, examples, ("sum", "next"), suffix="pt2")
+    program = traced(module, examples, {}, device)
+    export_package(program, tmp_path / graph.file)
+    write_weights(program, examples, tmp_path / graph.weights)
+    engine = TorchBackend(device).load(tmp_path / graph.file, engine_spec(graph))
+    plain = []
+    for captured in (False, True):
+        if captured:
+            engine.warmup({name: tuple(tensor.shape) for name, tensor in examples.items()})
+            assert len(engine._graphs) == 1
+        for seed in range(2):
+            generator = torch.Generator().manual_seed(seed)
+            inputs = {name: torch.randn(t.shape, generator=generator).cuda() for name, t in examples.items()}
+            with torch.no_grad():
+                wanted = module(*inputs.values())[0]
+            made = engine.run(inputs)["sum"].clone()
+            assert torch.allclose(made, wanted, atol=1e-4)
+            plain.append(made)
+    assert torch.equal(plain[0], plain[2])
+    assert torch.equal(plain[1], plain[3])
+    assert not torch.equal(plain[0], plain[1])
+
+
 def test_the_weights_are_apart_with_their_strides(package):
     folder, graph, _ = package
     assert (folder / graph.weights).stat().st_size > 1000
