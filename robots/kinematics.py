@@ -116,20 +116,23 @@ class SerialKinematics:
         return bool(np.linalg.norm(pose[:3] - tool[:3, 3]) < REACHED_M and angle < REACHED_RAD)
 
     def _frames(self, joints: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
-        frames, frame = np.empty_like(self.origins), np.eye(4)
-        for index, origin in enumerate(self.origins):
-            frame = frame @ origin
-            cosine, sine = np.cos(joints[index]), np.sin(joints[index])
-            x, y = frame[:, 0].copy(), frame[:, 1].copy()
-            frame[:, 0], frame[:, 1] = cosine * x + sine * y, cosine * y - sine * x
-            frames[index] = frame
-        return frames, frame @ self.tool
+        turned = self.origins.copy()
+        x, y = self.origins[:, :, 0], self.origins[:, :, 1]
+        cosine, sine = np.cos(joints[: len(x)])[:, None], np.sin(joints[: len(x)])[:, None]
+        turned[:, :, 0], turned[:, :, 1] = cosine * x + sine * y, cosine * y - sine * x
+        frames = np.empty_like(turned)
+        frames[0] = turned[0]
+        for index in range(1, len(turned)):
+            np.matmul(frames[index - 1], turned[index], out=frames[index])
+        return frames, frames[-1] @ self.tool
 
 
 def jacobian(frames: DoubleArray, tool: DoubleArray) -> DoubleArray:
     """Return the geometric Jacobian, 6 x N, of the tool for joint frames N x 4 x 4 that turn about their z axes."""
-    axes = frames[:, :3, 2]
-    return np.concatenate((np.cross(axes, tool[:3, 3] - frames[:, :3, 3]), axes), axis=1).T
+    ax, ay, az = frames[:, :3, 2].T
+    x, y, z = (tool[:3, 3] - frames[:, :3, 3]).T
+    # The cross product by hand: numpy's takes as long as everything else here.
+    return np.stack((ay * z - az * y, az * x - ax * z, ax * y - ay * x, ax, ay, az))
 
 
 def damped_step(matrix: DoubleArray, error: DoubleArray) -> DoubleArray:

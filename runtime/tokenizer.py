@@ -21,7 +21,7 @@ def tokenize(bundle: Bundle, text: str) -> NDArray[np.int64]:
     """Return the tokens of ``text``, int64 1 x max_tokens, padded; raises `ConfigError` where it does not fit."""
     contract = bundle.manifest.text
     if contract.tokenizer == "bytes":
-        tokens = [byte + _FIRST_BYTE for byte in text.encode()] + [_END]
+        tokens = byte_tokens(text)
     elif contract.tokenizer == TOKENIZER_FILE:
         tokens = _from_file(bundle, text)
     else:
@@ -34,6 +34,11 @@ def tokenize(bundle: Bundle, text: str) -> NDArray[np.int64]:
     padded = np.full((1, contract.max_tokens), _PAD, np.int64)
     padded[0, : len(tokens)] = tokens
     return padded
+
+
+def byte_tokens(text: str) -> list[int]:
+    """Return the tokens of ``text`` byte by byte, as ByT5's, with the end's."""
+    return [byte + _FIRST_BYTE for byte in text.encode()] + [_END]
 
 
 def _from_file(bundle: Bundle, text: str) -> list[int]:

@@ -20,7 +20,7 @@ def write_video(path: Path, frames: ImageArray, fps: float) -> Path:
     Raises `RecordingError` where the place cannot be written.
     """
     try:
-        data, suffix = _mp4(frames, fps), ".mp4"
+        data, suffix = encode_mp4(frames, fps), ".mp4"
     except ImportError:
         data, suffix = _gif(frames, fps), ".gif"
     target = path.with_suffix(suffix)
@@ -67,10 +67,17 @@ def _panel(video: ImageArray, length: int, scale: int, label: str) -> ImageArray
     return np.concatenate([np.broadcast_to(np.asarray(band), (length, BAND_PX, large.shape[2], 3)), large], 1)
 
 
-def _mp4(frames: ImageArray, fps: float) -> bytes:
+def encode_mp4(
+    frames: ImageArray, fps: float, key_frame_every: int | None = None, key_frames: frozenset[int] = frozenset()
+) -> bytes:
+    """Return uint8 T H W 3 frames as an H.264 mp4 file's bytes, those of ``key_frames`` decodable on their own.
+
+    With ``key_frame_every`` it is made fast, not small. Raises `ImportError` where PyAV or its encoder is missing.
+    """
     from fractions import Fraction
 
     import av
+    from av.video.frame import PictureType
     from av.video.reformatter import ColorRange, Colorspace
 
     if "libx264" not in av.codecs_available:
@@ -80,15 +87,18 @@ def _mp4(frames: ImageArray, fps: float) -> bytes:
     even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "18"})
+        fast = {"g": str(key_frame_every), "preset": "ultrafast", "threads": "1"}
+        options = {"crf": "18"} | (fast if key_frame_every else {})
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)
         stream.height, stream.width, stream.pix_fmt = even.shape[1], even.shape[2], "yuv420p"
         # Players guess the colours of untagged video by its size, so the file says which they are: BT.709, limited range.
         colours = stream.codec_context
         colours.colorspace = colours.color_primaries = colours.color_trc = Colorspace.ITU709
         colours.color_range = ColorRange.MPEG
-        for image in even:
+        for index, image in enumerate(even):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+            frame.pict_type = PictureType.I if index in key_frames else PictureType.NONE
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return buffer.getvalue()

@@ -1,6 +1,7 @@
 """From a layout to the expert's actions: the route at 10 Hz as tool poses and as joints, slow enough for the gate."""
 
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -46,9 +47,10 @@ def plan_expert(layout: Layout, start: DoubleArray, kinematics: SerialKinematics
     while True:
         tool = _tool_actions(route, stretch)
         joints = _joint_actions(tool, start, kinematics)
-        if _excess(start, joints, limits) <= 1.0:
+        excess = _excess(start, joints, limits)
+        if excess <= 1.0:
             return ExpertPlan(tool, joints)
-        stretch *= STRETCH_STEP
+        stretch *= max(STRETCH_STEP, sqrt(excess))  # acceleration falls with its square: never too far
 
 
 def due_times_s(count: int) -> DoubleArray:

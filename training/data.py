@@ -1,0 +1,164 @@
+"""Demonstrations on disk: the simulated expert's, any LeRobot data set's; and which of them are learned from."""
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dvgwm.robots.galaxea_a1 import JOINT_NAMES, ROBOT
+from dvgwm.robots.sim.cameras import CAMERAS
+from dvgwm.robots.sim.expert import Demonstration, demonstrate
+from dvgwm.robots.sim.tasks import TASKS
+from dvgwm.robots.spec import SimulationOptions
+from dvgwm.runtime.errors import ConfigError
+from dvgwm.runtime.record.lerobot import Episode, Schema
+from dvgwm.runtime.record.reader import Dataset, open_dataset
+from dvgwm.runtime.record.writer import finish, write_episodes, written
+
+from .arrays import save_arrays, save_index
+
+FIRST_SEED = 1_000_000
+"""Layouts below this seed are for evaluation and never in a data set."""
+
+EPISODES_A_FILE = 25
+TEST_SHARE = 0.2
+FRAME_S = 0.1
+SIZE_PX = (128, 192)
+TOOL_NAMES = ("x", "y", "z", "rx", "ry", "rz", "gripper")
+ATTEMPTS, ATTEMPT_SEEDS = 10, 10_000_000
+TRAIN, TEST = "train", "test"
+
+Report = Callable[[int, int], None]
+"""Called with episodes done and episodes wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What a data set holds: episodes by task, their lengths in frames, what was dropped, and the split in episodes."""
+
+    episodes: int
+    dropped: int
+    tasks: dict[str, int]
+    frames: int
+    shortest: int
+    longest: int
+    train: int
+    test: int
+
+
+def record_simulation(root: Path, episodes: int, seed: int, workers: int, report: Report) -> Census:
+    """Record ``episodes`` of the scripted expert under ``root`` as a LeRobot v3.0 data set with arrays beside it.
+
+    Episode n is task n modulo their number, on a layout of its own; the last fifth of the layouts is for tests. A
+    recording that was stopped goes on where it was. Raises `ConfigError` for a number of episodes that no whole files
+    hold, and where ``root`` was begun from another seed.
+    """
+    if episodes < EPISODES_A_FILE or episodes % EPISODES_A_FILE:
+        raise ConfigError("DATA_EPISODES", f"wanted a multiple of {EPISODES_A_FILE} episodes, got {episodes}")
+    _check_seed(root, seed)
+    files = range(episodes // EPISODES_A_FILE)
+    left = [(root, index, seed) for index in files if not written(root, index)]
+    done = len(files) - len(left)
+    report(done * EPISODES_A_FILE, episodes)
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for _ in pool.imap_unordered(_record_file, left):
+            done += 1
+            report(done * EPISODES_A_FILE, episodes)
+    test = round(episodes / len(TASKS) * TEST_SHARE) * len(TASKS)
+    splits = {TRAIN: f"0:{episodes - test}", TEST: f"{episodes - test}:{episodes}"}
+    finish(root, _schema(), instructions(), splits, {"seed": seed})
+    dataset = open_dataset(root)
+    save_index(root, [(dataset.length(n), dataset.instruction(n)) for n in range(len(dataset))], EPISODES_A_FILE)
+    return census(dataset)
+
+
+def census(dataset: Dataset) -> Census:
+    """Return what ``dataset`` holds."""
+    lengths = [dataset.length(number) for number in range(len(dataset))]
+    tasks = [str(row.get("task", row["tasks"][0])) for row in dataset.rows]
+    train, test = split(dataset)
+    return Census(
+        episodes=len(dataset),
+        dropped=sum(int(row.get("attempts", 0)) for row in dataset.rows),
+        tasks={task: tasks.count(task) for task in sorted(set(tasks))},
+        frames=sum(lengths),
+        shortest=min(lengths),
+        longest=max(lengths),
+        train=len(train),
+        test=len(test),
+    )
+
+
+def split(dataset: Dataset) -> tuple[Sequence[int], Sequence[int]]:
+    """Return the episodes to learn from and those to test on: the data set's own split, else 8:2 of every task."""
+    splits = dataset.info.get("splits", {})
+    if TEST in splits:
+        train, test = (range(*map(int, str(splits[name]).split(":"))) for name in (TRAIN, TEST))
+        return train, test
+    seen: dict[str, int] = {}
+    held = []
+    for number in range(len(dataset)):
+        words = dataset.instruction(number)
+        seen[words] = seen.get(words, 0) + 1
+        if seen[words] % round(1 / TEST_SHARE) == 0:
+            held.append(number)
+    return [number for number in range(len(dataset)) if number not in set(held)], held
+
+
+def instructions() -> dict[str, int]:
+    """Return every instruction of the simulated tasks with its number."""
+    sentences = [task.instruction(target) for task in TASKS.values() for target in task.targets]
+    return {sentence: index for index, sentence in enumerate(dict.fromkeys(sentences))}
+
+
+def _schema() -> Schema:
+    return Schema(ROBOT.name, 1 / FRAME_S, dict.fromkeys(CAMERAS, SIZE_PX), JOINT_NAMES, TOOL_NAMES)
+
+
+def _check_seed(root: Path, seed: int) -> None:
+    """Raise `ConfigError` where ``root`` holds another seed's episodes or something else."""
+    note = root / "seed"
+    begun = note.read_text("utf-8").strip() if note.is_file() else None
+    if begun is None and root.is_dir() and any(root.iterdir()):
+        raise ConfigError("DATA_OCCUPIED", f"{root} exists and holds no recording; name another --out")
+    if begun not in (None, str(seed)):
+        raise ConfigError("DATA_SEED", f"{root} was begun with --seed {begun}, not {seed}; name another --out")
+    root.mkdir(parents=True, exist_ok=True)
+    note.write_text(f"{seed}\n", "utf-8")
+
+
+def _record_file(job: tuple[Path, int, int]) -> None:
+    root, index, seed = job
+    first = index * EPISODES_A_FILE
+    episodes = [_episode(number, seed) for number in range(first, first + EPISODES_A_FILE)]
+    save_arrays(root, index, {"scene": [e.frames["scene"] for e in episodes]}, [e.action for e in episodes])
+    write_episodes(root, _schema(), index, first, instructions(), episodes)
+
+
+def _episode(number: int, seed: int) -> Episode:
+    task, layout = list(TASKS)[number % len(TASKS)], FIRST_SEED + seed + number // len(TASKS)
+    for attempt in range(ATTEMPTS):
+        options = SimulationOptions(task, layout + attempt * ATTEMPT_SEEDS, *SIZE_PX)
+        shown = demonstrate(options)
+        if shown.solved:
+            return _recorded(shown, options, attempt)
+    raise AssertionError(f"the expert failed {ATTEMPTS} times at {task} from seed {layout}")
+
+
+def _recorded(shown: Demonstration, options: SimulationOptions, attempt: int) -> Episode:
+    extras: dict[str, Any] = {
+        "task": options.task,
+        "target": shown.target,
+        "layout_seed": options.seed,
+        "attempts": attempt,
+    }
+    return Episode(
+        instruction=shown.instruction,
+        frames={camera: np.stack([seen.images[camera] for seen in shown.observations]) for camera in CAMERAS},
+        state=np.stack([seen.joints for seen in shown.observations]),
+        action=np.concatenate([shown.tool_actions, shown.tool_actions[-1:]]),
+        extras=extras,
+    )
