@@ -33,9 +33,7 @@ def describe(
     fingerprint: Mapping[str, str],
 ) -> Manifest:
     """Return the manifest of ``preset`` for one backend; parity and files are filled in when the bundle is written."""
-    frames = len(range(0, preset.frames - preset.policy.stride, preset.policy.stride))
-    count = float(frames)
-    per_plan = frames * preset.policy.execute
+    per_plan = preset.frames - 1
     return Manifest(
         schema=SCHEMA,
         name=preset.name,
@@ -47,7 +45,7 @@ def describe(
         action=_actions(preset),
         rates=Rates(per_plan, per_plan, 1),
         text=_text(preset, card),
-        pipeline=(*_imagining(preset, engines), _act(preset, engines, count)),
+        pipeline=(*_imagining(preset, engines), _act(preset, engines)),
         fingerprint=dict(fingerprint),
         parity={},
         files={},
@@ -149,8 +147,8 @@ def _refine(preset: Preset, engines: Mapping[str, EngineSpec]) -> StageSpec:
     )
 
 
-def _act(preset: Preset, engines: Mapping[str, EngineSpec], count: float) -> StageSpec:
-    sampling = preset.sampling
+def _act(preset: Preset, engines: Mapping[str, EngineSpec]) -> StageSpec:
+    sampling, policy = preset.sampling, preset.policy
     return _stage(
         "act",
         "act",
@@ -158,7 +156,14 @@ def _act(preset: Preset, engines: Mapping[str, EngineSpec], count: float) -> Sta
         {"encode": engines["frame_encoder"], "denoise": engines["policy"]},
         {"plan": "plan"},
         sampler=SamplerSpec("ddim_epsilon", sampling.policy_steps, train_steps=sampling.policy_train_steps),
-        constants={"stride": float(preset.policy.stride), "count": count, "execute": float(preset.policy.execute)},
+        constants={
+            "frames": float(preset.frames),
+            "stride": float(policy.stride),
+            "offsets": tuple(map(float, policy.offsets)),
+            "samples": float(policy.samples),
+            "medoid_above": policy.medoid_above,
+            "blend": policy.blend,
+        },
     )
 
 

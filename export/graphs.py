@@ -28,8 +28,8 @@ from dvgwm.models.vae import CHUNKS
 from .attention import OperatorAttention
 from .onnx_graph import ATTENTION_OPSET, PLAIN_OPSET
 
-BRANCHES, FRAMES = "branches", "frames"
-"""Sizes chosen at run time: guidance branches, and frames encoded in one batch."""
+BRANCHES, FRAMES, CHUNKS_DRAWN = "branches", "frames", "chunks"
+"""Sizes chosen at run time: guidance branches, frames encoded in one batch, and samples of all action chunks in one."""
 
 
 ALWAYS_FLOAT32 = ("frame_encoder", "policy")
@@ -194,7 +194,7 @@ def _policy(preset: Preset, networks: Networks) -> Graph:
     inputs = {
         "state": _randn(2, policy.horizon, policy.dof),
         "time": torch.tensor([50.0]),
-        "features": _randn(2, networks.frame_encoder.width),
+        "features": _randn(2, networks.frame_encoder.width * len(policy.offsets)),
     }
-    dynamic = {"state": FRAMES, "features": FRAMES}
+    dynamic = {"state": CHUNKS_DRAWN, "features": CHUNKS_DRAWN}
     return Graph("policy", PolicyEngine(networks.policy), inputs, ("velocity",), dynamic)

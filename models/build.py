@@ -49,7 +49,7 @@ def build(preset: Preset, seed: int = 0, device: str = "cpu") -> Networks:
             codec=_codec(preset.codec),
             text=build_text_encoder(preset.text),
             frame_encoder=frame_encoder,
-            policy=ActionUNet(preset.policy, frame_encoder.width),
+            policy=ActionUNet(preset.policy, frame_encoder.width * len(preset.policy.offsets)),
         )
     for module in networks.parts().values():
         module.eval().requires_grad_(False)

@@ -170,7 +170,7 @@ class EncodeFramesEngine(nn.Module):
 
 
 class PolicyEngine(nn.Module):
-    """Noisy actions N horizon D, time 1 and features N F to the noise in them."""
+    """Noisy actions N horizon D, time 1 and features N F (of all frames of a chunk in a row) to the noise in them."""
 
     def __init__(self, unet: ActionUNet) -> None:
         super().__init__()

@@ -58,16 +58,25 @@ class VaeSize:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A vision-only Diffusion Policy: ResNet18 of ``stem`` channels with ``pooling``, FiLM UNet1D of ``widths``."""
+    """A vision-only Diffusion Policy: ResNet18 of ``stem`` channels with ``pooling``, FiLM UNet1D of ``widths``.
+
+    A chunk of ``horizon`` actions begins every ``stride`` frames and sees those at ``offsets`` from its start, each encoded
+    on its own: the first alone does not say which object is meant. ``samples`` of every chunk are drawn; where their
+    deviation (in [-1, 1]) is above ``medoid_above`` their medoid is taken, else their mean. Chunks that overlap are blended
+    by ``blend``, a weight per place in the chunk.
+    """
 
     stem: int
     pooling: str
     widths: tuple[int, ...]
     step_embed: int
     horizon: int = 16
-    execute: int = 8
     dof: int = 7
-    stride: int = 8
+    offsets: tuple[int, ...] = (0, 4, 8)
+    stride: int = 4
+    samples: int = 4
+    medoid_above: float = 0.25
+    blend: tuple[float, ...] = (1.0,) * 16
     kernel: int = 5
     groups: int = 8
     image_size: tuple[int, int] | None = None

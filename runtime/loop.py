@@ -23,11 +23,15 @@ class EpisodeOptions:
 
 @dataclass(slots=True)
 class Episode:
-    """What happened: plans with the arm's time at their observation, actions played, motion's events, the outcome."""
+    """What happened: plans with the arm's time at their observation, actions played, motion's events, the outcome.
+
+    ``spread`` has the largest disagreement of the policy's samples, a share of the range, for every action played.
+    """
 
     plans: list[tuple[float, Plan]] = field(default_factory=list)
     actions: int = 0
     events: list[ArmEvent] = field(default_factory=list)
+    spread: list[float] = field(default_factory=list)
     solved: bool = False
 
 
@@ -64,6 +68,7 @@ def run_episode(
                 arm.play(chunk)
             episode.actions += len(chunk.actions)
             episode.events += arm.events()
+            episode.spread += [] if chunk.spread is None else chunk.spread.max(1).tolist()
             episode.solved = solved()
     except BaseException:
         arm.stop()
@@ -93,4 +98,5 @@ def _plan_seed(options: EpisodeOptions, episode: Episode) -> int:
 
 
 def _head(chunk: ActionChunk, count: int) -> ActionChunk:
-    return replace(chunk, actions=chunk.actions[:count], times_s=chunk.times_s[:count])
+    spread = None if chunk.spread is None else chunk.spread[:count]
+    return replace(chunk, actions=chunk.actions[:count], times_s=chunk.times_s[:count], spread=spread)

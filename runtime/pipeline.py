@@ -18,7 +18,7 @@ from .manifest import Manifest, StageSpec
 from .profiler import Profiler
 from .prompts import PromptStore
 from .sampler import SamplerSpec, instead
-from .stages import Stage, open_stage
+from .stages import Stage, batch_sizes, open_stage
 from .tokenizer import check_instruction, tokenize
 from .types import ActionChunk, FloatArray, Observation, Plan, Tensor, check_image
 
@@ -113,9 +113,7 @@ class Pipeline:
     def warmup(self) -> None:
         """Run every engine once at the sizes of this run, so that the first plan allocates nothing."""
         for stage in self.stages:
-            guided = stage.spec.sampler is not None and stage.spec.sampler.guidance != 1.0
-            count = stage.spec.constants.get("count", 1.0)
-            sizes = {"branches": 1 + guided, "frames": int(count) if isinstance(count, float) else 1}
+            sizes = batch_sizes(stage.spec)
             for part in stage.spec.engines.values():
                 shapes = {
                     spec.name: tuple(sizes.get(size, 1) if isinstance(size, str) else size for size in spec.shape)
@@ -168,7 +166,7 @@ class Pipeline:
         actions = np.asarray(tensors[self._act[-1].spec.output], np.float64)
         contract = self.manifest.action
         times = np.asarray(observations[-1].time_s + contract.period_s * np.arange(1, len(actions) + 1), np.float64)
-        return ActionChunk(actions, times, contract.space)
+        return ActionChunk(actions, times, contract.space, tensors.get(f"{self._act[-1].spec.output}_spread"))
 
     def close(self) -> None:
         """Free every engine."""

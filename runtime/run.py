@@ -80,6 +80,7 @@ def _result(settings: SimulationSettings, task: str, arm: Any, episode: Episode)
         "actions": episode.actions,
         "plan_time": settings.plan_time,
         "events": sorted({event.log_code for event in episode.events}),
+        "sample_spread": float(np.mean(episode.spread)) if episode.spread else None,
     }
 
 

@@ -1,4 +1,4 @@
-"""The six kinds of stage: named tensors in, one named tensor out."""
+"""The six kinds of stage: named tensors in, named tensors out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .backend import Backend, Engine
+from .chunks import ChunkPlan, agree, blend
 from .denoise import Run, denoise
 from .errors import BundleIncompatibleError, OutputError
 from .image import fit
@@ -152,7 +153,10 @@ class Decode:
 
 @dataclass(frozen=True, slots=True)
 class DiffusionAct:
-    """Actions by diffusion policy: every ``stride``-th imagined frame encoded on its own, ``execute`` actions from each."""
+    """Actions by diffusion policy: chunks that overlap, each shown a few imagined frames, every frame encoded once.
+
+    Beside the actions it gives the standard deviation of its samples, as a share of each action's range.
+    """
 
     spec: StageSpec
     backend: Backend
@@ -162,17 +166,24 @@ class DiffusionAct:
     contract: ActionContract
 
     def run(self, tensors: Tensors, run: Run) -> Tensors:
-        stride, count, execute = (int(_number(self.spec, name)) for name in ("stride", "count", "execute"))
-        frames: ImageArray = tensors[self.spec.inputs["plan"]][: stride * count : stride]
-        with run.profiler.span(f"{self.spec.name}: encoder", flop=self.encoder.spec.flop * count):
+        plan, samples = chunk_plan(self.spec), int(_number(self.spec, "samples"))
+        frames = np.ascontiguousarray(tensors[self.spec.inputs["plan"]][plan.seen])
+        with run.profiler.span(f"{self.spec.name}: encoder", flop=self.encoder.spec.flop * len(frames)):
             encoded = self.encoder.run({"frames": self.backend.upload(frames)})["features"]
-        features = self.backend.upload(self.backend.download(encoded))
-        _, horizon, dof = (int(s) if isinstance(s, int) else count for s in _input(self.policy, "state").shape)
-        noise = draw(run.seed, self.spec.name, 0, (count, horizon, dof)) * np.float32(self.table.initial_scale)
-        state = self.backend.upload(noise)
-        denoise(self.spec.name, self.policy, self.backend, self.table, state, {"features": features}, run)
-        chosen = self.backend.download(state)[:, :execute].reshape(count * execute, dof)
-        return {self.spec.output: unnormalise(chosen.astype(np.float32), self.contract)}
+        features = np.asarray(self.backend.download(encoded))[plan.places].reshape(len(plan.starts), -1)
+        conditions = {"features": self.backend.upload(np.tile(features, (samples, 1)))}
+        _, horizon, dof = (size for size in _input(self.policy, "state").shape)
+        shape = samples * len(plan.starts), int(horizon), int(dof)
+        state = self.backend.upload(draw(run.seed, self.spec.name, 0, shape) * np.float32(self.table.initial_scale))
+        denoise(self.spec.name, self.policy, self.backend, self.table, state, conditions, run)
+        drawn = np.asarray(self.backend.download(state), np.float32).reshape(samples, len(plan.starts), *shape[1:])
+        chosen, spread = agree(drawn, _number(self.spec, "medoid_above"))
+        weights = _channels(self.spec, "blend")
+        actions, doubt = (blend(part, plan.starts, weights, plan.actions) for part in (chosen, spread))
+        return {
+            self.spec.output: unnormalise(actions.astype(np.float32), self.contract),
+            f"{self.spec.output}_spread": doubt / 2.0,  # of a range from -1 to 1
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +207,29 @@ class DirectAct:
     def _fitted(self, name: str, value: Tensor) -> Tensor:
         """Give uint8 frames the leading batch axis that the engine wants."""
         return value[None] if value.ndim + 1 == len(_input(self.engine, name).shape) else value
+
+
+def batch_sizes(spec: StageSpec) -> dict[str, int]:
+    """Return the sizes that the stage's engines leave open, by their names in the specs."""
+    guided = spec.sampler is not None and spec.sampler.guidance != 1.0
+    sizes = {"branches": 1 + guided}
+    if spec.kind == "act" and "denoise" in spec.engines:
+        plan = chunk_plan(spec)
+        sizes |= {"frames": len(plan.seen), "chunks": len(plan.starts) * int(_number(spec, "samples"))}
+    return sizes
+
+
+def chunk_plan(spec: StageSpec) -> ChunkPlan:
+    """Return where the chunks of a diffusion policy's stage begin and what they are shown."""
+    offsets = tuple(map(int, _channels(spec, "offsets")))
+    plan = ChunkPlan(int(_number(spec, "frames")), int(_number(spec, "stride")), offsets)
+    reach = len(_channels(spec, "blend"))
+    if not len(plan.starts) or plan.starts[-1] + reach < plan.actions or plan.stride > reach:
+        raise BundleIncompatibleError(
+            "STAGE_CHUNKS",
+            f"stage {spec.name}: chunks of {reach} actions every {plan.stride} frames leave some of {plan.actions} out",
+        )
+    return plan
 
 
 def unnormalise(actions: FloatArray, contract: ActionContract) -> FloatArray:

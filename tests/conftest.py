@@ -96,8 +96,8 @@ NEXT = engine(
 FRAMES = engine("frames.onnx", {"frames": ("uint8", "frames", 32, 48, 3)}, {"features": ("float32", "frames", 5)})
 POLICY = engine(
     "policy.onnx",
-    {"state": ("float32", "frames", 4, 7), "time": ("float32", 1), "features": ("float32", "frames", 5)},
-    {"velocity": ("float32", "frames", 4, 7)},
+    {"state": ("float32", "chunks", 4, 7), "time": ("float32", 1), "features": ("float32", "chunks", 10)},
+    {"velocity": ("float32", "chunks", 4, 7)},
 )
 ACT = engine(
     "act.onnx",
@@ -176,7 +176,14 @@ def dvgwm_stages() -> tuple[StageSpec, ...]:
         engines={"encode": FRAMES, "denoise": POLICY},
         inputs={"plan": "plan"},
         sampler=SamplerSpec("ddim_epsilon", 4),
-        constants={"stride": 2.0, "count": 4.0, "execute": 2.0},
+        constants={
+            "frames": 9.0,
+            "stride": 2.0,
+            "offsets": (0.0, 2.0),
+            "samples": 3.0,
+            "medoid_above": 10.0,
+            "blend": (1.0, 1.0, 0.5, 0.5),
+        },
     )
     return (*imagining(), act)
 

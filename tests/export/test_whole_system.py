@@ -128,18 +128,27 @@ def refine(networks, image, low):
 
 
 def act(networks, frames):
-    """Every eighth frame on its own, 8 of 16 actions from each, DDIM with diffusers' scheduler."""
+    """Chunks every fourth frame, shown three frames each, four samples averaged, DDIM with diffusers' scheduler."""
     scheduler = diffusers.DDIMScheduler(
         num_train_timesteps=100, beta_schedule="squaredcos_cap_v2", prediction_type="epsilon", clip_sample=True
     )
     scheduler.set_timesteps(SIZE.sampling.policy_steps)
-    features = networks.frame_encoder(torch.from_numpy(frames[[0, 8, 16, 24, 32, 40]]))
-    state = torch.from_numpy(draw(SEED, "act", 0, (6, 16, 7)))
+    shown = [networks.frame_encoder(torch.from_numpy(frames[[n, n + 4, n + 8]])).flatten() for n in range(0, 41, 4)]
+    features = torch.stack(shown * 4)
+    state = torch.from_numpy(draw(SEED, "act", 0, (44, 16, 7)))
     for time in scheduler.timesteps:
-        epsilon = networks.policy(state, time.expand(6).float(), features)
+        epsilon = networks.policy(state, time.expand(44).float(), features)
         state = scheduler.step(epsilon, time, state).prev_sample
+    samples, rows = state.unflatten(0, (4, 11)).numpy(), [[] for _ in range(48)]
+    for chunk, start in enumerate(range(0, 41, 4)):
+        ways = samples[:, chunk]
+        best = ways.mean(0)
+        if np.sqrt(ways.var(0).mean()) > SIZE.policy.medoid_above:
+            best = min(ways, key=lambda way: sum(((way - other) ** 2).sum() for other in ways))
+        for place in range(min(16, 48 - start)):
+            rows[start + place].append(best[place])
     lower, upper = np.asarray(SIZE.actions.lower), np.asarray(SIZE.actions.upper)
-    return lower + (state[:, :8].reshape(48, 7).numpy() + 1) / 2 * (upper - lower)
+    return lower + (np.stack([np.mean(row, 0) for row in rows]) + 1) / 2 * (upper - lower)
 
 
 @pytest.fixture(scope="module")
@@ -171,4 +180,4 @@ def test_the_actions_are_the_policys(ours, theirs):
     span = np.asarray(SIZE.actions.upper) - np.asarray(SIZE.actions.lower)
     assert ours[1].actions.shape == (48, 7)
     assert (np.abs(ours[1].actions - theirs[3]) / span).max() < 1e-3
-    assert (np.ptp(theirs[3], 0) / span).min() > 0.05
+    assert (np.ptp(theirs[3], 0) / span).min() > 0.03

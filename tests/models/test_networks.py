@@ -51,7 +51,7 @@ def test_full_size_networks_have_the_papers_parameters(name, part, millions):
 def test_a1_tiny_fits_24_mb_in_half_precision():
     networks = build(preset("a1_tiny"), 0, "meta")
     assert sum(parameters(part) for part in networks.parts().values()) <= 11.8e6
-    assert parameters(networks.policy) + parameters(networks.frame_encoder) <= 1e6
+    assert parameters(networks.policy) + parameters(networks.frame_encoder) <= 1.2e6
 
 
 def test_test_tiny_has_every_class_of_the_full_size(tiny):
@@ -245,6 +245,7 @@ def test_policy_features_say_where_things_are():
     assert features.shape == (2, networks.frame_encoder.width)
     assert (features[0] - features[1]).abs().max() > 1e-4
     state = torch.randn(2, 16, 7)
+    features = features.repeat(1, 3)
     base = networks.policy(state, torch.tensor([5.0, 5.0]), features)
     assert base.shape == (2, 16, 7)
     for other in (

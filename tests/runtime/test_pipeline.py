@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dvgwm.runtime.errors import CameraMismatchError, ConfigError, OutputError
+from dvgwm.runtime.errors import BundleIncompatibleError, CameraMismatchError, ConfigError, OutputError
 from dvgwm.runtime.loop import EpisodeOptions, run_episode
 from dvgwm.runtime.pipeline import Overrides, Pipeline
 from dvgwm.runtime.plugins import open_backend
 from dvgwm.runtime.profiler import Profiler
-from dvgwm.runtime.stages import unnormalise
+from dvgwm.runtime.stages import chunk_plan, unnormalise
 from dvgwm.runtime.types import Observation
 
 
@@ -188,3 +188,23 @@ def test_actions_are_in_the_contracts_units_and_never_infinite(make_bundle):
     with pytest.raises(OutputError) as caught:
         unnormalise(np.full((1, 7), np.nan, np.float32), contract)
     assert caught.value.exit_code == 32
+
+
+def test_actions_tell_how_far_the_policys_samples_disagree(open_pipeline, observation):
+    pipeline, arm = open_pipeline(), StillArm(observation.images["scene"])
+    chunk = pipeline.act(pipeline.imagine([observation], "push", 0), [observation], "push")
+    assert chunk.spread.shape == chunk.actions.shape == (8, 7)
+    assert (chunk.spread > 0).all()
+    episode = run_episode(arm, pipeline, options(max_actions=3), Profiler())
+    assert len(episode.spread) == 3
+    dream = open_pipeline("dream4manip")
+    assert dream.act(dream.imagine([observation], "push", 0), [observation], "push").spread is None
+
+
+def test_chunks_that_leave_actions_out_are_refused(make_bundle):
+    bundle = make_bundle()
+    act = bundle.manifest.stage("act")
+    assert chunk_plan(act).actions == 8
+    for change in ({"offsets": (0.0, 6.0)}, {"stride": 5.0, "frames": 11.0}, {"frames": 2.0}):
+        with pytest.raises(BundleIncompatibleError, match="leave some"):
+            chunk_plan(replace(act, constants={**act.constants, **change}))
