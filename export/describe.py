@@ -42,10 +42,10 @@ def describe(
         precision=precision,
         model=card,
         input=InputContract("scene", *preset.high, preset.fps),
-        action=_actions(preset),
+        action=action_contract(preset),
         rates=Rates(per_plan, per_plan, 1),
         text=_text(preset, card),
-        pipeline=(*_imagining(preset, engines), _act(preset, engines)),
+        pipeline=(*_imagining(preset, engines), act_stage(preset, engines)),
         fingerprint=dict(fingerprint),
         parity={},
         files={},
@@ -72,7 +72,8 @@ def _text(preset: Preset, card: ModelCard) -> TextContract:
     return TextContract(preset.text.tokenizer, preset.text.max_tokens, tokenizer, card.hashes["text"])
 
 
-def _actions(preset: Preset) -> ActionContract:
+def action_contract(preset: Preset) -> ActionContract:
+    """Return what the policy's numbers mean."""
     actions = preset.actions
     return ActionContract(actions.space, actions.names, actions.units, actions.lower, actions.upper, 1 / preset.fps)
 
@@ -147,7 +148,8 @@ def _refine(preset: Preset, engines: Mapping[str, EngineSpec]) -> StageSpec:
     )
 
 
-def _act(preset: Preset, engines: Mapping[str, EngineSpec]) -> StageSpec:
+def act_stage(preset: Preset, engines: Mapping[str, EngineSpec]) -> StageSpec:
+    """Return the stage that turns a plan's frames into actions, from the engines ``frame_encoder`` and ``policy``."""
     sampling, policy = preset.sampling, preset.policy
     return _stage(
         "act",

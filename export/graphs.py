@@ -84,7 +84,7 @@ def graphs(preset: Preset, networks: Networks, made: Recipe | None = None) -> tu
     if preset.refiner is not None:
         parts.append(_refine(preset, networks, made))
     decoder = streaming(networks.codec, fused=made is not None)
-    parts += [*_decoders(preset, decoder, True, dtype), _frames(preset, networks), _policy(preset, networks)]
+    parts += [*_decoders(preset, decoder, True, dtype), *acting(preset, networks)]
     return tuple(parts) if made is None else tuple(replace(part, suffix="pt2") for part in parts)
 
 
@@ -94,6 +94,11 @@ def ready_codec(preset: Preset, networks: Networks) -> None:
     if isinstance(codec, LinearCodec) and not codec.get_buffer("first_basis").any():
         fitted = fit(moving_shapes(0, 40, 17, preset.low), codec.patch, codec.channels)
         codec.load_state_dict(fitted.state_dict())
+
+
+def acting(preset: Preset, networks: Networks) -> tuple[Graph, Graph]:
+    """Return the graphs of the frame encoder and of the policy."""
+    return _frames(preset, networks), _policy(preset, networks)
 
 
 def decoders(preset: Preset, networks: Networks, quantise: bool) -> tuple[Graph, Graph]:

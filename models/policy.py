@@ -74,7 +74,10 @@ class FrameEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return features float32 N F of uint8 N H W 3 frames."""
-        x = frames.permute(0, 3, 1, 2).float() / 255.0
+        return self.features(frames.permute(0, 3, 1, 2).float() / 255.0)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return features N F of frames N 3 H W in [0, 1]: what training differentiates."""
         if self.image_size is not None:
             x = functional.interpolate(x, self.image_size, mode="bilinear", align_corners=False)
         return self.pool(self.blocks(self.stem((x - self.mean) / self.std)))

@@ -1,0 +1,184 @@
+"""A run's settings, one TOML file per preset: every part's steps, optimiser and schedule."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from dvgwm.models.presets import Preset, preset
+from dvgwm.runtime.errors import ConfigError
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """Which demonstrations a run learns from; ``later`` is the share of clips that begin within their episode."""
+
+    path: Path
+    camera: str = "scene"
+    later: float = 0.35
+
+
+@dataclass(frozen=True, slots=True)
+class CodecSettings:
+    """How the linear codec is fitted: on how many episodes, and how far its channels' deviations are evened out."""
+
+    episodes: int = 200
+    whiten: float = 0.35
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One training loop; the defaults are the paper's (AdamW, betas .9 and .95, weight decay 1e-4, clip .1).
+
+    ``optimiser`` muon orthogonalises the updates of hidden matrices and leaves the rest to AdamW. The learning rate
+    rises over ``warmup`` steps and falls to zero over the last ``decay`` of the run. ``ema`` is the moving average's
+    decay. ``precision`` is float32 or bf16 (autocast). With ``lora_rank`` only adapters train; ``shard`` spreads the
+    weights over the processes (FSDP).
+    """
+
+    steps: int
+    batch: int = 4
+    learning_rate: float = 5e-4
+    optimiser: str = "adamw"
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 1e-4
+    clip: float = 0.1
+    warmup: int = 100
+    decay: float = 0.2
+    ema: float = 0.999
+    precision: str = "auto"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    lora_rank: int = 0
+    shard: bool = False
+    workers: int = 0
+    log_every: int = 20
+    watch_every: int = 500
+    checkpoint_every: int = 250
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewPart(Part):
+    """The preview's loop; the drops are for guidance (CogVideoX: .1 and .05).
+
+    ``lean`` draws steps near pure noise more often; ``moving_weight`` adds to the weight of latents that move.
+    """
+
+    lean: float = 0.0
+    moving_weight: float = 0.0
+    drop_text: float = 0.1
+    drop_image: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class RefinerPart(Part):
+    """The refiner's loop; the strength of its latent degradation is drawn from ``strength`` (steps of the shift-1 grid).
+
+    ``pixel_share`` of the clips start from degraded pixels (Eq. A.1), the others from the true latents; all are then
+    degraded as latents (Eq. A.3).
+    """
+
+    strength: tuple[int, int] = (100, 400)
+    pixel_share: float = 0.5
+    drop_text: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPart(Part):
+    """The policy's loop (Chi et al. 2023): ``window`` frames of an episode at a time, ``draws`` of noise per chunk.
+
+    ``disturb`` is how strongly brightness, noise and blur change the frames, for imagined ones are soft; ``pose_weight``
+    is that of the auxiliary loss, the tool's pose told from each frame.
+    """
+
+    window: int = 13
+    draws: int = 8
+    disturb: float = 0.0
+    pose_weight: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class JointPart(Part):
+    """The paper's second phase: the policy's loss alone, through the decoder and the last ``refine_steps`` of the refiner."""
+
+    refine_steps: int = 1
+    draws: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A whole training: a preset, where it is kept, and its parts."""
+
+    preset: Preset
+    out: Path
+    seed: int
+    data: DataSettings
+    codec: CodecSettings
+    preview: PreviewPart
+    refiner: RefinerPart
+    policy: PolicyPart
+    joint: JointPart
+
+
+_SECTIONS = {
+    "data": DataSettings,
+    "codec": CodecSettings,
+    "preview": PreviewPart,
+    "refiner": RefinerPart,
+    "policy": PolicyPart,
+    "joint": JointPart,
+}
+
+
+def read_run(name: str, out: Path | None = None) -> Run:
+    """Return the run called ``name`` (a shipped configuration, or a TOML file's path).
+
+    Raises `ConfigError` for a file that is not there, a setting that does not exist, is missing or has the wrong type.
+    """
+    path = Path(name) if name.endswith(".toml") else CONFIGS / f"{name}.toml"
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        shipped = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.toml")))
+        raise ConfigError("RUN_UNKNOWN", f"wanted a run of {shipped} or a .toml file; got {name}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError("RUN_SYNTAX", f"{path}: {error}") from None
+    _known(path.name, "the run", table, {"preset", "out", "seed", *_SECTIONS})
+    sections = {key: _section(path.name, key, kind, table.get(key, {})) for key, kind in _SECTIONS.items()}
+    where = Path(out if out is not None else table.get("out", f"runs/{path.stem}"))
+    return Run(preset(table.get("preset", path.stem)), where, int(table.get("seed", 0)), **sections)
+
+
+def changed(part: Any, **values: Any) -> Any:
+    """Return ``part`` with those of ``values`` that are not none."""
+    return replace(part, **{key: value for key, value in values.items() if value is not None})
+
+
+def _known(file: str, where: str, table: Mapping[str, Any], names: set[str]) -> None:
+    if unknown := sorted(set(table) - names):
+        raise ConfigError(
+            "RUN_SETTING", f"{file}: {where} has no setting {', '.join(unknown)}; there are {', '.join(sorted(names))}"
+        )
+
+
+def _section(file: str, name: str, kind: Any, table: Mapping[str, Any]) -> Any:
+    known = {field.name: field for field in fields(kind)}
+    _known(file, f"[{name}]", table, set(known))
+    if missing := [key for key, field in known.items() if field.default is MISSING and key not in table]:
+        raise ConfigError("RUN_SETTING", f"{file}: [{name}] wants {', '.join(missing)}")
+    return kind(**{key: _value(file, f"{name}.{key}", known[key].type, value) for key, value in table.items()})
+
+
+def _value(file: str, name: str, kind: Any, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind in {int, str, bool} and type(value) is kind:
+        return value
+    if kind in {tuple[float, float], tuple[int, int]} and isinstance(value, list) and len(value) == 2:
+        return tuple(_value(file, name, kind.__args__[0], each) for each in value)
+    raise ConfigError("RUN_SETTING", f"{file}: wanted {getattr(kind, '__name__', kind)} for {name}, got {value!r}")

@@ -1,0 +1,88 @@
+"""What each part is trained to predict: small pure functions, each with the paper's equation."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dvgwm.runtime.schedule import cogvideox_signal, squared_cosine_signal
+
+TRAIN_STEPS = 1000
+
+
+def preview_signal(snr_shift: float) -> tuple[Tensor, Tensor]:
+    """Return alpha and sigma, float64 [1000] each, of CogVideoX's noise schedule with zero terminal SNR."""
+    alpha = torch.from_numpy(cogvideox_signal(TRAIN_STEPS, 0.00085, 0.012, snr_shift))
+    return alpha, (1.0 - alpha**2).clamp_min(0.0).sqrt()
+
+
+def policy_signal(train_steps: int) -> tuple[Tensor, Tensor]:
+    """Return alpha and sigma, float64 [train_steps] each, of the squared-cosine schedule (Diffusion Policy)."""
+    alpha = torch.from_numpy(squared_cosine_signal(train_steps))
+    return alpha, (1.0 - alpha**2).clamp_min(0.0).sqrt()
+
+
+def diffuse(clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Return ``alpha x_0 + sigma eps``; ``alpha`` and ``sigma`` hold one number per sample."""
+    return _each(alpha, clean) * clean + _each(sigma, clean) * noise
+
+
+def velocity(clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Return CogVideoX's v-target, ``alpha eps - sigma x_0`` (Salimans and Ho 2022), as diffusers' schedulers read it."""
+    return _each(alpha, clean) * noise - _each(sigma, clean) * clean
+
+
+def degrade_latents(latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Return ``Deg_lat(z; s) = alpha_s z + beta_s eps`` with alpha_s^2 + beta_s^2 = 1 (DVG-WM, Eq. A.3 and A.4)."""
+    return diffuse(latents, noise, alpha, sigma)
+
+
+def flow_state(start: Tensor, end: Tensor, tau: Tensor) -> Tensor:
+    """Return ``z_tau = (1 - tau) z~_lr + tau z_hr`` (DVG-WM, Eq. 2 and A.5); ``tau`` holds one number per sample."""
+    at = _each(tau, start)
+    return (1.0 - at) * start + at * end
+
+
+def flow_velocity(start: Tensor, end: Tensor) -> Tensor:
+    """Return ``u* = z_hr - z~_lr`` (DVG-WM, Eq. 3 and A.6), the same at every tau."""
+    return end - start
+
+
+def squared_error(predicted: Tensor, wanted: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the mean squared error (DVG-WM, Eq. 4, 6 and A.7); ``weight`` broadcasts to it, its own mean divided out."""
+    error = (predicted.float() - wanted.float()).square()
+    return error.mean() if weight is None else (error * weight).mean() / weight.mean()
+
+
+def moving_weight(clean: Tensor, extra: float, threshold: float = 0.1) -> Tensor:
+    """Return the weight of every latent B T 1 h w of a clip B T C h w: 1, and ``extra`` more where something moves.
+
+    It moves where the mean square over channels of the difference to the frame before is above ``threshold`` of the
+    clip's variance. The first frame never does.
+    """
+    change = (clean[:, 1:] - clean[:, :-1]).square().mean(2, keepdim=True)
+    moves = change > threshold * clean.flatten(1).var(1).view(-1, 1, 1, 1, 1)
+    return 1.0 + extra * torch.cat([torch.zeros_like(moves[:, :1]), moves], 1)
+
+
+def pose_error(predicted: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
+    """Return the mean smooth L1 error of the poses N D that are ``known`` (bool N); auxiliary, not in the paper."""
+    error = functional.smooth_l1_loss(predicted.float(), wanted, beta=0.1, reduction="none").mean(1)
+    return (error * known).sum() / known.sum().clamp_min(1)
+
+
+def preview_steps(count: int, lean: float, generator: torch.Generator) -> Tensor:
+    """Return ``count`` training steps 0..999, int64: uniform for ``lean`` 0 (CogVideoX), towards noise above.
+
+    The density grows as t^lean: where the future is nearly certain, the first steps from pure noise decide.
+    """
+    drawn = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64)
+    return (drawn ** (1.0 / (1.0 + lean)) * TRAIN_STEPS).long().clamp(0, TRAIN_STEPS - 1)
+
+
+def drop(count: int, share: float, generator: torch.Generator) -> Tensor:
+    """Return which of ``count`` samples lose a condition, so that guidance has a branch without it; bool [count]."""
+    return torch.rand(count, generator=generator, device=generator.device) < share
+
+
+def _each(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like).view(-1, *[1] * (like.ndim - 1))

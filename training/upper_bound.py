@@ -1,0 +1,108 @@
+"""How well the policy acts on what it is shown: the true future, a scripted expert's video of the same layout."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dvgwm.export.describe import act_stage, action_contract
+from dvgwm.export.graphs import acting
+from dvgwm.export.interface import engine_spec
+from dvgwm.export.verify import torch_backend
+from dvgwm.models.build import Networks
+from dvgwm.models.presets import Preset
+from dvgwm.robots.arm import open_arm
+from dvgwm.robots.galaxea_a1 import ROBOT
+from dvgwm.robots.sim.expert import demonstrate
+from dvgwm.robots.spec import SimulationOptions
+from dvgwm.runtime.denoise import Run
+from dvgwm.runtime.profiler import Profiler
+from dvgwm.runtime.stages import Stage, open_stage
+from dvgwm.runtime.types import ActionChunk, DoubleArray, FloatArray, ImageArray
+
+Act = Callable[[ImageArray, int], tuple[DoubleArray, DoubleArray]]
+"""A plan's frames and a seed to actions N D in their units, and how far the samples disagree, shares of the ranges N D."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One episode: whether it was solved, and for every action the tool's distance from the expert's, and the spread."""
+
+    task: str
+    seed: int
+    solved: bool
+    error_mm: FloatArray
+    spread: float
+
+
+def act_in_torch(preset: Preset, networks: Networks) -> Act:
+    """Return the runtime's own act stage, frame encoder and policy being the torch modules."""
+    graphs = acting(preset, networks)
+    backend = torch_backend(graphs)
+    specs = {graph.name: engine_spec(graph) for graph in graphs}
+    engines = {role: backend.load(Path(specs[name].file), specs[name]) for role, name in ROLES.items()}
+    return acting_stage(open_stage(act_stage(preset, specs), engines, backend, None, action_contract(preset)))  # type: ignore[arg-type]
+
+
+ROLES = {"encode": "frame_encoder", "denoise": "policy"}
+
+
+def acting_stage(stage: Stage) -> Act:
+    """Return ``stage``, an opened act stage, as a function."""
+
+    def act(frames: ImageArray, seed: int) -> tuple[DoubleArray, DoubleArray]:
+        made = stage.run({"plan": frames}, Run(seed, Profiler(), lambda *_: None))
+        return tuple(np.asarray(made[name], np.float64) for name in ("actions", "actions_spread"))  # type: ignore[return-value]
+
+    return act
+
+
+def upper_bound(
+    preset: Preset, act: Act, tasks: Sequence[str], episodes: int, seed: int, report: Callable[[int, int], None]
+) -> tuple[Outcome, ...]:
+    """Return ``episodes`` outcomes in all, spread over ``tasks``, on layouts from ``seed`` on.
+
+    The plan is the expert's video of the layout; what the policy makes of it is played through motion and gate.
+    """
+    outcomes = []
+    for index in range(episodes):
+        report(index, episodes)
+        options = SimulationOptions(tasks[index % len(tasks)], seed + index // len(tasks), *preset.high)
+        outcomes.append(_episode(preset, act, options))
+    report(episodes, episodes)
+    return tuple(outcomes)
+
+
+def _episode(preset: Preset, act: Act, options: SimulationOptions) -> Outcome:
+    shown = demonstrate(options)
+    frames = np.stack([seen.images["scene"] for seen in shown.observations[: preset.frames]])
+    actions, spread = act(frames, options.seed)
+    arm = open_arm(ROBOT, task=options.task, seed=options.seed, height_px=options.height_px, width_px=options.width_px)
+    try:
+        arm.play(ActionChunk(actions, arm.time_s + np.arange(1, len(actions) + 1) / preset.fps, preset.actions.space))
+        arm.stop()
+        solved = arm.robot.solved()
+    finally:
+        arm.close()
+    distance = np.linalg.norm(actions[:, :3] - shown.tool_actions[: len(actions), :3], axis=1)
+    return Outcome(
+        options.task, options.seed, solved, np.asarray(distance * 1e3, np.float32), float(spread.max(1).mean())
+    )
+
+
+def summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """Return success and position error, in all and per task."""
+    tasks = dict.fromkeys(outcome.task for outcome in outcomes)
+    each = {task: [outcome for outcome in outcomes if outcome.task == task] for task in tasks}
+    return {
+        "episodes": len(outcomes),
+        "success_rate": float(np.mean([outcome.solved for outcome in outcomes])),
+        "success_rate_by_task": {task: float(np.mean([one.solved for one in some])) for task, some in each.items()},
+        "position_error_mm": float(np.mean([outcome.error_mm.mean() for outcome in outcomes])),
+        "position_error_mm_by_task": {
+            task: float(np.mean([one.error_mm.mean() for one in some])) for task, some in each.items()
+        },
+        "sample_spread": float(np.mean([outcome.spread for outcome in outcomes])),
+        "failed": [f"{outcome.task} {outcome.seed}" for outcome in outcomes if not outcome.solved],
+    }
