@@ -92,7 +92,7 @@ def ready_codec(preset: Preset, networks: Networks) -> None:
     """Fit an empty linear codec on clips of moving shapes, in place."""
     codec = networks.codec
     if isinstance(codec, LinearCodec) and not codec.get_buffer("first_basis").any():
-        fitted = fit(moving_shapes(0, 40, 17, preset.low), codec.patch, codec.channels)
+        fitted = fit([moving_shapes(0, 40, 17, preset.low)], codec.patch, codec.channels)
         codec.load_state_dict(fitted.state_dict())
 
 
@@ -173,13 +173,13 @@ def _refine(preset: Preset, networks: Networks, made: Recipe | None) -> Graph:
 
 def _decoders(preset: Preset, codec: Any, quantise: bool, dtype: torch.dtype) -> tuple[Graph, Graph]:
     grid, channels = preset.grid(preset.high), preset.codec.channels
-    names = () if isinstance(codec, LinearCodec) else codec.cache_names(channels, grid)
+    names = codec.cache_names(channels, grid)
     first, following = (
         DecodeEngine(codec, preset.refiner_scaling, names, is_first, quantise, dtype) for is_first in (True, False)
     )
     head = _randn(1, CHUNKS[0], channels, *grid)
     with torch.no_grad():
-        cache = first(head)[1:] if names else ()
+        cache = first(head)[1:]
     outputs = ("frames", *(f"next__{name}" for name in names))
     carry = {f"next__{name}": name for name in names}
     inputs = {"latents": _randn(1, CHUNKS[1], channels, *grid)} | dict(zip(names, cache, strict=True))

@@ -1,5 +1,6 @@
-"""The linear causal codec: patches of four frames, or of the first alone, projected onto fitted bases."""
+"""The linear causal codec: patches of the first frame, and of what four frames change in it, projected onto fitted bases."""
 
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import torch
@@ -7,6 +8,12 @@ from torch import Tensor, nn
 
 GROUP = 4
 """Frames per latent frame after the first, as CogVideoX's VAE."""
+
+MOVES = 2e-4
+"""Mean squared change, of a range of 2, from which a patch counts as one where something moves."""
+
+LOUDEST = 2.0
+"""No channel's deviation is left larger than this."""
 
 
 class Codec(Protocol):
@@ -20,7 +27,11 @@ class Codec(Protocol):
 
 
 class LinearCodec(nn.Module):
-    """`Codec` by orthonormal bases: ``*_basis`` is C x pixels, ``*_mean`` pixels, ``*_scale`` C (unit variance)."""
+    """`Codec` by orthonormal bases: ``*_basis`` is C x pixels, ``*_mean`` pixels, ``*_scale`` C.
+
+    The first latent frame is the first frame; every other one is four frames' difference from it, so that where nothing
+    moves there is nothing to imagine, and the background is as sharp as the first frame.
+    """
 
     def __init__(self, patch: int, channels: int) -> None:
         super().__init__()
@@ -33,22 +44,24 @@ class LinearCodec(nn.Module):
 
     def encode(self, frames: Tensor) -> Tensor:
         """Return float32 latents B C t h w of B 3 T H W frames, T = 1 + 4 n."""
-        parts = [self._project(frames[:, :, :1], "first", 1)]
-        if frames.shape[2] > 1:
-            parts.append(self._project(frames[:, :, 1:], "group", GROUP))
+        first, rest = frames[:, :, :1], frames[:, :, 1:]
+        parts = [self._project(first, "first", 1)]
+        if rest.shape[2] > 0:
+            parts.append(self._project(rest - first, "group", GROUP))
         return torch.cat(parts, 2)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return B 3 T H W frames of B C t h w latents whose first is the clip's first frame."""
-        return torch.cat([self.decode_first(latents[:, :, :1]), self.decode_groups(latents[:, :, 1:])], 2)
+        first = self.decode_first(latents[:, :, :1])
+        return torch.cat([first, self.decode_groups(latents[:, :, 1:], first)], 2)
 
     def decode_first(self, latents: Tensor) -> Tensor:
         """Return the first frame, B 3 1 H W."""
         return self._restore(latents, "first", 1)
 
-    def decode_groups(self, latents: Tensor) -> Tensor:
-        """Return four frames for each of the latents, none of which is the first."""
-        return self._restore(latents, "group", GROUP)
+    def decode_groups(self, latents: Tensor, first: Tensor) -> Tensor:
+        """Return four frames for each of the latents, none of which is the first; ``first`` is the first frame."""
+        return self._restore(latents, "group", GROUP) + first
 
     def _buffers_of(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
         return tuple(self.get_buffer(f"{name}_{part}") for part in ("basis", "mean", "scale"))  # type: ignore[return-value]
@@ -67,6 +80,26 @@ class LinearCodec(nn.Module):
         return frames.reshape(batch, 3, steps * length, height * self.patch, width * self.patch)
 
 
+class StreamingLinear(nn.Module):
+    """`LinearCodec`'s decoder chunk by chunk: latents and the cache of the chunk before, none at first, to frames and cache."""
+
+    def __init__(self, codec: LinearCodec) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, latents: Tensor, cache: Mapping[str, Tensor] | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return B 3 T H W frames and the cache, which is the clip's first frame."""
+        if cache is not None:
+            # Cloned: an exported graph's output is no alias of its input.
+            return self.codec.decode_groups(latents, cache["first"]), {"first": cache["first"].clone()}
+        first = self.codec.decode_first(latents[:, :, :1])
+        return torch.cat([first, self.codec.decode_groups(latents[:, :, 1:], first)], 2), {"first": first}
+
+    def cache_names(self, channels: int, grid: tuple[int, int]) -> tuple[str, ...]:
+        """Return the cache's names, whatever the latents' size."""
+        return ("first",)
+
+
 def to_patches(frames: Tensor, length: int, patch: int) -> Tensor:
     """Return B t h w P patches of B 3 T H W frames, each of ``length`` frames and ``patch`` x ``patch`` pixels."""
     batch, colours, time, height, width = frames.shape
@@ -75,20 +108,52 @@ def to_patches(frames: Tensor, length: int, patch: int) -> Tensor:
     return patches.reshape(batch, time // length, height // patch, width // patch, -1)
 
 
-def fit(clips: Tensor, patch: int, channels: int) -> LinearCodec:
-    """Return the `LinearCodec` with the least squared error on ``clips`` (B 3 T H W in [-1, 1]).
+def fit(clips: Iterable[Tensor], patch: int, channels: int, whiten: float = 1.0) -> LinearCodec:
+    """Return the `LinearCodec` with the least squared error on ``clips`` (each B 3 T H W in [-1, 1], read once).
 
-    Channels are ordered by variance and scaled to unit variance; the sign of each basis is fixed by its largest entry.
+    Channels are ordered by variance; the sign of each basis is fixed by its largest entry. Differences have no mean: where
+    nothing moves the latents are 0. Scales are taken where something moves. With ``whiten`` 1 every channel has unit
+    variance there; below, a channel's deviation over the median one is left to the power 1 - ``whiten``, at most `LOUDEST`:
+    whole whitening makes the smallest channels as loud as the largest.
     """
     codec = LinearCodec(patch, channels)
-    for name, frames, length in (("first", clips[:, :, :1], 1), ("group", clips[:, :, 1:], GROUP)):
-        patches = to_patches(frames, length, patch).flatten(0, 3).double()
-        mean = patches.mean(0)
-        covariance = torch.cov((patches - mean).T)
-        variance, vectors = torch.linalg.eigh(covariance)
-        variance, basis = variance.flip(0)[:channels].clamp_min(0), vectors.flip(1)[:, :channels].T
+    moments = {name: _Moments(codec.get_buffer(f"{name}_mean").shape[0]) for name in ("first", "group")}
+    for clip in clips:
+        first, rest = clip[:, :, :1], clip[:, :, 1:]
+        moments["first"].add(to_patches(first, 1, patch).flatten(0, 3))
+        changes = to_patches(rest - first, GROUP, patch).flatten(0, 3)
+        moments["group"].add(changes[changes.square().mean(1) > MOVES])
+    for name, seen in moments.items():
+        mean = seen.mean if name == "first" else torch.zeros_like(seen.mean)
+        variance, vectors = torch.linalg.eigh(seen.second - torch.outer(mean, mean))
+        variance, basis = variance.flip(0)[:channels].clamp_min(1e-8), vectors.flip(1)[:, :channels].T
         largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
+        deviation = variance.sqrt()
+        left = (deviation / deviation.median()).pow(1.0 - whiten).clamp_max(LOUDEST)
         codec.get_buffer(f"{name}_mean").copy_(mean)
         codec.get_buffer(f"{name}_basis").copy_(basis * largest.sign())
-        codec.get_buffer(f"{name}_scale").copy_(variance.sqrt().clamp_min(1e-3))
+        codec.get_buffer(f"{name}_scale").copy_(deviation / left)
     return codec.eval()
+
+
+class _Moments:
+    """Mean and second moment of rows, added up in double precision."""
+
+    def __init__(self, width: int) -> None:
+        self._count, self._sum, self._products = 0, torch.zeros(width).double(), torch.zeros(width, width).double()
+
+    def add(self, rows: Tensor) -> None:
+        """Take in rows, N x width."""
+        self._count += len(rows)
+        self._sum += rows.double().sum(0)
+        self._products += (rows.T @ rows).double()
+
+    @property
+    def mean(self) -> Tensor:
+        """The rows' mean."""
+        return self._sum / max(self._count, 1)
+
+    @property
+    def second(self) -> Tensor:
+        """The mean of the rows' outer products."""
+        return self._products / max(self._count, 1)

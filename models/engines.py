@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .codec import LinearCodec
+from .codec import LinearCodec, StreamingLinear
 from .dit import rotary_positions
 from .fused_vae import FusedDecoder
 from .policy import ActionUNet, FrameEncoder
@@ -130,18 +130,13 @@ class DecodeEngine(nn.Module):
     def forward(self, latents: Tensor, *cache: Tensor) -> Any:
         """Return the frames, uint8 (with ``quantise``) or float32 in [0, 1], then the cache's tensors."""
         raw = (latents * self.std + self.mean).transpose(1, 2).to(self.dtype)
-        following: tuple[Tensor, ...] = ()
-        if isinstance(self.codec, LinearCodec):
-            frames = self.codec.decode(raw) if self.first else self.codec.decode_groups(raw)
-        else:
-            nested = None if self.first else nest_cache(self.cache_names, cache)
-            frames, left = self.codec(raw, nested)
-            tensors = dict(flatten_cache(left))
-            following = tuple(tensors[name] for name in self.cache_names)
+        nested = None if self.first else nest_cache(self.cache_names, cache)
+        frames, left = self.codec(raw, nested)
+        tensors = dict(flatten_cache(left))
         pixels = (frames.float() * 0.5 + 0.5).clamp(0.0, 1.0).permute(0, 2, 3, 4, 1)
         if self.quantise:
             pixels = (pixels * 255.0).round().to(torch.uint8)
-        return (pixels, *following) if following else pixels
+        return pixels, *(tensors[name] for name in self.cache_names)
 
 
 class EncodeTextEngine(nn.Module):
@@ -182,7 +177,7 @@ class PolicyEngine(nn.Module):
 
 
 def streaming(codec: nn.Module, fused: bool = False) -> nn.Module:
-    """Return what `DecodeEngine` decodes with: the linear codec itself, or a VAE's streaming decoder, plain or fused."""
+    """Return what `DecodeEngine` decodes with: the linear codec's streaming decoder, or a VAE's, plain or fused."""
     if isinstance(codec, LinearCodec):
-        return codec
+        return StreamingLinear(codec)
     return FusedDecoder(codec) if fused else StreamingDecoder(codec)

@@ -166,7 +166,7 @@ _ALL = (
         preview=DiT(layers=6, heads=4, time_embed=128),
         refiner=DiT(layers=4, heads=3, time_embed=128),
         refiner_sees_preview=False,
-        codec=LinearCodecSize(patch=8, channels=32),
+        codec=LinearCodecSize(patch=8, channels=64),
         preview_scaling=Scaling((0.0,), (1.0,)),
         refiner_scaling=Scaling((0.0,), (1.0,)),
         text=Text(64, 2, 4, 16, 128, 260, 64, "bytes"),
