@@ -16,10 +16,14 @@ from .vae import build_vae
 
 @dataclass(frozen=True)
 class Networks:
-    """The modules of one preset, in evaluation mode; ``refiner`` is none for one-stage systems."""
+    """The modules of one preset, in evaluation mode; ``refiner`` is none for one-stage systems.
+
+    ``low_codec`` is the preview's: a linear codec has a basis for each size, a VAE is the same for both.
+    """
 
     preview: CogVideoXTransformer3DModel
     refiner: CogVideoXTransformer3DModel | None
+    low_codec: nn.Module
     codec: nn.Module
     text: nn.Module
     frame_encoder: FrameEncoder
@@ -30,6 +34,7 @@ class Networks:
         named = {
             "preview": self.preview,
             "refiner": self.refiner,
+            "low_codec": None if self.low_codec is self.codec else self.low_codec,
             "codec": self.codec,
             "text": self.text,
             "frame_encoder": self.frame_encoder,
@@ -42,11 +47,12 @@ def build(preset: Preset, seed: int = 0, device: str = "cpu") -> Networks:
     """Return the preset's networks with seeded random weights; on ``device`` meta they have shapes and no memory."""
     with torch.device(device), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        frame_encoder = FrameEncoder(preset.policy)
+        frame_encoder, codec = FrameEncoder(preset.policy), _codec(preset.codec)
         networks = Networks(
             preview=build_transformer(preset.preview, preset, conditions=1),
             refiner=_refiner(preset),
-            codec=_codec(preset.codec),
+            low_codec=_codec(preset.codec) if isinstance(codec, LinearCodec) and preset.low != preset.high else codec,
+            codec=codec,
             text=build_text_encoder(preset.text),
             frame_encoder=frame_encoder,
             policy=ActionUNet(preset.policy, frame_encoder.width * len(preset.policy.offsets)),

@@ -116,7 +116,10 @@ class Actions:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One system at one size; ``low`` and ``high`` are height and width in pixels."""
+    """One system at one size; ``low`` and ``high`` are height and width in pixels.
+
+    With ``drop_short`` episodes of fewer frames than a clip are not learned from, else their last frame is held.
+    """
 
     name: str
     family: str
@@ -134,6 +137,7 @@ class Preset:
     actions: Actions
     frames: int = 49
     fps: float = 10.0
+    drop_short: bool = True
 
     @property
     def latent_frames(self) -> int:
@@ -166,13 +170,14 @@ _ALL = (
         preview=DiT(layers=6, heads=4, time_embed=128),
         refiner=DiT(layers=4, heads=3, time_embed=128),
         refiner_sees_preview=False,
-        codec=LinearCodecSize(patch=8, channels=64),
+        codec=LinearCodecSize(patch=8, channels=80),
         preview_scaling=Scaling((0.0,), (1.0,)),
         refiner_scaling=Scaling((0.0,), (1.0,)),
         text=Text(64, 2, 4, 16, 128, 260, 64, "bytes"),
         policy=Policy(12, "spatial_softmax", (32, 64), 32),
         sampling=Sampling(),
         actions=GALAXEA_POSES,
+        drop_short=False,
     ),
     Preset(
         name="dvgwm_5b",

@@ -10,8 +10,6 @@ import numpy as np
 
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.files import write_atomic, write_json
-from dvgwm.runtime.image import fit
-from dvgwm.runtime.record.reader import Dataset
 from dvgwm.runtime.types import DoubleArray, FloatArray, ImageArray
 
 INDEX = "arrays/episodes.json"
@@ -75,18 +73,6 @@ def save_index(root: Path, episodes: Sequence[tuple[int, str]], per_file: int) -
     """Write the length and the instruction of every episode; until then there are no arrays."""
     lengths, words = zip(*episodes, strict=True)
     write_json(root / INDEX, {"per_file": per_file, "lengths": list(lengths), "instructions": list(words)})
-
-
-def arrays_from(dataset: Dataset, camera: str, size: tuple[int, int], root: Path, per_file: int = 25) -> Arrays:
-    """Decode one camera of any LeRobot data set into arrays under ``root``, frames cropped and resized to ``size``."""
-    for first in range(0, len(dataset), per_file):
-        numbers = range(first, min(first + per_file, len(dataset)))
-        videos = dataset.videos(numbers, camera)
-        frames = [np.stack([fit(frame, *size) for frame in video]) for video in videos]
-        actions = [dataset.vectors(number)[1] for number in numbers]
-        save_arrays(root, first // per_file, {camera: frames}, actions)
-    save_index(root, [(dataset.length(n), dataset.instruction(n)) for n in range(len(dataset))], per_file)
-    return open_arrays(root, camera)
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -61,12 +61,17 @@ def save_weights(accelerator: Accelerator, model: nn.Module, path: Path) -> Path
     """Write the weights of ``model``, gathered from all processes, to ``path``; tied ones once."""
     state = accelerator.get_state_dict(model)
     if accelerator.is_main_process:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in _once(state).items()}, partial)
-        partial.rename(path)
+        save_tensors(_once(state), path)
     accelerator.wait_for_everyone()
     return path
+
+
+def save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write named tensors to ``path``, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, partial)
+    partial.rename(path)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

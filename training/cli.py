@@ -59,22 +59,43 @@ def loop_options(command: Any) -> Any:
 @click.option("--episodes", type=Positive, default=2000, show_default=True, help="A multiple of 25.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the layouts.")
 @click.option("--workers", type=Positive, default=os.cpu_count(), show_default="cores", help="Processes.")
+@click.option("--from", "source", type=click.Path(path_type=Path), help="Read these demonstrations instead.")
+@click.option("--camera", help="With --from: the camera to keep (default: the first).")
+@click.option(
+    "--size", type=(Positive, Positive), default=(128, 192), show_default=True, help="With --from: height, width."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/a1_sim"), show_default=True)
-def data(episodes: int, seed: int, workers: int, out: Path) -> None:
-    """Record the scripted expert on the simulated Galaxea A1 as a LeRobot v3.0 data set.
+def data(
+    episodes: int, seed: int, workers: int, source: Path | None, camera: str | None, size: tuple[int, int], out: Path
+) -> None:
+    """Record demonstrations as a LeRobot v3.0 data set with arrays beside it.
 
-    Five tasks in turn, each episode on a layout of its own, both cameras, ten frames a second. The last fifth of the
-    layouts is for tests.
+    The scripted expert on the simulated Galaxea A1: five tasks in turn, each episode on a layout of its own, both
+    cameras, ten frames a second, the last fifth of the layouts for tests. With --from a folder is read: a LeRobot data
+    set (v2.1 or v3.0), or LIBERO's HDF5 files, whose every fifth task is for tests.
     """
-    from .data import record_simulation
+    from . import data as recording
 
     # The renderer's threads would fight over cores that the other workers have.
     for name in ("LP_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     began = time.monotonic()
-    with bar("recording") as report:
-        census = record_simulation(out, episodes, seed, workers, report)
+    with Bar("episodes") as report:
+        if source is None:
+            census = recording.record_simulation(out, episodes, seed, workers, report)
+        else:
+            census = recording.record_from(source, camera, size, out, report)
     _finish({"command": "data", "out": str(out), **asdict(census), "wall_s": time.monotonic() - began})
+
+
+@cli.command()
+@run_options
+def codec(name: str, out: Path | None) -> None:
+    """Fit the linear codecs of a small preset on demonstrations, one for each resolution."""
+    from .parts import fit_codecs
+
+    with Bar("codecs") as report:
+        _finish({"command": "codec"} | fit_codecs(_run(name, out), report))
 
 
 @cli.command()
@@ -83,8 +104,39 @@ def policy(name: str, out: Path | None, minutes: float | None, steps: int | None
     """Train frame encoder and policy on demonstrations: true frames, disturbed, to actions."""
     from .parts import train_policy
 
-    with steps_bar("policy") as report:
+    with StepsBar("policy") as report:
         _finish({"command": "policy"} | train_policy(_run(name, out), report, minutes, steps, start))
+
+
+@cli.command()
+@loop_options
+def preview(name: str, out: Path | None, minutes: float | None, steps: int | None, start: Path | None) -> None:
+    """Train the preview: instruction and first frame to low-resolution latents (v-prediction)."""
+    _world_model("preview", name, out, minutes, steps, start)
+
+
+@cli.command()
+@loop_options
+def refiner(name: str, out: Path | None, minutes: float | None, steps: int | None, start: Path | None) -> None:
+    """Train the refiner: degraded latents to high-resolution ones (flow matching). Wants the preview's text encoder."""
+    _world_model("refiner", name, out, minutes, steps, start)
+
+
+@cli.command()
+@loop_options
+def joint(name: str, out: Path | None, minutes: float | None, steps: int | None, start: Path | None) -> None:
+    """Train refiner and policy together by the policy's loss alone. Wants both."""
+    _world_model("joint", name, out, minutes, steps, start)
+
+
+def _world_model(
+    part: str, name: str, out: Path | None, minutes: float | None, steps: int | None, start: Path | None
+) -> None:
+    from . import parts
+
+    with Bar("latents") as counted, StepsBar(part) as report:
+        train = {"preview": parts.train_preview, "refiner": parts.train_refiner, "joint": parts.train_joint}[part]
+        _finish({"command": part} | train(_run(name, out), report, minutes, steps, start, counted))
 
 
 @cli.command("upper-bound")
@@ -103,7 +155,7 @@ def upper_bound(
     """
     from .parts import measure_upper_bound
 
-    with bar("episodes", quiet=only_json) as report:
+    with Bar("episodes", quiet=only_json) as report:
         _finish(
             {"command": "upper-bound"} | measure_upper_bound(_run(name, out), episodes, seed, weights, bundle, report)
         )
@@ -115,7 +167,7 @@ def _run(name: str, out: Path | None) -> Any:
     return read_run(name, out)
 
 
-class bar:
+class Bar:
     """Within it, a bar that counts; a terminal sees it move, a log sees a line now and then."""
 
     def __init__(self, words: str, quiet: bool = False) -> None:
@@ -144,7 +196,7 @@ class bar:
             self._console.print(f"{self._words} {done} of {total}", highlight=False)
 
 
-class steps_bar:
+class StepsBar:
     """Within it, a line that tells loss, rate and time left of a training loop."""
 
     def __init__(self, words: str) -> None:

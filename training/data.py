@@ -1,8 +1,9 @@
 """Demonstrations on disk: the simulated expert's, any LeRobot data set's; and which of them are learned from."""
 
 import multiprocessing
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from dvgwm.robots.sim.expert import Demonstration, demonstrate
 from dvgwm.robots.sim.tasks import TASKS
 from dvgwm.robots.spec import SimulationOptions
 from dvgwm.runtime.errors import ConfigError
-from dvgwm.runtime.record.lerobot import Episode, Schema
+from dvgwm.runtime.image import fit
+from dvgwm.runtime.record.lerobot import INFO, Episode, Schema
 from dvgwm.runtime.record.reader import Dataset, open_dataset
 from dvgwm.runtime.record.writer import finish, write_episodes, written
 
@@ -75,6 +77,82 @@ def record_simulation(root: Path, episodes: int, seed: int, workers: int, report
     return census(dataset)
 
 
+def record_episodes(
+    root: Path,
+    schema: Schema,
+    episodes: Iterable[Episode],
+    splits: Callable[[int], Mapping[str, str]],
+    camera: str,
+    report: Report,
+) -> Census:
+    """Write ``episodes`` of another data set under ``root`` as LeRobot v3.0, with arrays of ``camera`` beside it.
+
+    ``splits`` gets the number of episodes. Raises `ConfigError` where ``root`` is not empty.
+    """
+    if root.is_dir() and any(root.iterdir()):
+        raise ConfigError("DATA_OCCUPIED", f"{root} exists and is not empty; name another --out")
+    tasks: dict[str, int] = {}
+    facts: list[tuple[int, str]] = []
+    for index, some in enumerate(_batched(episodes, EPISODES_A_FILE)):
+        for episode in some:
+            tasks.setdefault(episode.instruction, len(tasks))
+        save_arrays(root, index, {camera: [one.frames[camera] for one in some]}, [one.action for one in some])
+        write_episodes(root, schema, index, len(facts), tasks, some)
+        facts += [(len(one.action), one.instruction) for one in some]
+        report(len(facts), len(facts))
+    finish(root, schema, tasks, splits(len(facts)), {})
+    save_index(root, facts, EPISODES_A_FILE)
+    return census(open_dataset(root))
+
+
+def record_from(source: Path, camera: str | None, size: tuple[int, int], root: Path, report: Report) -> Census:
+    """Write the demonstrations under ``source`` into ``root``: a LeRobot data set's, or LIBERO's HDF5 files.
+
+    Raises `ConfigError` where there are neither, or no such camera.
+    """
+    if (source / INFO).is_file():
+        dataset = open_dataset(source)
+        chosen = camera or next(iter(dataset.schema.cameras))
+        schema, episodes = resized(dataset, chosen, size)
+        train, test = split(dataset)
+        held = set(test)
+        # A split is a range of episodes: those to learn from come first.
+        order = [*train, *test] if held else list(train)
+        return record_episodes(root, schema, episodes(order), lambda _: _ranges(len(train), len(held)), chosen, report)
+    from .libero import CAMERA, demonstrations, read_libero
+
+    schema, learned, held_files = read_libero(source, size)
+    count = 0
+
+    def counted() -> Iterator[Episode]:
+        nonlocal count
+        for episode in demonstrations(learned, size):
+            count += 1
+            yield episode
+        yield from demonstrations(held_files, size)
+
+    return record_episodes(root, schema, counted(), lambda total: _ranges(count, total - count), CAMERA, report)
+
+
+def _ranges(train: int, test: int) -> dict[str, str]:
+    return {TRAIN: f"0:{train}"} | ({TEST: f"{train}:{train + test}"} if test else {})
+
+
+def resized(
+    dataset: Dataset, camera: str, size: tuple[int, int]
+) -> tuple[Schema, Callable[[Sequence[int]], Iterator[Episode]]]:
+    """Return schema and episodes by number of a data set with one camera, frames cropped and resized to ``size``."""
+    schema = replace(dataset.schema, cameras={camera: size})
+
+    def episodes(numbers: Sequence[int]) -> Iterator[Episode]:
+        for number, video in zip(numbers, dataset.videos(numbers, camera), strict=True):
+            state, action = dataset.vectors(number)
+            frames = np.stack([fit(frame, *size) for frame in video])
+            yield Episode(dataset.instruction(number), {camera: frames}, state, action, {})
+
+    return schema, episodes
+
+
 def census(dataset: Dataset) -> Census:
     """Return what ``dataset`` holds."""
     lengths = [dataset.length(number) for number in range(len(dataset))]
@@ -112,6 +190,12 @@ def instructions() -> dict[str, int]:
     """Return every instruction of the simulated tasks with its number."""
     sentences = [task.instruction(target) for task in TASKS.values() for target in task.targets]
     return {sentence: index for index, sentence in enumerate(dict.fromkeys(sentences))}
+
+
+def _batched(episodes: Iterable[Episode], count: int) -> Iterator[list[Episode]]:
+    left = iter(episodes)
+    while some := list(islice(left, count)):
+        yield some
 
 
 def _schema() -> Schema:

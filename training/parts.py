@@ -6,25 +6,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dvgwm.models.build import Networks, build
+from dvgwm.models.codec import LinearCodec
+from dvgwm.models.presets import LinearCodecSize, Preset
 from dvgwm.robots.sim.tasks import TASKS
 from dvgwm.runtime import plugins
 from dvgwm.runtime.bundle import read_bundle
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.record.reader import open_dataset
+from dvgwm.runtime.tokenizer import byte_tokens
 
 from .arrays import open_arrays
-from .checkpoint import load_weights
+from .checkpoint import load_weights, save_tensors
+from .clips import LatentClips, windows, write_clips
+from .codec import codec_quality, fit_codec
 from .config import Part, Run
 from .data import split
+from .joint import JointObjective
 from .loop import WEIGHTS, Progress, Watch, train
 from .policy import PolicyObjective, Windows
+from .preview import PreviewObjective
+from .refiner import RefinerObjective
 from .upper_bound import act_in_torch, acting_stage, summary, upper_bound
+from .watch import look_at_preview
 
 Report = Callable[[Progress], None]
+Count = Callable[[int, int], None]
+PREVIEWS_WATCHED = 10
+CODEC_TESTED = 100
+"""Held-out episodes on which a codec is judged."""
 
 
 def networks_of(run: Run) -> Networks:
@@ -50,6 +63,120 @@ def train_policy(
     return _trained(part, objective, learned, run, "policy", report, Watch(held), minutes)
 
 
+def train_preview(
+    run: Run, report: Report, minutes: float | None, steps: int | None, start: Path | None, counted: Count
+) -> dict[str, Any]:
+    """Train the preview and its text encoder on low-resolution latents."""
+    part = run.preview if steps is None else replace(run.preview, steps=steps)
+    networks = _with_codecs(run)
+    learned, held = _clips(run, networks, ("low",), counted)
+    torch.manual_seed(run.seed)
+    objective = PreviewObjective(run.preset, networks, part, tokens_of(run.preset)(""))
+    if start is not None:
+        load_weights(objective, start)
+    look = look_at_preview(run.preset, networks.low_codec, held, PREVIEWS_WATCHED)
+    return _trained(part, objective, learned, run, "preview", report, Watch(held, look), minutes)
+
+
+def train_refiner(
+    run: Run, report: Report, minutes: float | None, steps: int | None, start: Path | None, counted: Count
+) -> dict[str, Any]:
+    """Train the refiner from degraded latents to high-resolution ones."""
+    part = run.refiner if steps is None else replace(run.refiner, steps=steps)
+    networks = _with_codecs(run)
+    learned, held = _clips(run, networks, ("low", "high", "degraded"), counted)
+    _take_text(run, networks)
+    torch.manual_seed(run.seed)
+    objective = RefinerObjective(run.preset, networks, part, tokens_of(run.preset)(""))
+    if start is not None:
+        load_weights(objective, start)
+    return _trained(part, objective, learned, run, "refiner", report, Watch(held), minutes)
+
+
+def train_joint(
+    run: Run, report: Report, minutes: float | None, steps: int | None, start: Path | None, counted: Count
+) -> dict[str, Any]:
+    """Train refiner and policy by the policy's loss alone, from what their own parts have learned."""
+    part = run.joint if steps is None else replace(run.joint, steps=steps)
+    networks = _with_codecs(run)
+    learned, held = _clips(run, networks, ("low", "high"), counted, acting=True)
+    preset, empty = run.preset, tokens_of(run.preset)("")
+    _take_text(run, networks)
+    load_weights(RefinerObjective(preset, networks, run.refiner, empty), _found(run, "refiner"))
+    load_weights(PolicyObjective(preset, networks, run.policy), _found(run, "policy"))
+    objective = JointObjective(preset, networks, part)
+    if start is not None:
+        load_weights(objective, start)
+    return _trained(part, objective, learned, run, "joint", report, Watch(held), minutes)
+
+
+def tokens_of(preset: Preset) -> Callable[[str], Tensor]:
+    """Return what makes tokens, int64 L, of an instruction; raises `ConfigError` where that wants a checkpoint's file."""
+    if preset.text.tokenizer != "bytes":
+        raise ConfigError("TOKENIZER", f"{preset.name} wants its checkpoint's {preset.text.tokenizer}, not read yet")
+
+    def tokens(words: str) -> Tensor:
+        found = byte_tokens(words)
+        if len(found) > preset.text.max_tokens:
+            raise ConfigError(
+                "INSTRUCTION_LONG", f"{words!r} has {len(found)} tokens, at most {preset.text.max_tokens}"
+            )
+        return torch.tensor(found + [0] * (preset.text.max_tokens - len(found)))
+
+    return tokens
+
+
+def _with_codecs(run: Run) -> Networks:
+    networks = networks_of(run)
+    for name, codec in (("low_codec", networks.low_codec), ("codec", networks.codec)):
+        if isinstance(codec, LinearCodec):
+            load_weights(codec, _found(run, name))
+    return networks
+
+
+def _take_text(run: Run, networks: Networks) -> None:
+    """Give ``networks`` the text encoder that was trained with the preview."""
+    load_weights(PreviewObjective(run.preset, networks, run.preview, tokens_of(run.preset)("")), _found(run, "preview"))
+
+
+def _found(run: Run, name: str) -> Path:
+    path = run.out / name / WEIGHTS
+    if not path.is_file():
+        command = "codec" if name.endswith("codec") else name
+        raise ConfigError("WEIGHTS_MISSING", f"{path} is not there; make it first with `dvgwm-train {command}`")
+    return path
+
+
+def _clips(
+    run: Run, networks: Networks, names: tuple[str, ...], counted: Count, acting: bool = False
+) -> tuple[LatentClips, LatentClips]:
+    """Return the clips to learn from and to test on, their latents written where they are not there yet."""
+    arrays, numbers = open_arrays(run.data.path, run.data.camera), split(open_dataset(run.data.path))
+    made = []
+    for name, some, later in zip(("train", "test"), numbers, (run.data.later, 0.0), strict=True):
+        folder = run.out / "latents" / name
+        write_clips(folder, run.preset, networks, arrays, windows(run.preset, arrays, some, later, run.seed), counted)
+        made.append(LatentClips(run.preset, folder, names, arrays, tokens_of(run.preset), acting))
+    return made[0], made[1]
+
+
+def fit_codecs(run: Run, report: Callable[[int, int], None]) -> dict[str, Any]:
+    """Fit the linear codecs of the preset's two sizes, and return how well they keep held-out clips."""
+    preset = run.preset
+    if not isinstance(preset.codec, LinearCodecSize):
+        raise ConfigError("CODEC_KIND", f"{preset.name} has a VAE, not a linear codec; train it with `dvgwm-train vae`")
+    arrays, (learned, held) = open_arrays(run.data.path, run.data.camera), split(open_dataset(run.data.path))
+    tested = held[:: max(1, len(held) // CODEC_TESTED)]
+    figures: dict[str, Any] = {}
+    for number, (name, size) in enumerate((("low_codec", preset.low), ("codec", preset.high))):
+        report(number, 2)
+        codec = fit_codec(preset, size, run.codec, arrays, learned)
+        save_tensors(codec.state_dict(), run.out / name / WEIGHTS)
+        figures[name] = codec_quality(preset, size, codec, arrays, tested)
+    report(2, 2)
+    return figures
+
+
 def measure_upper_bound(
     run: Run, episodes: int, seed: int, weights: Path | None, bundle: Path | None, report: Callable[[int, int], None]
 ) -> dict[str, Any]:
@@ -61,9 +188,7 @@ def measure_upper_bound(
             outcomes = upper_bound(run.preset, act, list(TASKS), episodes, seed, report)
         return summary(outcomes) | {"bundle": str(bundle), "seed": seed}
     networks = networks_of(run)
-    path = weights or run.out / "policy" / WEIGHTS
-    if not path.is_file():
-        raise ConfigError("WEIGHTS_MISSING", f"{path} is not there; train it with `dvgwm-train policy`")
+    path = weights or _found(run, "policy")
     load_weights(PolicyObjective(run.preset, networks, run.policy), path)
     outcomes = upper_bound(run.preset, act_in_torch(run.preset, networks), list(TASKS), episodes, seed, report)
     return summary(outcomes) | {"weights": str(path), "seed": seed}

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dvgwm.models.build import Networks
 from dvgwm.models.policy import FrameEncoder
-from dvgwm.models.presets import Actions, Policy, Preset
+from dvgwm.models.presets import Actions, Preset
 from dvgwm.runtime.chunks import ChunkPlan
 from dvgwm.runtime.types import FloatArray
 
@@ -117,7 +117,7 @@ def noise_error(
     alpha, sigma = signal
     clean, seen = actions.repeat(draws, 1, 1), features.repeat(draws, 1)
     steps = torch.randint(len(alpha), (len(clean),), generator=generator, device=clean.device)
-    noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+    noise = torch.randn(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
     return squared_error(unet(diffuse(clean, noise, alpha[steps], sigma[steps]), steps.float(), seen), noise)
 
 

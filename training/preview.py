@@ -8,26 +8,31 @@ from dvgwm.models.engines import DenoiseEngine
 from dvgwm.models.presets import Preset
 from dvgwm.runtime.sampler import Table
 
-from .clips import padded_bytes
 from .config import PreviewPart
-from .objectives import diffuse, drop, preview_signal, preview_steps, squared_error, velocity
-from .sampling import sample
+from .lora import prepared
+from .objectives import diffuse, drop, moving_weight, preview_signal, preview_steps, squared_error, velocity
+from .sampling import guided, sample
 
 
 class PreviewObjective(nn.Module):
-    """The loss of a batch of low-resolution latents ``low``, B T C h w, and ``tokens``, B L (CogVideoX; DVG-WM, Table 7)."""
+    """The loss of a batch of low-resolution latents ``low``, B T C h w, and ``tokens``, B L (CogVideoX; DVG-WM, Table 7).
+
+    ``empty`` are the tokens, int64 L, of no instruction. A text encoder of a full-size preset stays frozen.
+    """
 
     empty: Tensor
+    alpha: Tensor
+    sigma: Tensor
 
-    def __init__(self, preset: Preset, networks: Networks, part: PreviewPart) -> None:
+    def __init__(self, preset: Preset, networks: Networks, part: PreviewPart, empty: Tensor) -> None:
         super().__init__()
-        grid = preset.grid(preset.low)
-        self.engine = DenoiseEngine(networks.preview, preset.preview, grid, preset.latent_frames, flow=False)
-        self.text, self.part = networks.text, part
+        network = prepared(networks.preview, part)
+        self.engine = DenoiseEngine(network, preset.preview, preset.grid(preset.low), preset.latent_frames, flow=False)
+        self.text, self.part = networks.text.requires_grad_(preset.text.tokenizer == "bytes"), part
         alpha, sigma = preview_signal(preset.sampling.preview_snr_shift)
         self.register_buffer("alpha", alpha.float(), persistent=False)
         self.register_buffer("sigma", sigma.float(), persistent=False)
-        self.register_buffer("empty", padded_bytes("", preset.text.max_tokens), persistent=False)
+        self.register_buffer("empty", empty, persistent=False)
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the mean squared error of the velocity at random steps."""
@@ -39,7 +44,8 @@ class PreviewObjective(nn.Module):
         text = self.embed(torch.where(no_text[:, None], self.empty, batch["tokens"]))
         image = torch.where(no_image.view(-1, 1, 1, 1, 1), 0.0, clean[:, :1])
         predicted = self.engine(diffuse(clean, noise, alpha, sigma), steps.to(clean.dtype), text, image)
-        return squared_error(predicted, velocity(clean, noise, alpha, sigma))
+        weight = moving_weight(clean, self.part.moving_weight) if self.part.moving_weight else None
+        return squared_error(predicted, velocity(clean, noise, alpha, sigma), weight)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Return the embeddings, B L D, of tokens."""
@@ -48,19 +54,4 @@ class PreviewObjective(nn.Module):
     def imagine(self, rows: Table, noise: Tensor, tokens: Tensor, image: Tensor) -> Tensor:
         """Return low-resolution latents, B T C h w, made from ``noise`` by the sampler's rows."""
         text, empty = self.embed(tokens), self.embed(self.empty[None]).expand(len(tokens), -1, -1)
-
-        def velocity(state: Tensor, time: Tensor, guidance: float) -> Tensor:
-            if guidance == 1.0:
-                return self.engine(state, time, text, image)
-            both = self.engine(state.repeat(2, 1, 1, 1, 1), time, torch.cat([empty, text]), image.repeat(2, 1, 1, 1, 1))
-            without, with_text = both.chunk(2)
-            return without + guidance * (with_text - without)
-
-        return sample(rows, noise, velocity)
-
-
-def fresh(transformer: nn.Module) -> None:
-    """Start a transformer that is trained from nothing: every block and the output contribute zero at first (adaLN-zero)."""
-    for name, parameter in transformer.named_parameters():
-        if name.startswith("proj_out") or ".norm1.linear" in name or ".norm2.linear" in name:
-            nn.init.zeros_(parameter)
+        return sample(rows, noise, guided(self.engine, text, empty, image))

@@ -1,4 +1,4 @@
-"""The runtime's sampler tables on torch tensors: what is looked at during training, and what evaluation runs in batches."""
+"""The runtime's sampler tables on torch tensors: what is looked at during training, and what is imagined in batches."""
 
 from collections.abc import Callable
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 from dvgwm.runtime.sampler import Table
 
+Velocity = Callable[[Tensor, Tensor, float], Tensor]
+"""State, time [1] and guidance weight to the velocity."""
+
 
 @torch.no_grad()
-def sample(table: Table, state: Tensor, velocity: Callable[[Tensor, Tensor, float], Tensor]) -> Tensor:
-    """Return ``state`` after every row of ``table``; ``velocity`` gets the state, the time [1] and the guidance weight.
-
-    The same arithmetic as the runtime's, in the state's own dtype; rows that draw noise are not among these samplers.
-    """
+def sample(table: Table, state: Tensor, velocity: Velocity) -> Tensor:
+    """Return ``state`` after every row of ``table``, which draws no noise: the runtime's arithmetic in the state's dtype."""
     history = torch.zeros_like(state)
     for step in table.steps:
         v = velocity(state, torch.full((1,), step.time, device=state.device), step.guidance)
@@ -25,3 +25,16 @@ def sample(table: Table, state: Tensor, velocity: Callable[[Tensor, Tensor, floa
         history = step.p * state + step.q * v
         state = moved
     return state
+
+
+def guided(engine: Callable[..., Tensor], text: Tensor, empty: Tensor, image: Tensor) -> Velocity:
+    """Return a denoise engine's velocity under classifier-free guidance, ``v_u + g (v_c - v_u)``, of B samples at once."""
+
+    def velocity(state: Tensor, time: Tensor, guidance: float) -> Tensor:
+        if guidance == 1.0:
+            return engine(state, time, text, image)
+        both = engine(state.repeat(2, 1, 1, 1, 1), time, torch.cat([empty, text]), image.repeat(2, 1, 1, 1, 1))
+        without, with_text = both.chunk(2)
+        return without + guidance * (with_text - without)
+
+    return velocity

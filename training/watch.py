@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dvgwm.models.presets import Preset
+from dvgwm.models.presets import Preset, Scaling
 from dvgwm.runtime.sampler import SamplerSpec, table
 from dvgwm.runtime.types import ImageArray
 
@@ -17,35 +17,35 @@ from .sheet import sheet, to_frames
 
 LOOK_STEPS, COLUMNS, DRAWN = 10, 7, 4
 
-Looks = Callable[[Any, int], tuple[Mapping[str, float], Mapping[str, ImageArray]]]
+Look = Callable[[Any], tuple[Mapping[str, float], Mapping[str, ImageArray]]]
 
 
-def look_at_preview(preset: Preset, codec: nn.Module, clips: LatentClips, count: int, batch: int) -> Looks:
-    """Return what samples the preview on ``count`` held-out clips: PSNR in all and where it moves, over the still frame's."""
+def look_at_preview(preset: Preset, codec: nn.Module, clips: LatentClips, count: int) -> Look:
+    """Return what samples the preview on ``count`` held-out clips: PSNR over the still first frame's, and a picture.
+
+    The picture has the true frames of a clip above the imagined ones.
+    """
     chosen = [clips[n] for n in range(0, len(clips), max(1, len(clips) // count))][:count]
+    clean, tokens = (torch.stack([clip[name] for clip in chosen]) for name in ("low", "tokens"))
     rows = table(SamplerSpec("ddim_v", LOOK_STEPS, snr_shift=preset.sampling.preview_snr_shift))
 
-    def look(objective: PreviewObjective, step: int) -> tuple[Mapping[str, float], Mapping[str, ImageArray]]:
+    def look(objective: PreviewObjective) -> tuple[Mapping[str, float], Mapping[str, ImageArray]]:
         device = objective.alpha.device
-        made, truth = [], []
-        for at in range(0, len(chosen), batch):
-            clean = torch.stack([clip["low"] for clip in chosen[at : at + batch]]).to(device)
-            tokens = torch.stack([clip["tokens"] for clip in chosen[at : at + batch]]).to(device)
-            noise = torch.randn(clean.shape, generator=torch.Generator(device).manual_seed(at), device=device)
-            with torch.autocast(device.type, torch.bfloat16):
-                latents = objective.imagine(rows, noise, tokens, clean[:, :1])
-            made.append(_frames(preset, codec, latents))
-            truth.append(_frames(preset, codec, clean))
-        return _judged(torch.cat(made), torch.cat(truth))
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+        made = objective.imagine(rows, noise.to(device), tokens.to(device), clean[:, :1].to(device)).float().cpu()
+        return judged(*(frames_of(codec, latents, preset.preview_scaling) for latents in (made, clean)))
 
     return look
 
 
-def _frames(preset: Preset, codec: nn.Module, latents: Tensor) -> Tensor:
-    return decode(codec, unscaled(latents.float().cpu(), preset.preview_scaling))
+@torch.no_grad()
+def frames_of(codec: nn.Module, latents: Tensor, scaling: Scaling) -> Tensor:
+    """Return the frames, B 3 T H W in [-1, 1], of a network's latents B T C h w."""
+    return decode(codec, unscaled(latents, scaling)).clamp(-1.0, 1.0)
 
 
-def _judged(made: Tensor, truth: Tensor) -> tuple[Mapping[str, float], Mapping[str, ImageArray]]:
+def judged(made: Tensor, truth: Tensor) -> tuple[Mapping[str, float], Mapping[str, ImageArray]]:
+    """Return how far imagined clips B 3 T H W are better than the first frame held still, in dB, and a picture of both."""
     still, where = truth[:, :, :1].expand_as(truth), moving(truth)
     figures = {
         "psnr_db": psnr_db(made, truth),

@@ -1,0 +1,80 @@
+"""The joint phase: the policy's loss alone trains policy and refiner, through the frames that the refiner makes (DVG-WM)."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dvgwm.models.build import Networks
+from dvgwm.models.presets import Preset
+from dvgwm.runtime.chunks import ChunkPlan
+
+from .clips import decode, unscaled
+from .config import JointPart
+from .degradation import raised
+from .lora import prepared
+from .objectives import degrade_latents, policy_signal, preview_signal
+from .policy import noise_error
+from .refiner import refine_engine
+
+
+class JointObjective(nn.Module):
+    """The policy's loss on refined frames, of a batch ``low`` (B T C h w), ``high``, ``tokens`` and ``actions``.
+
+    Gradients go from the policy's loss (Eq. 6) through frame encoder, decoder and the last ``refine_steps`` of the
+    refiner's Euler steps; the steps before them, the preview and the text encoder get none. How deep the paper goes it
+    does not say.
+    """
+
+    def __init__(self, preset: Preset, networks: Networks, part: JointPart) -> None:
+        super().__init__()
+        assert networks.refiner is not None, "a system with two stages"
+        self.refiner = refine_engine(preset, prepared(networks.refiner, part))
+        self.codec, self.text = networks.codec.requires_grad_(False), networks.text.requires_grad_(False)
+        self.encoder = networks.frame_encoder.requires_grad_(True)
+        self.unet = networks.policy.requires_grad_(True)
+        self.preset, self.part = preset, part
+        policy = preset.policy
+        self.plan = ChunkPlan(preset.frames, policy.stride, policy.offsets)
+        alpha, sigma = policy_signal(preset.sampling.policy_train_steps)
+        self.register_buffer("alpha", alpha.float(), persistent=False)
+        self.register_buffer("sigma", sigma.float(), persistent=False)
+
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Return the policy's loss on what the refiner makes of ``low``."""
+        frames = self.frames(batch, generator)
+        features = self.encoder.features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        shown = features[:, self.plan.places].flatten(2).flatten(0, 1)
+        signal = self.get_buffer("alpha"), self.get_buffer("sigma")
+        return noise_error(self.unet, shown, batch["actions"].flatten(0, 1), signal, self.part.draws, generator)
+
+    def frames(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Return the refined frames that the policy sees, B N 3 H W in [0, 1]."""
+        latents = self.refined(batch, generator)
+        video = decode(self.codec, unscaled(latents, self.preset.refiner_scaling))
+        seen = video[:, :, torch.from_numpy(self.plan.seen)].transpose(1, 2)
+        return (seen * 0.5 + 0.5).clamp(0.0, 1.0)
+
+    def refined(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Return high-resolution latents B T C H W by Euler steps from ``low`` (DVG-WM, Eq. 5 and A.8)."""
+        preset, low = self.preset, batch["low"]
+        count, steps = len(low), preset.sampling.refine_steps
+        with torch.no_grad():
+            tokens = batch["tokens"]
+            text = self.text(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+            up = raised(low, preset.grid(preset.high), preset.preview_scaling, preset.refiner_scaling)
+            noise = torch.randn(up.shape, generator=generator, device=up.device)
+            alpha, sigma = (part.to(up)[preset.sampling.bridge_step].expand(count) for part in preview_signal(1.0))
+            state = degrade_latents(up, noise, alpha, sigma)
+        conditions = (low,) if preset.refiner_sees_preview else ()
+        for step in range(steps):
+            tau = torch.full((count,), step / steps, device=low.device)
+            inputs = (state, tau, text, batch["high"][:, :1], *conditions)
+            if step < steps - self.part.refine_steps:
+                with torch.no_grad():
+                    velocity = self.refiner(*inputs)
+            elif self.part.gradient_checkpointing:
+                velocity = checkpoint(self.refiner, *inputs, use_reentrant=False)
+            else:
+                velocity = self.refiner(*inputs)
+            state = state + velocity / steps
+        return state

@@ -1,0 +1,23 @@
+"""What of a transformer trains: all of it, or low-rank adapters beside its attention, feed-forward and modulation."""
+
+from typing import Any
+
+from peft import LoraConfig, inject_adapter_in_model
+
+from .config import Part
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "norm1.linear", "norm2.linear")
+"""Attention, feed-forward and the layer norms' modulation (DVG-WM, Table 7)."""
+
+
+def prepared(transformer: Any, part: Part) -> Any:
+    """Return ``transformer`` ready to train as ``part`` says; with a LoRA rank its own weights are frozen."""
+    if part.lora_rank:
+        transformer.requires_grad_(False)
+        config = LoraConfig(r=part.lora_rank, lora_alpha=part.lora_rank, target_modules=list(TARGETS))
+        transformer = inject_adapter_in_model(config, transformer)
+    else:
+        transformer.requires_grad_(True)
+    if part.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    return transformer
