@@ -9,7 +9,7 @@ KL_WEIGHT = 1e-6
 
 
 class VaeObjective(nn.Module):
-    """The loss of a batch of ``frames``, uint8 B T H W 3: mean absolute error, and KL to the unit normal."""
+    """The loss of a batch of ``frames``, uint8 B T H W 3, T = 1 + 8 n: mean absolute error, and KL to the unit normal."""
 
     def __init__(self, networks: Networks) -> None:
         super().__init__()

@@ -1,0 +1,65 @@
+"""`dvgwm-train`: its settings files, its help, its errors."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("torch", reason="the train extra is not installed")
+from dvgwm.runtime.errors import ConfigError
+from dvgwm.training.config import CONFIGS, read_run
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.toml")))
+def test_shipped_runs_are_read(name):
+    run = read_run(name)
+    assert run.preset.name == name
+    assert run.preview.steps > 0
+
+
+def test_the_papers_settings_are_the_defaults_of_full_size():
+    preview, refiner = read_run("dvgwm_5b").preview, read_run("dvgwm_5b").refiner
+    assert (preview.optimiser, preview.betas, preview.weight_decay, preview.clip) == ("adamw", (0.9, 0.95), 1e-4, 0.1)
+    assert (preview.steps, preview.drop_text, preview.drop_image, preview.moving_weight) == (10_000, 0.1, 0.05, 0.0)
+    assert (refiner.batch, refiner.learning_rate, refiner.lora_rank, refiner.shard) == (6, 1e-5, 0, True)
+    assert read_run("dvgwm_5b").policy.pose_weight == 0.0
+    assert read_run("dvgwm_5b").preset.drop_short
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[preview]\nsteps = 1\nstepps = 2", "has no setting stepps"),
+        ("[preview]\nbatch = 2", r"\[preview\] wants steps"),
+        ('[preview]\nsteps = "many"', "wanted int for preview.steps, got 'many'"),
+        ("[preview]\nsteps = 1\nbetas = [0.9]", "for preview.betas"),
+        ("[oven]\nhot = true", "has no setting oven"),
+        ("preset = 'nothing'", "wanted a preset of"),
+        ("[preview", "sizes.toml"),
+    ],
+)
+def test_a_wrong_settings_file_is_told(tmp_path, text, message):
+    whole = {"data": 'path = "x"', "preview": "steps = 1", "refiner": "steps = 1", "policy": "steps = 1", "joint": "steps = 1"}
+    rest = "\n".join(f"[{name}]\n{line}" for name, line in whole.items() if f"[{name}]" not in text)
+    path = tmp_path / "sizes.toml"
+    first, tables = (text, rest) if text.startswith("preset") else ("preset = 'a1_tiny'", f"{text}\n{rest}")
+    path.write_text(f"{first}\n{tables}\n")
+    with pytest.raises(ConfigError, match=message):
+        read_run(str(path))
+
+
+def command(*words):
+    return subprocess.run([sys.executable, "-m", "dvgwm.training", *words], capture_output=True, text=True, timeout=100)
+
+
+def test_help_names_every_part_and_errors_have_one_line_and_a_code(tmp_path):
+    shown = command("--help")
+    assert shown.returncode == 0
+    for part in ("data", "codec", "policy", "preview", "refiner", "joint", "upper-bound", "export"):
+        assert part in shown.stdout
+    lost = command("upper-bound", "--out", str(tmp_path), "--episodes", "5")
+    assert lost.returncode == 2
+    assert lost.stderr.splitlines()[-1].startswith("E2 WEIGHTS_MISSING")
+    assert "dvgwm-train policy" in lost.stderr
+    assert command("data", "--episodes", "7", "--out", str(tmp_path / "d")).returncode == 2
+    assert command("policy", "--run", "nothing").returncode == 2

@@ -1,0 +1,232 @@
+"""Every part of a run, small: each learns, and leaves what the next one starts from."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("peft", reason="the train extra is not installed")
+pytest.importorskip("pyarrow", reason="the train extra is not installed")
+
+from safetensors.torch import load_file
+
+from dvgwm.models.build import build, parameters
+from dvgwm.models.presets import preset
+from dvgwm.runtime.errors import ConfigError
+from dvgwm.training import parts
+from dvgwm.training.arrays import open_arrays
+from dvgwm.training.checkpoint import load_weights
+from dvgwm.training.clips import LatentClips, windows, write_clips
+from dvgwm.training.config import read_run
+from dvgwm.training.joint import JointObjective
+from dvgwm.training.lora import prepared
+from dvgwm.training.policy import PolicyObjective, Windows, disturb, normalise
+from dvgwm.training.preview import PreviewObjective
+from dvgwm.training.refiner import RefinerObjective
+from dvgwm.training.vae import VaeObjective
+
+pytestmark = pytest.mark.torch
+
+
+def silent(*_):
+    pass
+
+
+def seeded(number=0):
+    return torch.Generator().manual_seed(number)
+
+
+def learns(objective, batch, steps=40, rate=3e-3):
+    """Return the loss before and after fitting one batch under the same noise."""
+    optimiser = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], rate)
+    losses = []
+    for _ in range(steps):
+        loss = objective(batch, seeded())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    return losses[0], losses[-1]
+
+
+def test_a_whole_run_from_codec_to_joint_phase(small_run):
+    run = small_run
+    with pytest.raises(ConfigError, match="make it first with `dvgwm-train codec`"):
+        parts.train_preview(run, silent, None, None, None, silent)
+    codecs = parts.fit_codecs(run, silent)
+    assert codecs["low_codec"]["psnr_db"] > 25
+    policy = parts.train_policy(run, silent)
+    assert policy["step"] == 30
+    preview = parts.train_preview(run, silent, None, None, None, silent)
+    pictures = list((run.out / "preview" / "pictures").glob("imagined_*.png"))
+    assert len(pictures) == 2
+    refiner = parts.train_refiner(run, silent, None, None, None, silent)
+    joint = parts.train_joint(run, silent, None, None, None, silent)
+    for told in (preview, refiner, joint):
+        assert np.isfinite(told["loss"])
+    before, after = (load_file(run.out / name / "weights.safetensors") for name in ("policy", "joint"))
+    changed = [name for name in before if name.startswith("unet") and not torch.equal(before[name], after[name])]
+    assert changed, "the joint phase trains the policy"
+
+
+@pytest.fixture
+def small(small_run):
+    """Preset, networks with fitted codecs, and one batch of clips with chunks of actions."""
+    run = small_run
+    parts.fit_codecs(run, silent)
+    networks = parts._with_codecs(run)
+    arrays = open_arrays(run.data.path, "scene")
+    chosen = windows(run.preset, arrays, range(2), 1.0, 0)
+    write_clips(run.out / "two", run.preset, networks, arrays, chosen, silent)
+    tokens = parts.tokens_of(run.preset)
+    clips = LatentClips(run.preset, run.out / "two", ("low", "high", "degraded"), arrays, tokens, acting=True)
+    batch = torch.utils.data.default_collate([clips[n] for n in range(2)])
+    return run, networks, batch, tokens("")
+
+
+def test_preview_and_refiner_fit_a_batch(small):
+    run, networks, batch, empty = small
+    first, last = learns(PreviewObjective(run.preset, networks, run.preview, empty), batch)
+    assert last < 0.8 * first
+    first, last = learns(RefinerObjective(run.preset, networks, run.refiner, empty), batch)
+    assert last < 0.9 * first
+
+
+def test_the_joint_gradient_reaches_the_last_refine_step_and_no_further(small):
+    run, networks, batch, _ = small
+    objective = JointObjective(run.preset, networks, run.joint)
+    objective(batch, seeded()).backward()
+
+    def touched(module):
+        return any(p.grad is not None and p.grad.abs().max() > 0 for p in module.parameters())
+
+    assert touched(networks.policy)
+    assert touched(networks.frame_encoder)
+    assert touched(networks.refiner)
+    assert not touched(networks.preview)
+    assert not touched(networks.text)
+    assert all(p.grad is None for p in networks.codec.parameters())
+    one = [p.grad.clone() for p in networks.refiner.parameters() if p.grad is not None]
+    # More steps back, or the same through checkpoints: the depth is a setting, the arithmetic is not.
+    for joint, same in ((replace(run.joint, gradient_checkpointing=True), True), (replace(run.joint, refine_steps=2), False)):
+        objective.zero_grad()
+        objective.part = joint
+        objective(batch, seeded()).backward()
+        other = [p.grad for p in networks.refiner.parameters() if p.grad is not None]
+        alike = all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one, other, strict=True))
+        assert alike == same
+    networks.refiner.zero_grad()
+    networks.policy.zero_grad()
+    objective.part = replace(run.joint, refine_steps=0)
+    objective(batch, seeded()).backward()
+    assert not touched(networks.refiner)
+    assert touched(networks.policy)
+
+
+def test_windows_hold_the_last_frame_and_action_and_know_the_first_pose(demonstrations):
+    arrays, size = open_arrays(demonstrations, "scene"), preset("a1_tiny")
+    windows_ = Windows(size, arrays, [0], 13, 1.0, 0)
+    wanted = normalise(np.asarray(arrays.actions(0)), size.actions)
+    starts = set()
+    for index in range(len(windows_)):
+        item = windows_[index]
+        assert item["frames"].shape == (13, 64, 96, 3)
+        assert item["actions"].shape == (11, 16, 7)
+        match = np.abs(wanted - item["actions"][0, 0].numpy()).max(1).argmin()
+        starts.add(int(match))
+        for chunk in range(11):
+            rows = np.minimum(match + 4 * chunk + np.arange(16), 49)
+            assert np.allclose(item["actions"][chunk], wanted[rows], atol=1e-6)
+        assert bool(item["known"][0]) == (match > 0)
+        assert np.allclose(item["pose"][1], wanted[min(match + 4, 49) - 1], atol=1e-6)
+        assert np.array_equal(item["frames"][-1], arrays.frames(0)[min(match + 48, 49)])
+    assert len(starts) > 8, "clips begin anywhere"
+
+
+def test_the_policy_learns_where_the_square_goes(small_run):
+    arrays = open_arrays(small_run.data.path, "scene")
+    windows_ = Windows(small_run.preset, arrays, [0, 1], 13, 0.0, 0)
+    batch = torch.utils.data.default_collate([windows_[0], windows_[17]])
+    objective = PolicyObjective(small_run.preset, build(small_run.preset, 0), replace(small_run.policy, disturb=0.0))
+    first, last = learns(objective, batch, 60)
+    assert last < 0.6 * first
+
+
+def test_disturbed_frames_stay_pictures_and_differ_clip_by_clip():
+    frames = torch.rand(6, 3, 32, 48, generator=seeded()).to(memory_format=torch.channels_last)
+    made = disturb(frames, 2, 1.0, seeded(1))
+    assert made.shape == frames.shape
+    assert 0.0 <= float(made.min()) <= float(made.max()) <= 1.0
+    change = (made - frames).flatten(1).mean(1)
+    assert change[:3].std() < 0.02 < abs(change[0] - change[3])
+    assert torch.allclose(disturb(frames, 2, 0.0, seeded(1)), frames, atol=1e-6)
+
+
+def test_clips_begin_within_episodes_too_and_short_ones_are_dropped_where_the_preset_says_so(demonstrations):
+    arrays, size = open_arrays(demonstrations, "scene"), preset("a1_tiny")
+    chosen = windows(size, arrays, range(20), 0.5, 0)
+    assert {window.episode for window in chosen if window.start == 0} == set(range(20))
+    assert 3 < sum(window.start > 0 for window in chosen) < 17
+    longer = replace(size, frames=53)
+    assert len(windows(longer, arrays, range(20), 0.0, 0)) == 20
+    dropped = windows(replace(longer, drop_short=True), arrays, range(20), 0.0, 0)
+    assert {window.episode for window in dropped} == {n for n in range(20) if arrays.lengths[n] >= 53}
+
+
+def test_latents_are_written_once_and_again_for_another_codec(small):
+    run, networks, _, _ = small
+    arrays = open_arrays(run.data.path, "scene")
+    chosen, counts = windows(run.preset, arrays, range(2), 1.0, 0), []
+    write_clips(run.out / "two", run.preset, networks, arrays, chosen, lambda *at: counts.append(at))
+    assert not counts
+    networks.codec.get_buffer("group_scale").mul_(2.0)
+    write_clips(run.out / "two", run.preset, networks, arrays, chosen, lambda *at: counts.append(at))
+    assert counts[-1] == (len(chosen), len(chosen))
+
+
+def test_lora_trains_the_papers_adapters_alone():
+    size = preset("dvgwm_5b")
+    part = read_run("dvgwm_5b").preview
+    assert (part.lora_rank, part.learning_rate, part.batch) == (128, 5e-4, 4)
+    network = prepared(build(size, device="meta").preview, part)
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    assert trained / 1e6 == pytest.approx(501, abs=3)
+    assert all("lora" in name for name, p in network.named_parameters() if p.requires_grad)
+    whole = prepared(build(preset("test_tiny"), 0).preview, read_run("a1_tiny").preview)
+    assert sum(p.numel() for p in whole.parameters() if p.requires_grad) == parameters(whole)
+
+
+def test_adapters_change_nothing_until_they_are_trained():
+    size = preset("test_tiny")
+    network, again = (build(size, 0).preview for _ in range(2))
+    adapted = prepared(again, replace(read_run("a1_tiny").preview, lora_rank=4))
+    inputs = {
+        "hidden_states": torch.randn(1, 3, 8, 4, 6, generator=seeded()),
+        "encoder_hidden_states": torch.randn(1, size.text.max_tokens, 16, generator=seeded()),
+        "timestep": torch.tensor([5.0]),
+        "image_rotary_emb": (torch.ones(18, 64), torch.zeros(18, 64)),
+        "return_dict": False,
+    }
+    with torch.no_grad():
+        assert torch.allclose(network(**inputs)[0], adapted(**inputs)[0], atol=1e-6)
+
+
+def test_the_vae_learns_to_reconstruct():
+    networks = build(preset("test_tiny"), 0)
+    frames = torch.full((1, 9, 16, 16, 3), 40, dtype=torch.uint8)
+    frames[:, :, 4:12, 4:12] = 220
+    first, last = learns(VaeObjective(networks), {"frames": frames}, 60, 5e-3)
+    assert last < 0.7 * first
+
+
+def test_weights_of_another_network_are_refused(small_run, tmp_path):
+    networks = build(small_run.preset, 0)
+    torch.manual_seed(0)
+    objective = PolicyObjective(small_run.preset, networks, small_run.policy)
+    from dvgwm.training.checkpoint import save_tensors
+
+    save_tensors(objective.state_dict(), tmp_path / "w.safetensors")
+    load_weights(objective, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="fits another network"):
+        load_weights(networks.preview, tmp_path / "w.safetensors")
