@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dvgwm.models.build import build
+from dvgwm.models.build import Networks, build
 from dvgwm.models.fused import recipe
 from dvgwm.models.presets import LinearCodecSize, Preset
 from dvgwm.models.presets import preset as find_preset
+from dvgwm.models.weights import load_parts
 from dvgwm.runtime import __version__, plugins
 from dvgwm.runtime.backend import Backend, EngineSpec
 from dvgwm.runtime.bundle import Bundle, read_bundle, record_of, write_bundle
@@ -43,7 +44,10 @@ Report = Callable[[str, str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to build: ``steps`` is how far to go; ``instructions`` are precomputed into the bundle."""
+    """What to build: ``steps`` is how far to go; ``instructions`` are precomputed into the bundle.
+
+    ``weights`` is a folder of trained networks; those that it lacks are random, from ``seed``.
+    """
 
     preset: str
     backend: str
@@ -52,6 +56,7 @@ class Order:
     steps: tuple[str, ...] = STEPS
     instructions: tuple[str, ...] = ()
     precision: str = "float32"
+    weights: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +77,10 @@ def build_bundle(order: Order, report: Report) -> Outcome:
     preset = _checked(order)
     backend = plugins.open_backend(order.backend, None)
     networks = build(preset, order.seed)
+    weights, trained = _weights(order, networks)
     reference = graphs(preset, networks)
     parts = reference if order.backend == "onnx" else graphs(preset, networks, recipe(order.precision))
-    weights = f"seeded random weights (seed {order.seed}), untrained"
-    card = card_of(preset, networks, weights, trained=False)
+    card = card_of(preset, networks, weights, trained)
     versions = {"torch": str(torch.__version__), "dvgwm": __version__, "source": source_hash()} | dict(
         backend.fingerprint
     )
@@ -104,6 +109,17 @@ def read_instructions(path: Path) -> tuple[str, ...]:
     if not found:
         raise ConfigError("INSTRUCTIONS_FILE", f"{path} has no instruction; write one a line")
     return found
+
+
+def _weights(order: Order, networks: Networks) -> tuple[str, bool]:
+    """Take up trained weights, and return where the networks' come from and whether all of them are trained."""
+    random = f"seeded random weights (seed {order.seed}), untrained"
+    if order.weights is None:
+        return random, False
+    found = load_parts(networks, order.weights)
+    left = [name for name in networks.parts() if name not in found]
+    told = f"trained {', '.join(found)}"
+    return (f"{told}; {', '.join(left)} from {random}", False) if left else (told, True)
 
 
 def _checked(order: Order) -> Preset:

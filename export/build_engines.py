@@ -34,6 +34,12 @@ def parser() -> argparse.ArgumentParser:
         "--random-weights", type=int, default=0, metavar="SEED", help="seed of the random weights (default: 0)"
     )
     made.add_argument(
+        "--weights",
+        type=Path,
+        metavar="DIR",
+        help="trained networks from `dvgwm-train export`; what is not there is random",
+    )
+    made.add_argument(
         "--steps", default="export,build,verify,benchmark", help="how far to go, of export,build,verify,benchmark"
     )
     made.add_argument("--instructions", type=Path, metavar="FILE", help="instructions, one a line, to precompute")

@@ -41,11 +41,10 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         _steps(options.steps),
         read_instructions(options.instructions) if options.instructions else (),
         options.precision,
+        options.weights,
     )
-    console.print(
-        f"{order.preset} for {order.backend} in {order.precision} into {order.out}: seeded random weights, "
-        "[bold]untrained[/bold]"
-    )
+    source = f"weights from {order.weights}" if order.weights else "seeded random weights, [bold]untrained[/bold]"
+    console.print(f"{order.preset} for {order.backend} in {order.precision} into {order.out}: {source}")
     with _progress(console) as progress:
         tasks = {step: progress.add_task(step, total=None, start=False, part="") for step in order.steps}
 
@@ -104,6 +103,9 @@ def _show(console: Console, order: Order, outcome: Outcome) -> None:
     console.print(table)
     for name, seconds in outcome.seconds.items():
         console.print(f"{name:>14} {seconds * 1e3:9.1f} ms")
-    console.print("The weights are [bold]untrained[/bold]: its video is noise and its actions mean nothing.")
+    model = outcome.bundle.manifest.model
+    console.print(f"Weights: {model.weights}", highlight=False)
+    if not model.trained:
+        console.print("Not all of them are [bold]trained[/bold]: its video is noise and its actions mean nothing.")
     line = f"Use it: dvgwm-runtime --robot galaxea_a1 --bundle {order.out}"
     console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -74,6 +74,7 @@ def graphs(preset: Preset, networks: Networks, made: Recipe | None = None) -> tu
         networks = replace(
             networks,
             # The plain `to`: diffusers' own talks about modules to be kept in float32.
+            low_codec=nn.Module.to(deepcopy(networks.low_codec), made.dtype),
             codec=nn.Module.to(deepcopy(networks.codec), made.dtype),
             text=nn.Module.to(deepcopy(networks.text), made.dtype),
             frame_encoder=deepcopy(networks.frame_encoder),
@@ -89,11 +90,11 @@ def graphs(preset: Preset, networks: Networks, made: Recipe | None = None) -> tu
 
 
 def ready_codec(preset: Preset, networks: Networks) -> None:
-    """Fit an empty linear codec on clips of moving shapes, in place."""
-    codec = networks.codec
-    if isinstance(codec, LinearCodec) and not codec.get_buffer("first_basis").any():
-        fitted = fit([moving_shapes(0, 40, 17, preset.low)], codec.patch, codec.channels)
-        codec.load_state_dict(fitted.state_dict())
+    """Fit empty linear codecs on clips of moving shapes, in place."""
+    for codec in (networks.low_codec, networks.codec):
+        if isinstance(codec, LinearCodec) and not codec.get_buffer("first_basis").any():
+            fitted = fit([moving_shapes(0, 40, 17, preset.low)], codec.patch, codec.channels)
+            codec.load_state_dict(fitted.state_dict())
 
 
 def acting(preset: Preset, networks: Networks) -> tuple[Graph, Graph]:
@@ -121,10 +122,12 @@ def _encode_text(preset: Preset, networks: Networks) -> Graph:
 
 
 def _encode_images(preset: Preset, networks: Networks, dtype: torch.dtype) -> list[Graph]:
-    sizes = {"encode_low": preset.low} | ({"encode_high": preset.high} if preset.refiner is not None else {})
+    sizes = {"encode_low": (networks.low_codec, preset.low)}
+    if preset.refiner is not None:
+        sizes["encode_high"] = networks.codec, preset.high
     return [
-        Graph(name, EncodeImageEngine(networks.codec, dtype), {"image": _images(1, *size, 3)}, ("latents",))
-        for name, size in sizes.items()
+        Graph(name, EncodeImageEngine(codec, dtype), {"image": _images(1, *size, 3)}, ("latents",))
+        for name, (codec, size) in sizes.items()
     ]
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from dvgwm.models.weights import once, save_tensors
 
 KEPT = 2
 """Checkpoints kept: the last, and the one before it in case the last is on a disk that filled up."""
@@ -61,27 +63,9 @@ def save_weights(accelerator: Accelerator, model: nn.Module, path: Path) -> Path
     """Write the weights of ``model``, gathered from all processes, to ``path``; tied ones once."""
     state = accelerator.get_state_dict(model)
     if accelerator.is_main_process:
-        save_tensors(_once(state), path)
+        save_tensors(once(state), path)
     accelerator.wait_for_everyone()
     return path
-
-
-def save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write named tensors to ``path``, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, partial)
-    partial.rename(path)
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Take up weights that `save_weights` wrote."""
-    missing, unexpected = module.load_state_dict(load_file(path), strict=False)
-    kept = dict(module.named_parameters())
-    # Tied weights are written under one of their names only.
-    lost = [name for name in missing if name in kept]
-    if lost or unexpected:
-        raise ValueError(f"{path} fits another network: missing {lost[:3]}, unexpected {unexpected[:3]}")
 
 
 def forget_after(path: Path, step: int) -> None:
@@ -97,9 +81,3 @@ def _checkpoints(out: Path) -> list[Path]:
 
 def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def _once(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return every tensor under its first name: tied weights are one tensor with two."""
-    first = {tensor.data_ptr(): name for name, tensor in reversed(state.items())}
-    return {name: state[name] for name in sorted(first.values())}

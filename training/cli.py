@@ -48,7 +48,9 @@ def loop_options(command: Any) -> Any:
     options = (
         click.option("--minutes", type=click.FloatRange(min=0.01), help="Train for so long in all, not by steps."),
         click.option("--steps", type=Positive, help="Train for so many steps (default: the run's)."),
-        click.option("--from", "start", type=click.Path(path_type=Path), help="Start from the weights in this file."),
+        click.option(
+            "--from", "start", type=click.Path(path_type=Path), help="Start from the networks in this folder."
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -102,10 +104,11 @@ def codec(name: str, out: Path | None) -> None:
 @loop_options
 def policy(name: str, out: Path | None, minutes: float | None, steps: int | None, start: Path | None) -> None:
     """Train frame encoder and policy on demonstrations: true frames, disturbed, to actions."""
+    run = _run(name, out)
     from .parts import train_policy
 
     with StepsBar("policy") as report:
-        _finish({"command": "policy"} | train_policy(_run(name, out), report, minutes, steps, start))
+        _finish({"command": "policy"} | train_policy(run, report, minutes, steps, start))
 
 
 @cli.command()
@@ -132,18 +135,19 @@ def joint(name: str, out: Path | None, minutes: float | None, steps: int | None,
 def _world_model(
     part: str, name: str, out: Path | None, minutes: float | None, steps: int | None, start: Path | None
 ) -> None:
+    run = _run(name, out)
     from . import parts
 
     with Bar("latents") as counted, StepsBar(part) as report:
         train = {"preview": parts.train_preview, "refiner": parts.train_refiner, "joint": parts.train_joint}[part]
-        _finish({"command": part} | train(_run(name, out), report, minutes, steps, start, counted))
+        _finish({"command": part} | train(run, report, minutes, steps, start, counted))
 
 
 @cli.command("upper-bound")
 @run_options
 @click.option("--episodes", type=Positive, default=100, show_default=True, help="In all, spread over the tasks.")
 @click.option("--seed", type=int, default=900_000, show_default=True, help="Seed of the first layout.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Weights of the policy (default: the run's).")
+@click.option("--weights", type=click.Path(path_type=Path), help="Folder of weights (default: the run's).")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Act with this bundle's engines instead.")
 @click.option("--json", "only_json", is_flag=True, help="Print the last line only.")
 def upper_bound(
@@ -159,6 +163,29 @@ def upper_bound(
         _finish(
             {"command": "upper-bound"} | measure_upper_bound(_run(name, out), episodes, seed, weights, bundle, report)
         )
+
+
+@cli.command()
+@run_options
+@click.option("--to", "folder", type=click.Path(path_type=Path), help="Folder of the weights (default: in the run's).")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Build an ONNX bundle from them here, verified.")
+def export(name: str, out: Path | None, folder: Path | None, bundle: Path | None) -> None:
+    """Collect what is trained as half-precision weights, and build a bundle from them.
+
+    What is not trained yet stays random in the bundle, which says so.
+    """
+    from .parts import collect
+
+    run = _run(name, out)
+    target = folder or run.out / "weights"
+    made = collect(run, target)
+    if bundle is not None:
+        from dvgwm.export.build import Order, build_bundle
+
+        with Bar("graphs") as report:
+            order = Order(run.preset.name, "onnx", bundle, run.seed, weights=target)
+            build_bundle(order, lambda step, part, done, total: report(done, total))
+    _finish({"command": "export", "weights": str(target), "trained": made, "bundle": bundle and str(bundle)})
 
 
 def _run(name: str, out: Path | None) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dvgwm.models.build import Networks, build
 from dvgwm.models.codec import LinearCodec
 from dvgwm.models.presets import LinearCodecSize, Preset
+from dvgwm.models.weights import load_parts, load_weights, save_parts, save_tensors
 from dvgwm.robots.sim.tasks import TASKS
 from dvgwm.runtime import plugins
 from dvgwm.runtime.bundle import read_bundle
@@ -20,7 +21,6 @@ from dvgwm.runtime.record.reader import open_dataset
 from dvgwm.runtime.tokenizer import byte_tokens
 
 from .arrays import open_arrays
-from .checkpoint import load_weights, save_tensors
 from .clips import LatentClips, windows, write_clips
 from .codec import codec_quality, fit_codec
 from .config import Part, Run
@@ -56,10 +56,9 @@ def train_policy(
         Windows(run.preset, arrays, list(numbers), part.window, later, run.seed)
         for numbers, later in zip(split(dataset), (run.data.later, 0.0), strict=True)
     )
+    networks = _started(networks_of(run), start)
     torch.manual_seed(run.seed)
-    objective = PolicyObjective(run.preset, networks_of(run), part)
-    if start is not None:
-        load_weights(objective, start)
+    objective = PolicyObjective(run.preset, networks, part)
     return _trained(part, objective, learned, run, "policy", report, Watch(held), minutes)
 
 
@@ -71,9 +70,7 @@ def train_preview(
     networks = _with_codecs(run)
     learned, held = _clips(run, networks, ("low",), counted)
     torch.manual_seed(run.seed)
-    objective = PreviewObjective(run.preset, networks, part, tokens_of(run.preset)(""))
-    if start is not None:
-        load_weights(objective, start)
+    objective = PreviewObjective(run.preset, _started(networks, start), part, tokens_of(run.preset)(""))
     look = look_at_preview(run.preset, networks.low_codec, held, PREVIEWS_WATCHED)
     return _trained(part, objective, learned, run, "preview", report, Watch(held, look), minutes)
 
@@ -86,10 +83,7 @@ def train_refiner(
     networks = _with_codecs(run)
     learned, held = _clips(run, networks, ("low", "high", "degraded"), counted)
     _take_text(run, networks)
-    torch.manual_seed(run.seed)
-    objective = RefinerObjective(run.preset, networks, part, tokens_of(run.preset)(""))
-    if start is not None:
-        load_weights(objective, start)
+    objective = RefinerObjective(run.preset, _started(networks, start), part, tokens_of(run.preset)(""))
     return _trained(part, objective, learned, run, "refiner", report, Watch(held), minutes)
 
 
@@ -100,14 +94,38 @@ def train_joint(
     part = run.joint if steps is None else replace(run.joint, steps=steps)
     networks = _with_codecs(run)
     learned, held = _clips(run, networks, ("low", "high"), counted, acting=True)
-    preset, empty = run.preset, tokens_of(run.preset)("")
     _take_text(run, networks)
-    load_weights(RefinerObjective(preset, networks, run.refiner, empty), _found(run, "refiner"))
-    load_weights(PolicyObjective(preset, networks, run.policy), _found(run, "policy"))
-    objective = JointObjective(preset, networks, part)
-    if start is not None:
-        load_weights(objective, start)
+    _take_refiner(run, networks)
+    _take_policy(run, networks)
+    objective = JointObjective(run.preset, _started(networks, start), part)
     return _trained(part, objective, learned, run, "joint", report, Watch(held), minutes)
+
+
+def collect(run: Run, folder: Path) -> tuple[str, ...]:
+    """Write the networks that the run has trained into ``folder``, in half precision, and return their names.
+
+    What the joint phase made goes before what it started from. Raises `ConfigError` where nothing is trained.
+    """
+    networks, names = networks_of(run), []
+    for name, codec in (("low_codec", networks.low_codec), ("codec", networks.codec)):
+        if (run.out / name / WEIGHTS).is_file():
+            load_weights(codec, _found(run, name))
+            names.append(name)
+    steps = {
+        "policy": (_take_policy, ("frame_encoder", "policy")),
+        "preview": (_take_text, ("preview", "text")),
+        "refiner": (_take_refiner, ("refiner",)),
+        "joint": (_take_joint, ("refiner", "frame_encoder", "policy")),
+    }
+    for part, (take, made) in steps.items():
+        if (run.out / part / WEIGHTS).is_file():
+            take(run, networks)
+            names += made
+    if not names:
+        raise ConfigError("WEIGHTS_MISSING", f"{run.out} has nothing trained yet; begin with `dvgwm-train policy`")
+    made = tuple(dict.fromkeys(names))
+    save_parts(networks, made, folder)
+    return made
 
 
 def tokens_of(preset: Preset) -> Callable[[str], Tensor]:
@@ -137,6 +155,26 @@ def _with_codecs(run: Run) -> Networks:
 def _take_text(run: Run, networks: Networks) -> None:
     """Give ``networks`` the text encoder that was trained with the preview."""
     load_weights(PreviewObjective(run.preset, networks, run.preview, tokens_of(run.preset)("")), _found(run, "preview"))
+
+
+def _take_refiner(run: Run, networks: Networks) -> None:
+    empty = tokens_of(run.preset)("")
+    load_weights(RefinerObjective(run.preset, networks, run.refiner, empty), _found(run, "refiner"))
+
+
+def _take_joint(run: Run, networks: Networks) -> None:
+    load_weights(JointObjective(run.preset, networks, run.joint), _found(run, "joint"))
+
+
+def _take_policy(run: Run, networks: Networks) -> None:
+    load_weights(PolicyObjective(run.preset, networks, run.policy), _found(run, "policy"))
+
+
+def _started(networks: Networks, start: Path | None) -> Networks:
+    """Return ``networks`` with what the folder ``start`` has."""
+    if start is not None:
+        load_parts(networks, start)
+    return networks
 
 
 def _found(run: Run, name: str) -> Path:
@@ -188,10 +226,12 @@ def measure_upper_bound(
             outcomes = upper_bound(run.preset, act, list(TASKS), episodes, seed, report)
         return summary(outcomes) | {"bundle": str(bundle), "seed": seed}
     networks = networks_of(run)
-    path = weights or _found(run, "policy")
-    load_weights(PolicyObjective(run.preset, networks, run.policy), path)
+    if weights is None:
+        _take_policy(run, networks)
+    else:
+        load_parts(networks, weights)
     outcomes = upper_bound(run.preset, act_in_torch(run.preset, networks), list(TASKS), episodes, seed, report)
-    return summary(outcomes) | {"weights": str(path), "seed": seed}
+    return summary(outcomes) | {"weights": str(weights or run.out / "policy"), "seed": seed}
 
 
 def _trained(

@@ -43,7 +43,11 @@ class Block(nn.Module):
 class Fit(nn.Module):
     def __init__(self, poison):
         super().__init__()
-        self.first, self.blocks, self.last = nn.Linear(8, 32), nn.ModuleList(Block() for _ in range(2)), nn.Linear(32, 4)
+        self.first, self.blocks, self.last = (
+            nn.Linear(8, 32),
+            nn.ModuleList(Block() for _ in range(2)),
+            nn.Linear(32, 4),
+        )
         self.poison = poison
 
     def forward(self, batch, generator):

@@ -39,7 +39,13 @@ def test_the_papers_settings_are_the_defaults_of_full_size():
     ],
 )
 def test_a_wrong_settings_file_is_told(tmp_path, text, message):
-    whole = {"data": 'path = "x"', "preview": "steps = 1", "refiner": "steps = 1", "policy": "steps = 1", "joint": "steps = 1"}
+    whole = {
+        "data": 'path = "x"',
+        "preview": "steps = 1",
+        "refiner": "steps = 1",
+        "policy": "steps = 1",
+        "joint": "steps = 1",
+    }
     rest = "\n".join(f"[{name}]\n{line}" for name, line in whole.items() if f"[{name}]" not in text)
     path = tmp_path / "sizes.toml"
     first, tables = (text, rest) if text.startswith("preset") else ("preset = 'a1_tiny'", f"{text}\n{rest}")

@@ -72,7 +72,9 @@ def test_latent_degradation_keeps_the_variance():
     steps = torch.tensor([100, 200, 300, 400])
     made = o.degrade_latents(latents, noise, alpha[steps], sigma[steps])
     assert torch.allclose(made.flatten(1).var(1), torch.ones(4, dtype=torch.float64), atol=0.02)
-    likeness = [float(torch.corrcoef(torch.stack([m.flatten(), z.flatten()]))[0, 1]) for m, z in zip(made, latents)]
+    likeness = [
+        float(torch.corrcoef(torch.stack([m.flatten(), z.flatten()]))[0, 1]) for m, z in zip(made, latents, strict=True)
+    ]
     assert likeness == pytest.approx(alpha[steps].tolist(), abs=0.02)
 
 
@@ -96,7 +98,10 @@ def test_the_policys_loss_is_equation_6():
     assert torch.equal(step, steps.float())
     total = 0.0
     for n in range(12):
-        a, s = math.sqrt(float(scheduler.alphas_cumprod[steps[n]])), math.sqrt(1 - float(scheduler.alphas_cumprod[steps[n]]))
+        a, s = (
+            math.sqrt(float(scheduler.alphas_cumprod[steps[n]])),
+            math.sqrt(1 - float(scheduler.alphas_cumprod[steps[n]])),
+        )
         noisy = a * actions[n % 3] + s * noise[n]
         assert torch.allclose(state[n], noisy, atol=1e-5)
         total += float((0.5 * noisy + features[n % 3].mean() - noise[n]).square().mean())
@@ -106,7 +111,7 @@ def test_the_policys_loss_is_equation_6():
 
 def test_squared_error_is_the_mean_and_its_weights_are_relative():
     a, b = random(2, 3, 1, 2, 2), random(2, 3, 1, 2, 2, seed=1)
-    naive = sum((float(x) - float(y)) ** 2 for x, y in zip(a.flatten(), b.flatten())) / 24
+    naive = sum((float(x) - float(y)) ** 2 for x, y in zip(a.flatten(), b.flatten(), strict=True)) / 24
     assert float(o.squared_error(a, b)) == pytest.approx(naive, rel=1e-6)
     assert float(o.squared_error(a, b, torch.full((2, 3, 1, 1, 1), 7.0))) == pytest.approx(naive, rel=1e-6)
     only = torch.zeros(2, 3, 1, 1, 1)

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from dvgwm.models.build import build, parameters
 from dvgwm.models.presets import preset
+from dvgwm.models.weights import load_parts, load_weights, save_parts, save_tensors
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.training import parts
 from dvgwm.training.arrays import open_arrays
-from dvgwm.training.checkpoint import load_weights
 from dvgwm.training.clips import LatentClips, windows, write_clips
 from dvgwm.training.config import read_run
 from dvgwm.training.joint import JointObjective
@@ -68,6 +68,11 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run):
     before, after = (load_file(run.out / name / "weights.safetensors") for name in ("policy", "joint"))
     changed = [name for name in before if name.startswith("unet") and not torch.equal(before[name], after[name])]
     assert changed, "the joint phase trains the policy"
+    assert set(parts.collect(run, run.out / "weights")) == set(build(run.preset).parts())
+    networks = build(run.preset, 9)
+    assert len(load_parts(networks, run.out / "weights")) == 7
+    wanted = after["unet.last.0.weight"]
+    assert torch.allclose(networks.policy.last[0].weight, wanted, atol=1e-3)
 
 
 @pytest.fixture
@@ -109,7 +114,10 @@ def test_the_joint_gradient_reaches_the_last_refine_step_and_no_further(small):
     assert all(p.grad is None for p in networks.codec.parameters())
     one = [p.grad.clone() for p in networks.refiner.parameters() if p.grad is not None]
     # More steps back, or the same through checkpoints: the depth is a setting, the arithmetic is not.
-    for joint, same in ((replace(run.joint, gradient_checkpointing=True), True), (replace(run.joint, refine_steps=2), False)):
+    for joint, same in (
+        (replace(run.joint, gradient_checkpointing=True), True),
+        (replace(run.joint, refine_steps=2), False),
+    ):
         objective.zero_grad()
         objective.part = joint
         objective(batch, seeded()).backward()
@@ -224,9 +232,22 @@ def test_weights_of_another_network_are_refused(small_run, tmp_path):
     networks = build(small_run.preset, 0)
     torch.manual_seed(0)
     objective = PolicyObjective(small_run.preset, networks, small_run.policy)
-    from dvgwm.training.checkpoint import save_tensors
-
     save_tensors(objective.state_dict(), tmp_path / "w.safetensors")
     load_weights(objective, tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match="fits another network"):
+    with pytest.raises(ConfigError, match="fits another network"):
         load_weights(networks.preview, tmp_path / "w.safetensors")
+
+
+def test_networks_are_kept_in_half_precision_tied_weights_once(small_run, tmp_path):
+    networks, others = build(small_run.preset, 0), build(small_run.preset, 1)
+    save_parts(networks, ("text", "policy"), tmp_path)
+    stored = load_file(tmp_path / "text.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert len(stored) == len({tensor.data_ptr() for tensor in networks.text.state_dict().values()})
+    assert load_parts(others, tmp_path) == ("text", "policy")
+    for name in ("text", "policy"):
+        pairs = zip(networks.parts()[name].parameters(), others.parts()[name].parameters(), strict=True)
+        assert all(torch.allclose(a, b, atol=2e-3) for a, b in pairs)
+    assert not torch.allclose(networks.preview.proj_out.weight, others.preview.proj_out.weight, atol=2e-3)
+    with pytest.raises(ConfigError, match="found none"):
+        load_parts(others, tmp_path / "nowhere")

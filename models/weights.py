@@ -1,0 +1,65 @@
+"""Weights of a preset's networks on disk: a folder with one safetensors file per network, in half precision or not."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dvgwm.runtime.errors import ConfigError
+
+from .build import Networks
+
+
+def save_parts(networks: Networks, names: tuple[str, ...], folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write the networks called ``names`` into ``folder``, as ``dtype``."""
+    parts = networks.parts()
+    for name in names:
+        state = {key: tensor.to(dtype) for key, tensor in once(parts[name].state_dict()).items()}
+        save_tensors(state, folder / f"{name}.safetensors")
+
+
+def load_parts(networks: Networks, folder: Path) -> tuple[str, ...]:
+    """Take up every network that ``folder`` has, and return their names.
+
+    Raises `ConfigError` where it has none, or weights of another size.
+    """
+    parts = networks.parts()
+    found = tuple(name for name in parts if (folder / f"{name}.safetensors").is_file())
+    if not found:
+        raise ConfigError("WEIGHTS_MISSING", f"wanted {', '.join(parts)}.safetensors in {folder}, found none of them")
+    for name in found:
+        load_weights(parts[name], folder / f"{name}.safetensors")
+    return found
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Take up all weights of ``module`` from ``path``; raises `ConfigError` where they are another network's."""
+    try:
+        missing, unexpected = module.load_state_dict(load_file(path), strict=False)
+    except RuntimeError as error:
+        raise ConfigError(
+            "WEIGHTS_SIZE", f"{path} fits another network: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    # Tied weights are written under one of their names only.
+    wanted = once(module.state_dict())
+    lost = [name for name in missing if name in wanted]
+    if lost or unexpected:
+        raise ConfigError(
+            "WEIGHTS_SIZE", f"{path} fits another network: missing {lost[:3]}, unexpected {unexpected[:3]}"
+        )
+
+
+def save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write named tensors to ``path``, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, partial)
+    partial.rename(path)
+
+
+def once(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return every tensor under its first name: tied weights are one tensor with two."""
+    first = {(tensor.data_ptr(), tensor.shape): name for name, tensor in sorted(state.items(), reverse=True)}
+    return {name: state[name] for name in sorted(first.values())}
