@@ -93,12 +93,13 @@ class RefinerPart(Part):
 class PolicyPart(Part):
     """The policy's loop (Chi et al. 2023): ``window`` frames of an episode at a time, ``draws`` of noise per chunk.
 
+    Short windows of many episodes show a step more layouts than whole ones of a few.
     ``disturb`` is how strongly brightness, noise and blur change the frames, for imagined ones are soft; ``pose_weight``
     is that of the auxiliary loss, the tool's pose told from each frame.
     """
 
-    window: int = 13
-    draws: int = 8
+    window: int = 4
+    draws: int = 10
     disturb: float = 0.0
     pose_weight: float = 0.0
 

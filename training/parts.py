@@ -52,10 +52,7 @@ def train_policy(
     part = run.policy if steps is None else replace(run.policy, steps=steps)
     dataset = open_dataset(run.data.path)
     arrays = open_arrays(run.data.path, run.data.camera)
-    learned, held = (
-        Windows(run.preset, arrays, list(numbers), part.window, later, run.seed)
-        for numbers, later in zip(split(dataset), (run.data.later, 0.0), strict=True)
-    )
+    learned, held = (Windows(run.preset, arrays, some, part.window, run.seed) for some in split(dataset))
     networks = _started(networks_of(run), start)
     torch.manual_seed(run.seed)
     objective = PolicyObjective(run.preset, networks, part)

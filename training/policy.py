@@ -1,5 +1,7 @@
 """The policy: chunks of actions from a few frames each, learned from demonstrations (DVG-WM, Eq. 6; Chi et al. 2023)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -8,13 +10,16 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dvgwm.models.build import Networks
 from dvgwm.models.policy import FrameEncoder
-from dvgwm.models.presets import Actions, Preset
+from dvgwm.models.presets import Actions, Policy, Preset
 from dvgwm.runtime.chunks import ChunkPlan
 from dvgwm.runtime.types import FloatArray
 
 from .arrays import Arrays
 from .config import PolicyPart
 from .objectives import diffuse, policy_signal, pose_error, squared_error
+
+VISITS = 50
+"""Different windows of each episode."""
 
 
 def normalise(values: FloatArray, actions: Actions) -> FloatArray:
@@ -23,33 +28,33 @@ def normalise(values: FloatArray, actions: Actions) -> FloatArray:
     return np.asarray(np.clip(2.0 * (values - lower) / (upper - lower) - 1.0, -1.0, 1.0), np.float32)
 
 
+def policy_plan(policy: Policy, window: int) -> ChunkPlan:
+    """Return the chunks of a window of so many frames, ``stride`` apart."""
+    return ChunkPlan((window - 1) * policy.stride + 1, policy.stride, policy.offsets)
+
+
 class Windows(TorchDataset[dict[str, Tensor]]):
     """Windows of demonstrations: every ``stride``-th frame from some frame on, and the chunk of actions from each start.
 
     ``frames`` is uint8 W H w 3; ``actions`` float32 C horizon D in [-1, 1], for every chunk whose frames are all in the
     window; ``pose`` float32 W D is where the tool is in each frame, the action that led there, and ``known`` bool W whether
-    there was one. Beyond the end of an episode the last frame and the last action are held. A window begins at the
-    episode's start, within the first stride; ``later`` of them begin anywhere.
+    there was one. Beyond the end of an episode the last frame and the last action are held. A window begins anywhere, at the
+    episode's first frame more often, so that its first chunks are as frequent as the others.
     """
 
-    def __init__(
-        self, preset: Preset, arrays: Arrays, episodes: list[int], window: int, later: float, seed: int
-    ) -> None:
-        self.preset, self.arrays, self.episodes = preset, arrays, episodes
-        self.window, self.later, self.seed = window, later, seed
-        policy = preset.policy
-        self.plan = ChunkPlan((window - 1) * policy.stride + 1, policy.stride, policy.offsets)
-        self.visits = 16
+    def __init__(self, preset: Preset, arrays: Arrays, episodes: Sequence[int], window: int, seed: int) -> None:
+        self.preset, self.arrays, self.episodes, self.window, self.seed = preset, arrays, episodes, window, seed
+        self.plan = policy_plan(preset.policy, window)
 
     def __len__(self) -> int:
-        return len(self.episodes) * self.visits
+        return len(self.episodes) * VISITS
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        policy, number = self.preset.policy, self.episodes[index // self.visits]
+        policy, number = self.preset.policy, self.episodes[index // VISITS]
         frames, actions = self.arrays.frames(number), self.arrays.actions(number)
         last = len(frames) - 1
         random = np.random.default_rng((self.seed, index))
-        begin = random.integers(last) if random.random() < self.later else random.integers(policy.stride)
+        begin = max(0, int(random.integers(-int(self.plan.starts[-1]), max(1, last - policy.stride))))
         shown = np.minimum(begin + policy.stride * np.arange(self.window), last)
         taken = np.minimum(begin + self.plan.starts[:, None] + np.arange(policy.horizon), last)
         wanted = normalise(np.asarray(actions), self.preset.actions)
@@ -76,10 +81,9 @@ class PolicyObjective(nn.Module):
         self.unet, self.part, self.policy = networks.policy.requires_grad_(True), part, policy
         self.pose = nn.Linear(self.encoder.width, policy.dof)
         alpha, sigma = policy_signal(preset.sampling.policy_train_steps)
-        plan = ChunkPlan((part.window - 1) * policy.stride + 1, policy.stride, policy.offsets)
         self.register_buffer("alpha", alpha.float(), persistent=False)
         self.register_buffer("sigma", sigma.float(), persistent=False)
-        self.register_buffer("places", torch.from_numpy(plan.places), persistent=False)
+        self.register_buffer("places", torch.from_numpy(policy_plan(policy, part.window).places), persistent=False)
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the loss; each chunk is noised ``draws`` times, for the encoder costs more than the UNet."""

@@ -134,7 +134,7 @@ def test_the_joint_gradient_reaches_the_last_refine_step_and_no_further(small):
 
 def test_windows_hold_the_last_frame_and_action_and_know_the_first_pose(demonstrations):
     arrays, size = open_arrays(demonstrations, "scene"), preset("a1_tiny")
-    windows_ = Windows(size, arrays, [0], 13, 1.0, 0)
+    windows_ = Windows(size, arrays, [0], 13, 0)
     wanted = normalise(np.asarray(arrays.actions(0)), size.actions)
     starts = set()
     for index in range(len(windows_)):
@@ -154,9 +154,10 @@ def test_windows_hold_the_last_frame_and_action_and_know_the_first_pose(demonstr
 
 def test_the_policy_learns_where_the_square_goes(small_run):
     arrays = open_arrays(small_run.data.path, "scene")
-    windows_ = Windows(small_run.preset, arrays, [0, 1], 13, 0.0, 0)
-    batch = torch.utils.data.default_collate([windows_[0], windows_[17]])
-    objective = PolicyObjective(small_run.preset, build(small_run.preset, 0), replace(small_run.policy, disturb=0.0))
+    windows_ = Windows(small_run.preset, arrays, [0, 1], 13, 0)
+    batch = torch.utils.data.default_collate([windows_[0], windows_[51]])
+    part = replace(small_run.policy, disturb=0.0, window=13)
+    objective = PolicyObjective(small_run.preset, build(small_run.preset, 0), part)
     first, last = learns(objective, batch, 60)
     assert last < 0.6 * first
 
