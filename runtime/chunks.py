@@ -43,7 +43,7 @@ class ChunkPlan:
 
     @property
     def _wanted(self) -> NDArray[np.int64]:
-        return self.starts[:, None] + np.asarray(self.offsets)
+        return np.asarray(self.starts[:, None] + np.asarray(self.offsets))
 
 
 def agree(samples: FloatArray, medoid_above: float) -> tuple[FloatArray, FloatArray]:

@@ -6,10 +6,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from dvgwm.models.build import Networks
@@ -67,13 +68,13 @@ def unscaled(latents: Tensor, scaling: Scaling) -> Tensor:
 
 
 @torch.no_grad()
-def encode(codec: nn.Module, frames: Tensor) -> Tensor:
+def encode(codec: Any, frames: Tensor) -> Tensor:
     """Return a codec's latents, B C T h w; of a VAE the posterior's mode."""
     encoded = codec.encode(frames)
     return encoded if isinstance(encoded, Tensor) else encoded.latent_dist.mode()
 
 
-def decode(codec: nn.Module, latents: Tensor) -> Tensor:
+def decode(codec: Any, latents: Tensor) -> Tensor:
     """Return a codec's frames, B 3 T H W, about [-1, 1]."""
     decoded = codec.decode(latents)
     return decoded if isinstance(decoded, Tensor) else decoded.sample

@@ -17,7 +17,7 @@ def degrade_pixels(frames: Tensor, size: tuple[int, int], draw: float) -> Tensor
     mode = KERNELS[int(draw * len(KERNELS))]
     flat = frames.transpose(1, 2).flatten(0, 1)
     smooth = {} if mode == "area" else {"align_corners": False, "antialias": True}
-    smaller = functional.interpolate(flat, size, mode=mode, **smooth)  # type: ignore[arg-type]
+    smaller = functional.interpolate(flat, size, mode=mode, **smooth)
     larger = functional.interpolate(smaller, frames.shape[-2:], mode="bilinear", align_corners=False)
     return larger.clamp(-1.0, 1.0).unflatten(0, (frames.shape[0], -1)).transpose(1, 2)
 

@@ -117,7 +117,7 @@ class _Run:
             optimiser.zero_grad()
         with torch.no_grad():
             held = min(self.part.ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self.average, self.wanted, 1.0 - held)
+            torch._foreach_lerp_(list(self.average), list[Tensor](self.wanted), 1.0 - held)
         return loss.detach()
 
     @contextmanager

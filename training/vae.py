@@ -1,5 +1,7 @@
 """The convolutional VAE of full-size presets: reconstruction and a whisper of KL (Rombach et al. 2022; CogVideoX)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ class VaeObjective(nn.Module):
 
     def __init__(self, networks: Networks) -> None:
         super().__init__()
-        self.codec = networks.codec.requires_grad_(True)
+        self.codec: Any = networks.codec.requires_grad_(True)
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the loss of one sample of the posterior."""

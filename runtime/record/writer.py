@@ -229,7 +229,7 @@ def _vectors(rows: DoubleArray) -> pa.Array:
 def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="snappy")
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -131,8 +131,8 @@ def test_batches_are_permutations_and_processes_share_them():
         return [next(order) for _ in range(6)]
 
     alone = some()
-    assert sorted(sum(alone[:3], [])) == list(range(12))
-    assert sorted(sum(alone[3:], [])) == list(range(12))
+    assert sorted(n for batch in alone[:3] for n in batch) == list(range(12))
+    assert sorted(n for batch in alone[3:] for n in batch) == list(range(12))
     assert alone[:3] != alone[3:]
     assert some(start=2)[:4] == alone[2:]
     first, second = some(place=(0, 2)), some(place=(1, 2))
