@@ -56,6 +56,10 @@ class VaeSize:
     patch: int = 8
 
 
+BLEND = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.7, 0.45, 0.3, 0.2, 0.15, 0.12, 0.1, 0.08)
+"""One over the squared error of each place in a chunk, measured: beyond the last frame seen the future is a guess."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A vision-only Diffusion Policy: ResNet18 of ``stem`` channels with ``pooling``, FiLM UNet1D of ``widths``.
@@ -74,9 +78,9 @@ class Policy:
     dof: int = 7
     offsets: tuple[int, ...] = (0, 4, 8)
     stride: int = 4
-    samples: int = 4
+    samples: int = 8
     medoid_above: float = 0.25
-    blend: tuple[float, ...] = (1.0,) * 16
+    blend: tuple[float, ...] = BLEND
     kernel: int = 5
     groups: int = 8
     image_size: tuple[int, int] | None = None

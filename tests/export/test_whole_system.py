@@ -128,27 +128,29 @@ def refine(networks, image, low):
 
 
 def act(networks, frames):
-    """Chunks every fourth frame, shown three frames each, four samples averaged, DDIM with diffusers' scheduler."""
+    """Chunks every fourth frame, shown three frames each, eight samples averaged, DDIM with diffusers' scheduler."""
     scheduler = diffusers.DDIMScheduler(
         num_train_timesteps=100, beta_schedule="squaredcos_cap_v2", prediction_type="epsilon", clip_sample=True
     )
     scheduler.set_timesteps(SIZE.sampling.policy_steps)
     shown = [networks.frame_encoder(torch.from_numpy(frames[[n, n + 4, n + 8]])).flatten() for n in range(0, 41, 4)]
-    features = torch.stack(shown * 4)
-    state = torch.from_numpy(draw(SEED, "act", 0, (44, 16, 7)))
+    features = torch.stack(shown * 8)
+    state = torch.from_numpy(draw(SEED, "act", 0, (88, 16, 7)))
     for time in scheduler.timesteps:
-        epsilon = networks.policy(state, time.expand(44).float(), features)
+        epsilon = networks.policy(state, time.expand(88).float(), features)
         state = scheduler.step(epsilon, time, state).prev_sample
-    samples, rows = state.unflatten(0, (4, 11)).numpy(), [[] for _ in range(48)]
+    samples, rows = state.unflatten(0, (8, 11)).numpy(), [[] for _ in range(48)]
     for chunk, start in enumerate(range(0, 41, 4)):
         ways = samples[:, chunk]
         best = ways.mean(0)
         if np.sqrt(ways.var(0).mean()) > SIZE.policy.medoid_above:
             best = min(ways, key=lambda way: sum(((way - other) ** 2).sum() for other in ways))
         for place in range(min(16, 48 - start)):
-            rows[start + place].append(best[place])
+            rows[start + place].append((best[place], SIZE.policy.blend[place]))
     lower, upper = np.asarray(SIZE.actions.lower), np.asarray(SIZE.actions.upper)
-    return lower + (np.stack([np.mean(row, 0) for row in rows]) + 1) / 2 * (upper - lower)
+    return lower + (np.stack([sum(w * a for a, w in row) / sum(w for _, w in row) for row in rows]) + 1) / 2 * (
+        upper - lower
+    )
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from dvgwm.robots.sim.tasks import TASKS
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.record.reader import open_dataset
 from dvgwm.training import data
-from dvgwm.training.arrays import arrays_from, open_arrays
+from dvgwm.training.arrays import open_arrays
 
 pytestmark = pytest.mark.sim
 
@@ -59,13 +59,6 @@ def test_arrays_hold_the_frames_before_compression_and_the_actions(recorded):
         assert arrays.instructions[number] == dataset.instruction(number)
     with pytest.raises(ConfigError, match="camera called 'wrist'"):
         open_arrays(root, "wrist")
-
-
-def test_any_data_sets_videos_become_arrays_of_another_size(recorded, tmp_path):
-    root, _, _ = recorded
-    arrays = arrays_from(open_dataset(root), "wrist", (32, 48), tmp_path, per_file=10)
-    assert arrays.frames(24).shape == (arrays.lengths[24], 32, 48, 3)
-    assert np.allclose(arrays.actions(11), open_arrays(root, "scene").actions(11))
 
 
 def test_without_a_split_of_its_own_a_fifth_of_every_task_is_held_out(recorded):
