@@ -78,7 +78,7 @@ class Policy:
     dof: int = 7
     offsets: tuple[int, ...] = (0, 4, 8)
     stride: int = 4
-    samples: int = 8
+    samples: int = 6
     medoid_above: float = 0.25
     blend: tuple[float, ...] = BLEND
     kernel: int = 5
@@ -179,7 +179,7 @@ _ALL = (
         refiner_scaling=Scaling((0.0,), (1.0,)),
         text=Text(64, 2, 4, 16, 128, 260, 64, "bytes"),
         policy=Policy(12, "spatial_softmax", (32, 64), 32),
-        sampling=Sampling(),
+        sampling=Sampling(policy_steps=10),
         actions=GALAXEA_POSES,
         drop_short=False,
     ),
