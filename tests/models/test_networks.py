@@ -50,7 +50,7 @@ def test_full_size_networks_have_the_papers_parameters(name, part, millions):
 
 def test_a1_tiny_fits_24_mb_in_half_precision():
     networks = build(preset("a1_tiny"), 0, "meta")
-    assert sum(parameters(part) for part in networks.parts().values()) <= 11.9e6
+    assert sum(parameters(part) for part in networks.parts().values()) <= 12e6
     assert parameters(networks.policy) + parameters(networks.frame_encoder) <= 1.2e6
 
 
