@@ -78,7 +78,7 @@ class Policy:
     dof: int = 7
     offsets: tuple[int, ...] = (0, 4, 8)
     stride: int = 4
-    samples: int = 6
+    samples: int = 4
     medoid_above: float = 0.25
     blend: tuple[float, ...] = BLEND
     kernel: int = 5

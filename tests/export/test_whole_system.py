@@ -128,18 +128,18 @@ def refine(networks, image, low):
 
 
 def act(networks, frames):
-    """Chunks every fourth frame, shown three frames each, six samples averaged, DDIM with diffusers' scheduler."""
+    """Chunks every fourth frame, shown three frames each, four samples averaged, DDIM with diffusers' scheduler."""
     scheduler = diffusers.DDIMScheduler(
         num_train_timesteps=100, beta_schedule="squaredcos_cap_v2", prediction_type="epsilon", clip_sample=True
     )
     scheduler.set_timesteps(SIZE.sampling.policy_steps)
     shown = [networks.frame_encoder(torch.from_numpy(frames[[n, n + 4, n + 8]])).flatten() for n in range(0, 41, 4)]
-    features = torch.stack(shown * 6)
-    state = torch.from_numpy(draw(SEED, "act", 0, (66, 16, 7)))
+    features = torch.stack(shown * 4)
+    state = torch.from_numpy(draw(SEED, "act", 0, (44, 16, 7)))
     for time in scheduler.timesteps:
-        epsilon = networks.policy(state, time.expand(66).float(), features)
+        epsilon = networks.policy(state, time.expand(44).float(), features)
         state = scheduler.step(epsilon, time, state).prev_sample
-    samples, rows = state.unflatten(0, (6, 11)).numpy(), [[] for _ in range(48)]
+    samples, rows = state.unflatten(0, (4, 11)).numpy(), [[] for _ in range(48)]
     for chunk, start in enumerate(range(0, 41, 4)):
         ways = samples[:, chunk]
         best = ways.mean(0)
