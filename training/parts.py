@@ -199,7 +199,7 @@ def fit_codecs(run: Run, report: Callable[[int, int], None]) -> dict[str, Any]:
     """Fit the linear codecs of the preset's two sizes, and return how well they keep held-out clips."""
     preset = run.preset
     if not isinstance(preset.codec, LinearCodecSize):
-        raise ConfigError("CODEC_KIND", f"{preset.name} has a VAE, which comes with its checkpoint; wanted a preset with a linear codec")
+        raise ConfigError("CODEC_KIND", f"{preset.name} has a VAE, from its checkpoint; wanted a linear codec")
     arrays, (learned, held) = open_arrays(run.data.path, run.data.camera), split(open_dataset(run.data.path))
     tested = held[:: max(1, len(held) // CODEC_TESTED)]
     figures: dict[str, Any] = {}
