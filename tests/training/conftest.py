@@ -63,5 +63,5 @@ def small_run(demonstrations, tmp_path):
         preview=replace(run.preview, steps=12, batch=4, **plain),
         refiner=replace(run.refiner, steps=6, batch=2, **plain),
         policy=replace(run.policy, steps=30, batch=4, **plain),
-        joint=replace(run.joint, steps=3, batch=1, **plain),
+        joint=replace(run.joint, steps=3, batch=1, learning_rate=1e-2, **plain),
     )

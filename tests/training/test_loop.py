@@ -155,9 +155,13 @@ def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest():
         optimisers(Part(steps=1, optimiser="sgd"), loop_script.Fit(False))
 
 
-def test_precision_is_checked():
+def test_precision_is_what_the_machine_has_and_is_checked(monkeypatch):
     assert lowered("bf16")
     assert not lowered("float32")
-    assert lowered("auto") in (True, False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for has in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
+        assert lowered("auto") == has
     with pytest.raises(ConfigError, match="auto, bf16, float32; got 'fp16'"):
         lowered("fp16")

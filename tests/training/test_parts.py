@@ -71,8 +71,9 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run):
     assert set(parts.collect(run, run.out / "weights")) == set(build(run.preset).parts())
     networks = build(run.preset, 9)
     assert len(load_parts(networks, run.out / "weights")) == 7
-    wanted = after["unet.last.0.weight"]
-    assert torch.allclose(networks.policy.last[0].weight, wanted, atol=1e-3)
+    collected, name = networks.policy.last[0].weight, "unet.last.0.weight"
+    assert torch.allclose(collected, after[name], atol=1e-3)
+    assert not torch.allclose(collected, before[name], atol=1e-3), "the joint phase's goes before the policy's own"
 
 
 @pytest.fixture
