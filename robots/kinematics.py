@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -22,6 +23,11 @@ Origin = tuple[Vector3, Vector3]
 """A joint's origin in its parent's frame: x, y, z in metres, then roll, pitch, yaw about fixed axes in radians."""
 
 
+def norm(vector: DoubleArray) -> float:
+    """Return the Euclidean length of a vector; `np.linalg.norm` takes five times as long for one so short."""
+    return sqrt(vector @ vector)
+
+
 def axis_rotation(axis: int, angle_rad: float) -> DoubleArray:
     """Return the 3 x 3 rotation by ``angle_rad`` about coordinate axis 0, 1 or 2."""
     i, j = ((1, 2), (2, 0), (0, 1))[axis]
@@ -34,7 +40,7 @@ def axis_rotation(axis: int, angle_rad: float) -> DoubleArray:
 
 def rotation_matrix(vector: DoubleArray) -> DoubleArray:
     """Return the 3 x 3 rotation of a rotation vector (Rodrigues' formula)."""
-    angle = float(np.linalg.norm(vector))
+    angle = norm(vector)
     if angle < 1e-12:
         return np.eye(3)
     x, y, z = vector / angle
@@ -47,7 +53,7 @@ def rotation_vector(rotation: DoubleArray) -> DoubleArray:
     twice_sine_axis = np.array(
         [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
     )
-    twice_sine = float(np.linalg.norm(twice_sine_axis))
+    twice_sine = norm(twice_sine_axis)
     angle = float(np.arctan2(twice_sine, np.trace(rotation) - 1.0))
     if angle < 1e-8:
         return np.asarray(twice_sine_axis / 2.0)
@@ -56,7 +62,7 @@ def rotation_vector(rotation: DoubleArray) -> DoubleArray:
     # Near a half turn the antisymmetric part vanishes: the axis is the largest column of the symmetric part.
     outer = (rotation + rotation.T) / 2.0 - np.cos(angle) * np.eye(3)
     column = outer[:, int(np.argmax(np.diag(outer)))]
-    axis = column / np.linalg.norm(column)
+    axis = column / norm(column)
     return np.asarray(axis * angle * (-1.0 if axis @ twice_sine_axis < 0.0 else 1.0))
 
 
@@ -99,21 +105,16 @@ class SerialKinematics:
         """
         joints = np.clip(np.asarray(near[: len(self.lower)], np.float64), self.lower, self.upper)
         target = rotation_matrix(np.asarray(pose[3:6], np.float64))
-        for _ in range(MAX_ITERATIONS):
+        for left in reversed(range(MAX_ITERATIONS + 1)):
             frames, tool = self._frames(joints)
             error = np.concatenate((pose[:3] - tool[:3, 3], rotation_vector(target @ tool[:3, :3].T)))
-            if np.linalg.norm(error) < CONVERGED:
+            if left == 0 or norm(error) < CONVERGED:
                 break
             moved = np.clip(joints + damped_step(jacobian(frames, tool), error), self.lower, self.upper)
             if np.array_equal(moved, joints):
                 break
             joints = moved
-        return joints, self._reached(joints, pose, target)
-
-    def _reached(self, joints: DoubleArray, pose: DoubleArray, target: DoubleArray) -> bool:
-        _, tool = self._frames(joints)
-        angle = np.linalg.norm(rotation_vector(target @ tool[:3, :3].T))
-        return bool(np.linalg.norm(pose[:3] - tool[:3, 3]) < REACHED_M and angle < REACHED_RAD)
+        return joints, norm(error[:3]) < REACHED_M and norm(error[3:]) < REACHED_RAD
 
     def _frames(self, joints: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
         turned = self.origins.copy()

@@ -1,18 +1,15 @@
-"""`dvgwm-runtime`: the command line. Everything that prints, reads the environment or exits is here."""
+"""`dvgwm-runtime`: the command line. Everything that prints or reads the environment is here."""
 
 import json
 import os
-import signal
-import sys
-import traceback
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
 from . import __version__
-from .errors import ConfigError, DvgwmError, InternalError, InterruptedRunError, RecordingError, TerminatedRunError
+from .errors import ConfigError
+from .program import run_program
 
 EPILOG = """\b
 Examples:
@@ -147,46 +144,6 @@ def _finish(result: dict[str, Any]) -> None:
     click.echo(json.dumps(result))
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    # Not an Exception: no part that turns a library's errors into ours may take this for one of them.
-    raise SystemExit(128 + number)
-
-
-TERMINATED = TerminatedRunError("TERMINATED", "stopped by a signal; no unfinished result was kept")
-READER_GONE = RecordingError("OUTPUT_PIPE", "nobody reads standard output any more; files already written stay")
-"""What rich ends the program for by itself, with SystemExit."""
-
-
 def main() -> NoReturn:
-    """Run the command line and exit with the code of `errors` that fits."""
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        # Not click's own `main`: it writes to standard error before our one line.
-        with cli.make_context("dvgwm-runtime", sys.argv[1:]) as context:
-            cli.invoke(context)
-        code = 0
-    except click.exceptions.Exit as ended:
-        code = ended.exit_code
-    except SystemExit as ended:
-        code = _report(TERMINATED if ended.code == TERMINATED.exit_code else READER_GONE)
-    except KeyboardInterrupt:
-        code = _report(InterruptedRunError("INTERRUPTED", "stopped by the operator; no unfinished result was kept"))
-    except click.ClickException as error:
-        code = _report(ConfigError("USAGE", f"{error.format_message()} See `dvgwm-runtime --help`"))
-    except DvgwmError as error:
-        code = _report(error)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter fails again as it exits
-        code = _report(READER_GONE)
-    except Exception as error:
-        code = _report(
-            InternalError("INTERNAL", f"{type(error).__name__}: {error}; run again with --debug and report it")
-        )
-    sys.exit(code)
-
-
-def _report(error: DvgwmError) -> int:
-    click.echo(error.line, err=True)
-    if "--debug" in sys.argv:
-        traceback.print_exc()
-    return error.exit_code
+    """Run the command line and exit."""
+    run_program("dvgwm-runtime", cli, "no unfinished result was kept")

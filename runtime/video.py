@@ -78,7 +78,7 @@ def encode_mp4(
 
     import av
     from av.video.frame import PictureType
-    from av.video.reformatter import ColorRange, Colorspace
+    from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
     if "libx264" not in av.codecs_available:
         raise ImportError("this build of PyAV has no H.264 encoder")
@@ -95,9 +95,12 @@ def encode_mp4(
         colours = stream.codec_context
         colours.colorspace = colours.color_primaries = colours.color_trc = Colorspace.ITU709
         colours.color_range = ColorRange.MPEG
+        reformatter = VideoReformatter()  # one for all: setting it up costs more than a small frame
         for index, image in enumerate(even):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+            frame = reformatter.reformat(
+                frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
             frame.pict_type = PictureType.I if index in key_frames else PictureType.NONE
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

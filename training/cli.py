@@ -1,10 +1,8 @@
-"""`dvgwm-train`: the command line of training. Everything that prints, reads the environment or exits is here."""
+"""`dvgwm-train`: the command line of training. Everything that prints or reads the environment is here."""
 
 import json
 import os
-import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,9 +10,9 @@ from typing import Any, NoReturn
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from dvgwm.runtime.errors import ConfigError, DvgwmError, InternalError, InterruptedRunError
+from dvgwm.runtime.program import run_program
 
 EPILOG = """\b
 From nothing to a policy that acts (each command goes on where it was stopped):
@@ -24,6 +22,7 @@ From nothing to a policy that acts (each command goes on where it was stopped):
 """
 
 Positive = click.IntRange(min=1)
+LOG_EVERY_S = 15.0
 
 
 @click.group(epilog=EPILOG, context_settings={"max_content_width": 100})
@@ -78,11 +77,12 @@ def data(
     """
     from . import data as recording
 
-    # The renderer's threads would fight over cores that the other workers have.
-    for name in ("LP_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
+    # The renderer's threads would fight over cores that the other workers have; it draws in the worker's own.
+    for name, threads in (("LP_NUM_THREADS", "0"), ("OMP_NUM_THREADS", "1"), ("OPENBLAS_NUM_THREADS", "1")):
+        os.environ.setdefault(name, threads)
     began = time.monotonic()
-    with Bar("episodes") as report:
+    with Lines() as lines:
+        report = lines.count("episodes")
         if source is None:
             census = recording.record_simulation(out, episodes, seed, workers, report)
         else:
@@ -96,51 +96,46 @@ def codec(name: str, out: Path | None) -> None:
     """Fit the linear codecs of a small preset on demonstrations, one for each resolution."""
     from .parts import fit_codecs
 
-    with Bar("codecs") as report:
+    with Lines() as lines:
+        report = lines.count("codecs")
         _finish({"command": "codec"} | fit_codecs(_run(name, out), report))
 
 
 @cli.command()
 @loop_options
-def policy(name: str, out: Path | None, minutes: float | None, steps: int | None, start: Path | None) -> None:
+def policy(**options: Any) -> None:
     """Train frame encoder and policy on demonstrations: true frames, disturbed, to actions."""
-    run = _run(name, out)
-    from .parts import train_policy
-
-    with StepsBar("policy") as report:
-        _finish({"command": "policy"} | train_policy(run, report, minutes, steps, start))
+    _train("policy", **options)
 
 
 @cli.command()
 @loop_options
-def preview(name: str, out: Path | None, minutes: float | None, steps: int | None, start: Path | None) -> None:
+def preview(**options: Any) -> None:
     """Train the preview: instruction and first frame to low-resolution latents (v-prediction)."""
-    _world_model("preview", name, out, minutes, steps, start)
+    _train("preview", **options)
 
 
 @cli.command()
 @loop_options
-def refiner(name: str, out: Path | None, minutes: float | None, steps: int | None, start: Path | None) -> None:
+def refiner(**options: Any) -> None:
     """Train the refiner: degraded latents to high-resolution ones (flow matching). Wants the preview's text encoder."""
-    _world_model("refiner", name, out, minutes, steps, start)
+    _train("refiner", **options)
 
 
 @cli.command()
 @loop_options
-def joint(name: str, out: Path | None, minutes: float | None, steps: int | None, start: Path | None) -> None:
+def joint(**options: Any) -> None:
     """Train refiner and policy together by the policy's loss alone. Wants both."""
-    _world_model("joint", name, out, minutes, steps, start)
+    _train("joint", **options)
 
 
-def _world_model(
-    part: str, name: str, out: Path | None, minutes: float | None, steps: int | None, start: Path | None
-) -> None:
+def _train(part: str, name: str, out: Path | None, **options: Any) -> None:
     run = _run(name, out)
-    from . import parts
+    from .parts import train_part
 
-    with Bar("latents") as counted, StepsBar(part) as report:
-        train = {"preview": parts.train_preview, "refiner": parts.train_refiner, "joint": parts.train_joint}[part]
-        _finish({"command": part} | train(run, report, minutes, steps, start, counted))
+    with Lines() as lines:
+        result = train_part(run, part, lines.steps(part), lines.count("latents"), **options)
+    _finish({"command": part} | result)
 
 
 @cli.command("upper-bound")
@@ -159,7 +154,8 @@ def upper_bound(
     """
     from .parts import measure_upper_bound
 
-    with Bar("episodes", quiet=only_json) as report:
+    with Lines(quiet=only_json) as lines:
+        report = lines.count("episodes")
         _finish(
             {"command": "upper-bound"} | measure_upper_bound(_run(name, out), episodes, seed, weights, bundle, report)
         )
@@ -182,9 +178,10 @@ def export(name: str, out: Path | None, folder: Path | None, bundle: Path | None
     if bundle is not None:
         from dvgwm.export.build import Order, build_bundle
 
-        with Bar("graphs") as report:
+        with Lines() as lines:
+            counted = lines.count("graphs")
             order = Order(run.preset.name, "onnx", bundle, run.seed, weights=target)
-            build_bundle(order, lambda step, part, done, total: report(done, total))
+            build_bundle(order, lambda step, part, done, total: counted(done, total))
     _finish({"command": "export", "weights": str(target), "trained": made, "bundle": bundle and str(bundle)})
 
 
@@ -194,57 +191,49 @@ def _run(name: str, out: Path | None) -> Any:
     return read_run(name, out)
 
 
-class Bar:
-    """Within it, a bar that counts; a terminal sees it move, a log sees a line now and then."""
+class Lines:
+    """Within it, a line for everything that takes a while: a terminal sees bars move, a log a line now and then."""
 
-    def __init__(self, words: str, quiet: bool = False) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
+    def __init__(self, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet)
-        self._progress = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._task, self._words, self._told = self._progress.add_task(words, total=None), words, 0.0
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        self._progress.start()
-        return self._report
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def _report(self, done: int, total: int) -> None:
-        self._progress.update(self._task, completed=done, total=total)
-        if not self._console.is_terminal and (time.monotonic() - self._told > 15 or done == total):
-            self._told = time.monotonic()
-            self._console.print(f"{self._words} {done} of {total}", highlight=False)
-
-
-class StepsBar:
-    """Within it, a line that tells loss, rate and time left of a training loop."""
-
-    def __init__(self, words: str) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[told]}"))
-        self._console = Console(stderr=True)
-        self._progress = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._task, self._words, self._told = self._progress.add_task(words, total=1.0, told=""), words, 0.0
+        silent = not self._console.is_terminal
+        self._bars = Progress(*columns, TimeElapsedColumn(), console=self._console, disable=silent)
+        self._said_s: dict[str, float] = {}
+        self._rows: dict[str, TaskID] = {}
 
-    def __enter__(self) -> Callable[[Any], None]:
-        self._progress.start()
-        return self._report
+    def __enter__(self) -> "Lines":
+        self._bars.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._bars.stop()
 
-    def _report(self, now: Any) -> None:
-        told = f"step {now.step}, loss {now.loss:.4f}, {now.samples_per_s:.1f} samples/s, {now.seconds_left / 60:.1f} min left"
-        self._progress.update(self._task, completed=now.share, told=told)
-        if not self._console.is_terminal and time.monotonic() - self._told > 15:
-            self._told = time.monotonic()
-            self._console.print(f"{self._words}: {told}", highlight=False)
+    def count(self, words: str) -> Callable[[int, int], None]:
+        """Return what is called with how many are done and how many there are."""
+
+        def report(done: int, total: int) -> None:
+            self._say(words, done / max(total, 1), f"{done} of {total}", last=done == total)
+
+        return report
+
+    def steps(self, words: str) -> Callable[[Any], None]:
+        """Return what is called with a training loop's progress: loss, rate, time left."""
+
+        def report(now: Any) -> None:
+            rate = f"{now.samples_per_s:.1f} samples/s, {now.seconds_left / 60:.1f} min left"
+            self._say(words, now.share, f"step {now.step}, loss {now.loss:.4f}, {rate}", last=now.share >= 1.0)
+
+        return report
+
+    def _say(self, words: str, share: float, told: str, last: bool) -> None:
+        if words not in self._rows:
+            self._rows[words] = self._bars.add_task(words, total=1.0, told="")
+        self._bars.update(self._rows[words], completed=share, told=told)
+        now_s = time.monotonic()
+        if not self._console.is_terminal and (last or now_s - self._said_s.get(words, 0.0) > LOG_EVERY_S):
+            self._said_s[words] = now_s
+            self._console.print(f"{words}: {told}", highlight=False)
 
 
 def _finish(result: dict[str, Any]) -> None:
@@ -252,28 +241,5 @@ def _finish(result: dict[str, Any]) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with the code of `errors` that fits."""
-    try:
-        with cli.make_context("dvgwm-train", sys.argv[1:]) as context:
-            cli.invoke(context)
-        code = 0
-    except click.exceptions.Exit as ended:
-        code = ended.exit_code
-    except KeyboardInterrupt:
-        code = _report(InterruptedRunError("INTERRUPTED", "stopped; run it again to go on from the last checkpoint"))
-    except click.ClickException as error:
-        code = _report(ConfigError("USAGE", f"{error.format_message()} See `dvgwm-train --help`"))
-    except DvgwmError as error:
-        code = _report(error)
-    except Exception as error:
-        code = _report(
-            InternalError("INTERNAL", f"{type(error).__name__}: {error}; run again with --debug and report it")
-        )
-    sys.exit(code)
-
-
-def _report(error: DvgwmError) -> int:
-    click.echo(error.line, err=True)
-    if "--debug" in sys.argv:
-        traceback.print_exc()
-    return error.exit_code
+    """Run the command line and exit."""
+    run_program("dvgwm-train", cli, "run it again to go on from what is written")

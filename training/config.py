@@ -53,7 +53,6 @@ class Part:
     decay: float = 0.2
     ema: float = 0.999
     precision: str = "auto"
-    compile: bool = False
     gradient_checkpointing: bool = False
     lora_rank: int = 0
     shard: bool = False

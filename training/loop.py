@@ -188,8 +188,6 @@ def _begin(part: Part, objective: nn.Module, out: Path, seed: int, minutes: floa
     model = accelerator.prepare(objective)
     prepared = [accelerator.prepare(optimiser) for optimiser in optimisers(part, model)]
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if part.compile:
-        objective.compile()
     average = [parameter.detach().clone() for parameter in wanted]
     reached = resume(accelerator, out, average)
     if accelerator.is_main_process:

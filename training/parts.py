@@ -1,9 +1,9 @@
 """The parts of a run, each from its inputs on disk to what it leaves there."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from dvgwm.runtime.tokenizer import byte_tokens
 from .arrays import open_arrays
 from .clips import LatentClips, windows, write_clips
 from .codec import codec_quality, fit_codec
-from .config import Part, Run
+from .config import PolicyPart, Run, changed
 from .data import split
 from .joint import JointObjective
 from .loop import WEIGHTS, Progress, Watch, train
@@ -40,62 +40,62 @@ CODEC_TESTED = 100
 """Held-out episodes on which a codec is judged."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a part trains: its networks, what its clips hold (none: windows of frames), and the parts it goes on from."""
+
+    networks: tuple[str, ...]
+    clips: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+KINDS = {
+    "policy": Kind(("frame_encoder", "policy")),
+    "preview": Kind(("preview", "text"), ("low",)),
+    "refiner": Kind(("refiner",), ("low", "high", "degraded"), ("preview",)),
+    "joint": Kind(("refiner", "frame_encoder", "policy"), ("low", "high"), ("preview", "refiner", "policy")),
+}
+"""Every part by name, a later one's networks before an earlier one's."""
+
+
 def networks_of(run: Run) -> Networks:
     """Return the networks of the run's preset as they are before any training."""
     return build(run.preset, run.seed)
 
 
-def train_policy(
-    run: Run, report: Report, minutes: float | None = None, steps: int | None = None, start: Path | None = None
+def train_part(
+    run: Run,
+    name: str,
+    report: Report,
+    counted: Count,
+    minutes: float | None = None,
+    steps: int | None = None,
+    start: Path | None = None,
 ) -> dict[str, Any]:
-    """Train frame encoder and policy and return what came of it."""
-    part = run.policy if steps is None else replace(run.policy, steps=steps)
-    dataset = open_dataset(run.data.path)
-    arrays = open_arrays(run.data.path, run.data.camera)
-    learned, held = (Windows(run.preset, arrays, some, part.window, run.seed) for some in split(dataset))
-    networks = _started(networks_of(run), start)
+    """Train the part of `KINDS` called ``name`` and return what came of it; ``counted`` hears of clips being written.
+
+    It starts from the networks of the folder ``start``, else from the parts it goes on from, else from nothing.
+    """
+    kind, part = KINDS[name], changed(getattr(run, name), steps=steps)
+    networks = _with_codecs(run) if kind.clips else networks_of(run)
+    for earlier in kind.after:
+        _take(run, networks, earlier)
+    learned, held = _clips(run, networks, kind, counted) if kind.clips else _windows(run, part)
+    if start is not None:
+        load_parts(networks, start)
     torch.manual_seed(run.seed)
-    objective = PolicyObjective(run.preset, networks, part)
-    return _trained(part, objective, learned, run, "policy", report, Watch(held), minutes)
+    objective = _objective(run, networks, name, part)
+    look = None
+    if name == "preview":
+        look = look_at_preview(run.preset, networks.low_codec, cast(LatentClips, held), PREVIEWS_WATCHED)
+    reached: list[Progress] = []
 
+    def told(progress: Progress) -> None:
+        reached[:] = [progress]
+        report(progress)
 
-def train_preview(
-    run: Run, report: Report, minutes: float | None, steps: int | None, start: Path | None, counted: Count
-) -> dict[str, Any]:
-    """Train the preview and its text encoder on low-resolution latents."""
-    part = run.preview if steps is None else replace(run.preview, steps=steps)
-    networks = _with_codecs(run)
-    learned, held = _clips(run, networks, ("low",), counted)
-    torch.manual_seed(run.seed)
-    objective = PreviewObjective(run.preset, _started(networks, start), part, tokens_of(run.preset)(""))
-    look = look_at_preview(run.preset, networks.low_codec, held, PREVIEWS_WATCHED)
-    return _trained(part, objective, learned, run, "preview", report, Watch(held, look), minutes)
-
-
-def train_refiner(
-    run: Run, report: Report, minutes: float | None, steps: int | None, start: Path | None, counted: Count
-) -> dict[str, Any]:
-    """Train the refiner from degraded latents to high-resolution ones."""
-    part = run.refiner if steps is None else replace(run.refiner, steps=steps)
-    networks = _with_codecs(run)
-    learned, held = _clips(run, networks, ("low", "high", "degraded"), counted)
-    _take_text(run, networks)
-    objective = RefinerObjective(run.preset, _started(networks, start), part, tokens_of(run.preset)(""))
-    return _trained(part, objective, learned, run, "refiner", report, Watch(held), minutes)
-
-
-def train_joint(
-    run: Run, report: Report, minutes: float | None, steps: int | None, start: Path | None, counted: Count
-) -> dict[str, Any]:
-    """Train refiner and policy by the policy's loss alone, from what their own parts have learned."""
-    part = run.joint if steps is None else replace(run.joint, steps=steps)
-    networks = _with_codecs(run)
-    learned, held = _clips(run, networks, ("low", "high"), counted, acting=True)
-    _take_text(run, networks)
-    _take_refiner(run, networks)
-    _take_policy(run, networks)
-    objective = JointObjective(run.preset, _started(networks, start), part)
-    return _trained(part, objective, learned, run, "joint", report, Watch(held), minutes)
+    path = train(part, objective, learned, run.out / name, run.seed, told, Watch(held, look), minutes)
+    return {"weights": str(path)} | (asdict(reached[0]) if reached else {})
 
 
 def collect(run: Run, folder: Path) -> tuple[str, ...]:
@@ -108,16 +108,10 @@ def collect(run: Run, folder: Path) -> tuple[str, ...]:
         if (run.out / name / WEIGHTS).is_file():
             load_weights(codec, _found(run, name))
             names.append(name)
-    steps = {
-        "policy": (_take_policy, ("frame_encoder", "policy")),
-        "preview": (_take_text, ("preview", "text")),
-        "refiner": (_take_refiner, ("refiner",)),
-        "joint": (_take_joint, ("refiner", "frame_encoder", "policy")),
-    }
-    for part, (take, made) in steps.items():
-        if (run.out / part / WEIGHTS).is_file():
-            take(run, networks)
-            names += made
+    for name, kind in KINDS.items():
+        if (run.out / name / WEIGHTS).is_file():
+            _take(run, networks, name)
+            names += kind.networks
     if not names:
         raise ConfigError("WEIGHTS_MISSING", f"{run.out} has nothing trained yet; begin with `dvgwm-train policy`")
     made = tuple(dict.fromkeys(names))
@@ -149,29 +143,18 @@ def _with_codecs(run: Run) -> Networks:
     return networks
 
 
-def _take_text(run: Run, networks: Networks) -> None:
-    """Give ``networks`` the text encoder that was trained with the preview."""
-    load_weights(PreviewObjective(run.preset, networks, run.preview, tokens_of(run.preset)("")), _found(run, "preview"))
+def _objective(run: Run, networks: Networks, name: str, part: Any) -> nn.Module:
+    if name == "policy":
+        return PolicyObjective(run.preset, networks, part)
+    if name == "joint":
+        return JointObjective(run.preset, networks, part)
+    made = PreviewObjective if name == "preview" else RefinerObjective
+    return made(run.preset, networks, part, tokens_of(run.preset)(""))
 
 
-def _take_refiner(run: Run, networks: Networks) -> None:
-    empty = tokens_of(run.preset)("")
-    load_weights(RefinerObjective(run.preset, networks, run.refiner, empty), _found(run, "refiner"))
-
-
-def _take_joint(run: Run, networks: Networks) -> None:
-    load_weights(JointObjective(run.preset, networks, run.joint), _found(run, "joint"))
-
-
-def _take_policy(run: Run, networks: Networks) -> None:
-    load_weights(PolicyObjective(run.preset, networks, run.policy), _found(run, "policy"))
-
-
-def _started(networks: Networks, start: Path | None) -> Networks:
-    """Return ``networks`` with what the folder ``start`` has."""
-    if start is not None:
-        load_parts(networks, start)
-    return networks
+def _take(run: Run, networks: Networks, name: str) -> None:
+    """Give ``networks`` what the part called ``name`` has learned."""
+    load_weights(_objective(run, networks, name, getattr(run, name)), _found(run, name))
 
 
 def _found(run: Run, name: str) -> Path:
@@ -182,16 +165,21 @@ def _found(run: Run, name: str) -> Path:
     return path
 
 
-def _clips(
-    run: Run, networks: Networks, names: tuple[str, ...], counted: Count, acting: bool = False
-) -> tuple[LatentClips, LatentClips]:
+def _windows(run: Run, part: PolicyPart) -> tuple[Windows, Windows]:
+    """Return the windows of frames to learn from and to test on."""
+    arrays, numbers = open_arrays(run.data.path, run.data.camera), split(open_dataset(run.data.path))
+    learned, held = (Windows(run.preset, arrays, some, part.window, run.seed) for some in numbers)
+    return learned, held
+
+
+def _clips(run: Run, networks: Networks, kind: Kind, counted: Count) -> tuple[LatentClips, LatentClips]:
     """Return the clips to learn from and to test on, their latents written where they are not there yet."""
     arrays, numbers = open_arrays(run.data.path, run.data.camera), split(open_dataset(run.data.path))
-    made = []
+    made, acting = [], "policy" in kind.networks
     for name, some, later in zip(("train", "test"), numbers, (run.data.later, 0.0), strict=True):
         folder = run.out / "latents" / name
         write_clips(folder, run.preset, networks, arrays, windows(run.preset, arrays, some, later, run.seed), counted)
-        made.append(LatentClips(run.preset, folder, names, arrays, tokens_of(run.preset), acting))
+        made.append(LatentClips(run.preset, folder, kind.clips, arrays, tokens_of(run.preset), acting))
     return made[0], made[1]
 
 
@@ -224,28 +212,8 @@ def measure_upper_bound(
         return summary(outcomes) | {"bundle": str(bundle), "seed": seed}
     networks = networks_of(run)
     if weights is None:
-        _take_policy(run, networks)
+        _take(run, networks, "policy")
     else:
         load_parts(networks, weights)
     outcomes = upper_bound(run.preset, act_in_torch(run.preset, networks), list(TASKS), episodes, seed, report)
     return summary(outcomes) | {"weights": str(weights or run.out / "policy"), "seed": seed}
-
-
-def _trained(
-    part: Part,
-    objective: nn.Module,
-    clips: Any,
-    run: Run,
-    name: str,
-    report: Report,
-    watch: Watch | None,
-    minutes: float | None,
-) -> dict[str, Any]:
-    reached: list[Progress] = []
-
-    def told(progress: Progress) -> None:
-        reached[:] = [progress]
-        report(progress)
-
-    path = train(part, objective, clips, run.out / name, run.seed, told, watch, minutes)
-    return {"weights": str(path)} | (asdict(reached[0]) if reached else {})

@@ -79,7 +79,7 @@ class PolicyObjective(nn.Module):
         # Convolutions on two cores are four times faster in this layout.
         self.encoder: FrameEncoder = networks.frame_encoder.requires_grad_(True)
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.unet, self.part, self.policy = networks.policy.requires_grad_(True), part, policy
+        self.unet, self.part = networks.policy.requires_grad_(True), part
         self.pose = nn.Linear(self.encoder.width, policy.dof)
         alpha, sigma = policy_signal(preset.sampling.policy_train_steps)
         self.register_buffer("alpha", alpha.float(), persistent=False)

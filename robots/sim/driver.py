@@ -96,7 +96,9 @@ class MujocoRobot:
         steps = round(seconds / TIMESTEP_S)
         mujoco.mj_step(self._model, self._data, steps)
         self._steps += steps
-        mujoco.mj_forward(self._model, self._data)
+        # What is seen from here on: bodies and cameras. The forces that `mj_forward` would add belong to the next step.
+        mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_camlight(self._model, self._data)
 
     def solved(self) -> bool:
         """Return whether the goal is reached now."""

@@ -45,7 +45,8 @@ def demonstrate(options: SimulationOptions, render: bool = True) -> Demonstratio
         plan = plan_expert(robot.layout, np.array(robot.positions()), KINEMATICS, LIMITS)
         if render:
             seen.append(arm.observe())
-        arm.play(ActionChunk(plan.tool, arm.time_s + due_times_s(len(plan.tool)), "ee"))
+        # The plan's own joints: the tool's poses would be solved for them a second time.
+        arm.play(ActionChunk(plan.joints, arm.time_s + due_times_s(len(plan.joints)), "joint"))
         return _told(robot, plan, seen, tuple(arm.events()))
     finally:
         arm.close()

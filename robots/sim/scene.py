@@ -28,7 +28,7 @@ def scene_text(
 <option timestep="{TIMESTEP_S}" integrator="implicitfast" cone="elliptic" impratio="5"/>
 <visual>
   <global offheight="{height_px}" offwidth="{width_px}"/>
-  <quality shadowsize="1024" offsamples="0"/>
+  <quality shadowsize="1024" offsamples="0" numslices="16" numstacks="8"/>
   <headlight ambient="0.45 0.45 0.45" diffuse="0.30 0.30 0.30" specular="0 0 0"/>
   <map znear="0.01" zfar="6"/>
 </visual>

@@ -1,7 +1,9 @@
 """`dvgwm-train`: its settings files, its help, its errors."""
 
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -69,3 +71,17 @@ def test_help_names_every_part_and_errors_have_one_line_and_a_code(tmp_path):
     assert "dvgwm-train policy" in lost.stderr
     assert command("data", "--episodes", "7", "--out", str(tmp_path / "d")).returncode == 2
     assert command("policy", "--run", "nothing").returncode == 2
+
+
+def test_a_signal_in_the_middle_is_told_in_one_line(tmp_path):
+    pytest.importorskip("mujoco", reason="the train extra is not installed")
+    words = ["data", "--episodes", "50", "--workers", "1", "--out", str(tmp_path / "set")]
+    child = subprocess.Popen([sys.executable, "-m", "dvgwm.training", *words], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "set" / "seed").exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGTERM)
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 143, stderr
+    assert stderr.splitlines()[-1].startswith("E143 TERMINATED stopped by a signal; run it again to go on")
+    assert "Traceback" not in stderr

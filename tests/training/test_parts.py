@@ -53,16 +53,16 @@ def learns(objective, batch, steps=40, rate=3e-3):
 def test_a_whole_run_from_codec_to_joint_phase(small_run):
     run = small_run
     with pytest.raises(ConfigError, match="make it first with `dvgwm-train codec`"):
-        parts.train_preview(run, silent, None, None, None, silent)
+        parts.train_part(run, "preview", silent, silent)
     codecs = parts.fit_codecs(run, silent)
     assert codecs["low_codec"]["psnr_db"] > 25
-    policy = parts.train_policy(run, silent)
+    policy = parts.train_part(run, "policy", silent, silent)
     assert policy["step"] == 30
-    preview = parts.train_preview(run, silent, None, None, None, silent)
+    preview = parts.train_part(run, "preview", silent, silent)
     pictures = list((run.out / "preview" / "pictures").glob("imagined_*.png"))
     assert len(pictures) == 2
-    refiner = parts.train_refiner(run, silent, None, None, None, silent)
-    joint = parts.train_joint(run, silent, None, None, None, silent)
+    refiner = parts.train_part(run, "refiner", silent, silent)
+    joint = parts.train_part(run, "joint", silent, silent)
     for told in (preview, refiner, joint):
         assert np.isfinite(told["loss"])
     before, after = (load_file(run.out / name / "weights.safetensors") for name in ("policy", "joint"))
@@ -220,6 +220,33 @@ def test_adapters_change_nothing_until_they_are_trained():
     }
     with torch.no_grad():
         assert torch.allclose(network(**inputs)[0], adapted(**inputs)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_gradient_checkpointing_computes_blocks_twice_and_gives_the_same_gradients(rank):
+    part, size, made = replace(read_run("a1_tiny").preview, lora_rank=rank), preset("test_tiny"), []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)  # the adapters' weights
+        network = prepared(build(size, 0).preview, replace(part, gradient_checkpointing=checkpointed)).train()
+        calls = []
+        network.get_submodule("transformer_blocks.0").register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)  # zeros at first: no gradient would reach the other factor
+        inputs = {
+            "hidden_states": torch.randn(1, 3, 8, 4, 6, generator=seeded(), requires_grad=True),
+            "encoder_hidden_states": torch.randn(1, size.text.max_tokens, 16, generator=seeded()),
+            "timestep": torch.tensor([5.0]),
+            "image_rotary_emb": (torch.ones(18, 64), torch.zeros(18, 64)),
+            "return_dict": False,
+        }
+        network(**inputs)[0].square().mean().backward()
+        gradients = {name: p.grad for name, p in network.named_parameters() if p.requires_grad and p.grad is not None}
+        assert len(calls) == 1 + checkpointed
+        made.append(gradients)
+    assert made[0].keys() == made[1].keys()
+    assert any(gradient.abs().max() > 0 for gradient in made[0].values())
+    assert all(torch.allclose(made[0][name], made[1][name], atol=1e-7) for name in made[0])
 
 
 def test_the_vae_learns_to_reconstruct():
