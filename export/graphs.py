@@ -17,12 +17,12 @@ from dvgwm.models.engines import (
     EncodeFramesEngine,
     EncodeImageEngine,
     EncodeTextEngine,
-    GuidedRefineEngine,
     PolicyEngine,
+    denoise_engine,
     streaming,
 )
 from dvgwm.models.fused import FusedTransformer, Recipe
-from dvgwm.models.presets import DiT, Preset
+from dvgwm.models.presets import Preset
 from dvgwm.models.vae import CHUNKS
 
 from .attention import OperatorAttention
@@ -142,34 +142,27 @@ def _denoise_inputs(preset: Preset, size: tuple[int, int], branches: int) -> dic
 
 
 def _denoiser(
-    preset: Preset,
-    transformer: CogVideoXTransformer3DModel,
-    dit: DiT,
-    size: tuple[int, int],
-    made: Recipe | None,
-    flow: bool,
+    preset: Preset, transformer: CogVideoXTransformer3DModel, made: Recipe | None, flow: bool
 ) -> DenoiseEngine:
     network: nn.Module = transformer
     if made is None:
         transformer.set_attn_processor(OperatorAttention())
     else:
         network = FusedTransformer(transformer, made)
-    return DenoiseEngine(network, dit, preset.grid(size), preset.latent_frames, flow)
+    return denoise_engine(network, preset, flow)
 
 
 def _preview(preset: Preset, networks: Networks, made: Recipe | None) -> Graph:
-    engine = _denoiser(preset, networks.preview, preset.preview, preset.low, made, flow=False)
+    engine = _denoiser(preset, networks.preview, made, flow=False)
     inputs = _denoise_inputs(preset, preset.low, 2) | {"time": torch.tensor([499.0])}
     return Graph("preview", engine, inputs, ("velocity",), {"text": BRANCHES}, opset=ATTENTION_OPSET)
 
 
 def _refine(preset: Preset, networks: Networks, made: Recipe | None) -> Graph:
-    assert preset.refiner is not None
     assert networks.refiner is not None
-    engine = _denoiser(preset, networks.refiner, preset.refiner, preset.high, made, flow=True)
+    engine = _denoiser(preset, networks.refiner, made, flow=True)
     inputs = _denoise_inputs(preset, preset.high, 2)
     if preset.refiner_sees_preview:
-        engine = GuidedRefineEngine(engine, preset.preview_scaling, preset.refiner_scaling)
         inputs["preview"] = _randn(1, preset.latent_frames, preset.codec.channels, *preset.grid(preset.low))
     return Graph("refine", engine, inputs, ("velocity",), {"text": BRANCHES}, opset=ATTENTION_OPSET)
 

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dvgwm.runtime.schedule import cogvideox_signal
+
 from .codec import LinearCodec, StreamingLinear
 from .dit import rotary_positions
 from .fused_vae import FusedDecoder
 from .policy import ActionUNet, FrameEncoder
-from .presets import DiT, Scaling
+from .presets import DiT, Preset, Scaling
 from .vae import StreamingDecoder, flatten_cache, nest_cache
 
 
@@ -51,6 +53,61 @@ class DenoiseEngine(nn.Module):
             return_dict=False,
         )
         return velocity
+
+
+class CleanDenoiseEngine(DenoiseEngine):
+    """`DenoiseEngine` whose network tells the clean latents; the velocity follows from them and the state.
+
+    The first frame's latents are known: the network sees them beside every latent frame, and they are the first of what
+    is clean. The preview's velocity is ``(alpha x_t - z) / sigma``, with ``flow`` the refiner's is ``(z - x_tau) / (1 - tau)``.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        dit: DiT,
+        grid: tuple[int, int],
+        latent_frames: int,
+        flow: bool,
+        snr_shift: float,
+    ) -> None:
+        super().__init__(transformer, dit, grid, latent_frames, flow)
+        alpha, sigma = preview_signal(snr_shift)
+        self.register_buffer("alpha", alpha.float(), persistent=False)
+        self.register_buffer("sigma", sigma.float(), persistent=False)
+
+    def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor) -> Tensor:
+        """Return the velocity of every branch."""
+        told = self._velocity([state, image.expand(-1, state.shape[1], -1, -1, -1)], time, text)
+        clean = torch.cat([image.expand(told.shape[0], -1, -1, -1, -1), told[:, 1:]], 1)
+        if self.flow:
+            return (clean - state) / (1.0 - time).view(-1, 1, 1, 1, 1)
+        index = time.round().long()
+        alpha, sigma = (table[index].view(-1, 1, 1, 1, 1) for table in (self.alpha, self.sigma))
+        return (alpha * state - clean) / sigma
+
+
+def denoise_engine(network: nn.Module, preset: Preset, flow: bool) -> DenoiseEngine:
+    """Return the engine of the preset's preview, with ``flow`` of its refiner, in the form that the preset names."""
+    dit, size = (preset.refiner, preset.high) if flow else (preset.preview, preset.low)
+    assert dit is not None, "a system with two stages"
+    grid, frames = preset.grid(size), preset.latent_frames
+    if dit.predicts == "clean":
+        assert not (flow and preset.refiner_sees_preview), "no preset has both"
+        return CleanDenoiseEngine(network, dit, grid, frames, flow, preset.sampling.preview_snr_shift)
+    engine = DenoiseEngine(network, dit, grid, frames, flow)
+    if flow and preset.refiner_sees_preview:
+        return GuidedRefineEngine(engine, preset.preview_scaling, preset.refiner_scaling)
+    return engine
+
+
+def preview_signal(snr_shift: float) -> tuple[Tensor, Tensor]:
+    """Return alpha and sigma, float64 [1000] each, of CogVideoX's noise schedule with zero terminal SNR."""
+    alpha = torch.from_numpy(cogvideox_signal(1000, 0.00085, 0.012, snr_shift))
+    return alpha, (1.0 - alpha**2).clamp_min(0.0).sqrt()
 
 
 class GuidedRefineEngine(DenoiseEngine):

@@ -11,8 +11,9 @@ from dvgwm.runtime.errors import ConfigError
 class DiT:
     """A CogVideoX transformer; ``text_width`` and the channels of its latents come from the preset's other parts.
 
-    ``condition_channels`` are concatenated to the state's: the first frame's latents, and for a refiner that wants
-    them the upsampled preview latents.
+    ``predicts`` says what its output is: the ``velocity`` (CogVideoX, DVG-WM), or the ``clean`` latents, of which the
+    engine makes the velocity. A small network cannot pass noise through its narrow layers (Li and He 2025,
+    arXiv 2511.13720).
     """
 
     layers: int
@@ -21,6 +22,7 @@ class DiT:
     head_width: int = 64
     patch: int = 2
     rope: str = "stretched"
+    predicts: str = "velocity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +173,8 @@ _ALL = (
         family="dvgwm",
         low=(64, 96),
         high=(128, 192),
-        preview=DiT(layers=6, heads=4, time_embed=128),
-        refiner=DiT(layers=4, heads=3, time_embed=128),
+        preview=DiT(layers=6, heads=4, time_embed=128, predicts="clean"),
+        refiner=DiT(layers=4, heads=3, time_embed=128, predicts="clean"),
         refiner_sees_preview=False,
         codec=LinearCodecSize(patch=8, channels=80),
         preview_scaling=Scaling((0.0,), (1.0,)),

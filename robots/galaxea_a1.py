@@ -1,11 +1,13 @@
 """The Galaxea A1: 6 joints and a parallel gripper, its kinematics, and how to simulate it."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from math import pi
 
 import numpy as np
 
 from dvgwm.runtime.errors import ConfigError
+from dvgwm.runtime.types import Observation
 
 from .kinematics import Origin, serial_kinematics, transform
 from .limits import JointLimits
@@ -53,6 +55,13 @@ def simulate(options: SimulationOptions) -> SimulatedRobot:
     return MujocoRobot(options)
 
 
+def rehearse(task: str, seed: int, height_px: int, width_px: int) -> Sequence[Observation]:
+    """Return what is seen while the scripted expert does ``task`` on the layout of ``seed``."""
+    from .sim.expert import demonstrate
+
+    return demonstrate(SimulationOptions(task, seed, height_px, width_px)).observations
+
+
 ROBOT = RobotSpec(
     name="galaxea_a1",
     joint_names=JOINT_NAMES,
@@ -62,5 +71,6 @@ ROBOT = RobotSpec(
     period_s=0.02,
     kinematics=KINEMATICS,
     simulate=simulate,
+    rehearse=rehearse,
     drive=None,
 )

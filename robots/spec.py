@@ -1,10 +1,10 @@
 """What makes a robot known to dvgwm: names, limits, cameras, kinematics, and how to simulate or drive it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dvgwm.runtime.types import DoubleArray, ImageArray, Robot
+from dvgwm.runtime.types import DoubleArray, ImageArray, Observation, Robot
 
 from .limits import JointLimits
 
@@ -41,6 +41,10 @@ class SimulatedRobot(Robot, Protocol):
         """The sentence that names this layout's goal."""
 
     @property
+    def other_instruction(self) -> str:
+        """A sentence that asks for something else here."""
+
+    @property
     def renderer(self) -> str:
         """How images are made: ``egl``, ``osmesa`` or ``ray casting``."""
 
@@ -59,7 +63,11 @@ class SimulatedRobot(Robot, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RobotSpec:
-    """Everything the rest of the system needs to know of one robot; joints are in wire order with the gripper last."""
+    """Everything the rest of the system needs to know of one robot; joints are in wire order with the gripper last.
+
+    ``rehearse`` shows how a scripted expert does a task (its name, the layout's seed, height and width of the images): what
+    is seen every tenth of a second.
+    """
 
     name: str
     joint_names: tuple[str, ...]
@@ -69,4 +77,5 @@ class RobotSpec:
     period_s: float
     kinematics: Kinematics
     simulate: Callable[[SimulationOptions], SimulatedRobot]
+    rehearse: Callable[[str, int, int, int], Sequence[Observation]]
     drive: Callable[[Mapping[str, str]], Robot] | None

@@ -120,16 +120,24 @@ def inspect(bundle: Path) -> None:
 @click.option("--execute", type=Positive, help="Actions played before the next plan (default: all of a plan's).")
 @click.option("--max-actions", type=Positive, default=96, show_default=True, help="Actions after which one ends.")
 @click.option("--plan-time", type=PlanTime(), default="frozen", show_default=True, help="Virtual time of a plan.")
+@click.option(
+    "--control",
+    type=click.Choice(["frozen", "other-instruction", "true-frames"]),
+    help="Instead of imagination: the first frame held, another instruction's video, or a scripted expert's.",
+)
 @click.option("--json", "only_json", is_flag=True, help="Print the last line only.")
 @bundle_options
 def evaluate(**options: Any) -> None:
-    """Run simulated episodes over all tasks and print the success rate."""
+    """Run simulated episodes over all tasks and print the success rate.
+
+    With --control the policy is shown something else than what was imagined: where success falls, imagination acts.
+    """
     from .evaluation import evaluate as run_evaluation
     from .settings import SimulationSettings
 
-    count, quiet = options.pop("episodes"), options.pop("only_json")
+    count, quiet, control = (options.pop(name) for name in ("episodes", "only_json", "control"))
     unused = {"task": None, "instruction": None, "out": None}
-    _finish(run_evaluation(SimulationSettings.of(options | unused, _cache_dir()), count, quiet=quiet))
+    _finish(run_evaluation(SimulationSettings.of(options | unused, _cache_dir()), count, quiet, control))
 
 
 @cli.command()

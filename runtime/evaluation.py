@@ -9,14 +9,18 @@ from rich.progress import track
 from rich.table import Table
 
 from . import plugins
+from .controls import imagination
 from .loop import run_episode
 from .profiler import Profiler
 from .run import episode_options, open_simulation, plan_clock
 from .settings import SimulationSettings
 
 
-def evaluate(settings: SimulationSettings, episodes: int, quiet: bool) -> dict[str, Any]:
-    """Run ``episodes`` in all, spread evenly over the tasks, each on a layout of its own, and return the success rates."""
+def evaluate(settings: SimulationSettings, episodes: int, quiet: bool, control: str | None = None) -> dict[str, Any]:
+    """Run ``episodes`` in all, spread evenly over the tasks, each on a layout of its own, and return the success rates.
+
+    With a ``control`` of `controls` something else takes imagination's place.
+    """
     spec = plugins.load("robots", settings.robot)
     plan = [
         (spec.tasks[index % len(spec.tasks)], settings.seed + index // len(spec.tasks)) for index in range(episodes)
@@ -26,6 +30,7 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool) -> dict[s
     started = time.perf_counter()
     with settings.engines.open() as pipeline:
         pipeline.warmup()
+        size_px = pipeline.manifest.input.height_px, pipeline.manifest.input.width_px
         console = Console(stderr=True, quiet=quiet)
         for task, seed in track(plan, "evaluating", console=console, disable=quiet):
             begun = time.perf_counter()
@@ -33,7 +38,11 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool) -> dict[s
             try:
                 options = episode_options(settings, pipeline, arm)
                 spend = plan_clock(settings.plan_time, arm.hold)
-                done = run_episode(arm, pipeline, options, Profiler(), solved=arm.robot.solved, spend=spend)
+                shown = spec.rehearse(task, seed, *size_px) if control == "true-frames" else ()
+                imagine = imagination(control, pipeline, arm.robot, shown)
+                done = run_episode(
+                    arm, pipeline, options, Profiler(), solved=arm.robot.solved, spend=spend, imagine=imagine
+                )
             finally:
                 arm.close()
             solved[task].append(done.solved)
@@ -49,6 +58,7 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool) -> dict[s
         "success_rate": float(np.mean([result for results in solved.values() for result in results])),
         "success_rate_by_task": rates,
         "trained": trained,
+        "control": control,
         "plan_time": settings.plan_time,
         "seed": settings.seed,
         "episode_s": float(np.mean(seconds)),

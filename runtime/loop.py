@@ -2,13 +2,16 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from .denoise import Progress
 from .pipeline import Pipeline, silent
 from .profiler import Profiler
 from .types import ActionChunk, Arm, ArmEvent, Observation, Plan
+
+Imagine = Callable[[Sequence[Observation], str, int, Profiler, Progress], Plan]
+"""What `Pipeline.imagine` is: observations, instruction, seed, profiler and progress to a plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +47,22 @@ def run_episode(
     solved: Callable[[], bool] = lambda: False,
     spend: Callable[[float], None] = lambda seconds: None,
     progress: Progress = silent,
+    imagine: Imagine | None = None,
 ) -> Episode:
     """Return the episode that ends when ``solved()`` or after ``max_actions``.
 
-    ``spend`` is called with the wall seconds of every plan, so that a virtual clock can let them pass while the arm
-    holds. Raises what the arm and the pipeline raise, after the arm has been told to brake.
+    ``imagine`` takes the pipeline's place. ``spend`` is called with the wall seconds of every plan, so that a virtual
+    clock can let them pass while the arm holds. Raises what the arm and the pipeline raise, after the arm has been told to
+    brake.
     """
-    episode = Episode()
+    episode, foresee = Episode(), imagine or pipeline.imagine
     history: deque[Observation] = deque(maxlen=max(pipeline.manifest.rates.history, 1))
     try:
         while episode.actions < options.max_actions and not episode.solved:
             _observe(arm, history, profiler)
             if _due(pipeline, episode, options):
                 started = time.perf_counter()
-                plan = pipeline.imagine(history, options.instruction, _plan_seed(options, episode), profiler, progress)
+                plan = foresee(history, options.instruction, _plan_seed(options, episode), profiler, progress)
                 episode.plans.append((history[-1].time_s, plan))
                 spend(time.perf_counter() - started)
                 history.pop()  # the arm held still while it planned: seen again, not twice

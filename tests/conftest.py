@@ -22,6 +22,9 @@ from dvgwm.runtime.manifest import (
 from dvgwm.runtime.sampler import SamplerSpec
 from dvgwm.runtime.types import Observation, TensorSpec
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # every core has a worker
+
 try:
     import torch
 
@@ -240,6 +243,17 @@ def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
 def observation() -> Observation:
     image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
     return Observation({"scene": image}, np.zeros(7), 0.0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Give every core a worker that takes whole files, where folders are tested and pytest-xdist is installed.
+
+    ``-n 0`` keeps all in this process, as does a GPU: it has room for one.
+    """
+    folders = any(Path(argument).is_dir() for argument in config.args)
+    if folders and not GPU and getattr(config.option, "numprocesses", 0) is None:
+        config.option.numprocesses, config.option.dist = "logical", "loadfile"
 
 
 def pytest_collection_modifyitems(items):

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,6 +50,7 @@ def loop_options(command: Any) -> Any:
         click.option(
             "--from", "start", type=click.Path(path_type=Path), help="Start from the networks in this folder."
         ),
+        click.option("--data", type=click.Path(path_type=Path), help="Data set to learn from (default: the run's)."),
     )
     for option in reversed(options):
         command = option(command)
@@ -129,8 +130,28 @@ def joint(**options: Any) -> None:
     _train("joint", **options)
 
 
-def _train(part: str, name: str, out: Path | None, **options: Any) -> None:
+@cli.command()
+@run_options
+@click.option("--episodes", type=Positive, default=500, show_default=True, help="A fifth of them held-out ones.")
+@click.option("--to", "root", type=click.Path(path_type=Path), required=True, help="Folder of the data set.")
+def imagine(name: str, out: Path | None, episodes: int, root: Path) -> None:
+    """Write what preview and refiner imagine of demonstrations, beside the experts' actions, as a data set.
+
+    A policy that goes on learning from it (`policy --data`) has met what it will be shown.
+    """
     run = _run(name, out)
+    from . import parts
+
+    began = time.monotonic()
+    with Lines() as lines:
+        census = parts.imagine(run, root, episodes, lines.count("episodes"))
+    _finish({"command": "imagine", "out": str(root), **asdict(census), "wall_s": time.monotonic() - began})
+
+
+def _train(part: str, name: str, out: Path | None, data: Path | None, **options: Any) -> None:
+    run = _run(name, out)
+    if data is not None:
+        run = replace(run, data=replace(run.data, path=data))
     from .parts import train_part
 
     with Lines() as lines:

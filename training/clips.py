@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ from .codec import clip_of, to_model
 from .degradation import degrade_pixels
 from .policy import normalise
 
-DESCRIPTION = "clips.json"
 Report = Callable[[int, int], None]
 
 
@@ -80,53 +78,57 @@ def decode(codec: Any, latents: Tensor) -> Tensor:
     return decoded if isinstance(decoded, Tensor) else decoded.sample
 
 
-def latents_of(preset: Preset, networks: Networks, frames: ImageArray, draw: float) -> dict[str, Tensor]:
-    """Return the latents of a clip, T C h w: low, high, and of the degraded high pixels (DVG-WM, Eq. A.1 and A.2)."""
-    low, high = to_model(frames, preset.low), to_model(frames, preset.high)
-    made = {
-        "low": scaled(encode(networks.low_codec, low), preset.preview_scaling),
-        "high": scaled(encode(networks.codec, high), preset.refiner_scaling),
-        "degraded": scaled(encode(networks.codec, degrade_pixels(high, preset.low, draw)), preset.refiner_scaling),
-    }
-    return {name: latents[0] for name, latents in made.items()}
+def latents_of(preset: Preset, networks: Networks, frames: ImageArray, name: str, draw: float) -> Tensor:
+    """Return a clip's latents, T C h w: ``low``, ``high``, or ``degraded``, of the degraded high pixels (Eq. A.1, A.2).
+
+    ``draw`` in 0..1 chooses the degradation.
+    """
+    if name == "low":
+        return scaled(encode(networks.low_codec, to_model(frames, preset.low)), preset.preview_scaling)[0]
+    pixels = to_model(frames, preset.high)
+    if name == "degraded":
+        pixels = degrade_pixels(pixels, preset.low, draw)
+    return scaled(encode(networks.codec, pixels), preset.refiner_scaling)[0]
 
 
 def write_clips(
-    out: Path, preset: Preset, networks: Networks, arrays: Arrays, chosen: Sequence[Window], report: Report
+    out: Path,
+    preset: Preset,
+    networks: Networks,
+    arrays: Arrays,
+    chosen: Sequence[Window],
+    names: Sequence[str],
+    report: Report,
 ) -> None:
-    """Write the latents of ``chosen`` under ``out``, float16; nothing where they are already there, of the same codecs."""
-    facts = _facts(preset, networks, arrays, chosen)
-    if (out / DESCRIPTION).is_file() and json.loads((out / DESCRIPTION).read_text("utf-8")) == facts:
-        return
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    sizes = {"low": preset.low, "high": preset.high, "degraded": preset.high}
-    made = {
-        name: np.lib.format.open_memmap(
-            out / f"{name}.npy",
-            "w+",
-            np.float16,
-            (len(chosen), preset.latent_frames, preset.codec.channels, *preset.grid(size)),
-        )
-        for name, size in sizes.items()
-    }
-    random = np.random.default_rng(5)
-    for index, window in enumerate(chosen):
-        report(index, len(chosen))
-        frames = clip_of(arrays.frames(window.episode), window.start, preset.frames)
-        for name, latents in latents_of(preset, networks, frames, float(random.uniform())).items():
-            made[name][index] = latents.numpy()
-    for array in made.values():
-        array.flush()
-    write_json(out / DESCRIPTION, facts)
-    report(len(chosen), len(chosen))
+    """Write those latents of ``chosen`` that are ``names`` under ``out``, float16, where they are not there already."""
+    facts = {name: _facts(preset, networks, arrays, chosen, name) for name in names}
+    wanted = [name for name in names if _read(out / f"{name}.json") != facts[name]]
+    for done, name in enumerate(wanted):
+        (out / f"{name}.json").unlink(missing_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        grid = preset.grid(preset.low if name == "low" else preset.high)
+        shape = len(chosen), preset.latent_frames, preset.codec.channels, *grid
+        made = np.lib.format.open_memmap(out / f"{name}.npy", "w+", np.float16, shape)
+        random = np.random.default_rng(5)
+        for index, window in enumerate(chosen):
+            report(done * len(chosen) + index, len(wanted) * len(chosen))
+            frames = clip_of(arrays.frames(window.episode), window.start, preset.frames)
+            made[index] = latents_of(preset, networks, frames, name, float(random.uniform())).numpy()
+        made.flush()
+        write_json(out / f"{name}.json", facts[name])
+    if wanted:
+        report(len(wanted) * len(chosen), len(wanted) * len(chosen))
 
 
-def _facts(preset: Preset, networks: Networks, arrays: Arrays, chosen: Sequence[Window]) -> dict[str, object]:
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def _facts(preset: Preset, networks: Networks, arrays: Arrays, chosen: Sequence[Window], name: str) -> dict[str, Any]:
     digest = hashlib.sha256(repr((str(arrays.root.resolve()), arrays.camera, preset.low, preset.high)).encode())
-    for codec in (networks.low_codec, networks.codec):
-        for tensor in codec.state_dict().values():
-            digest.update(tensor.contiguous().numpy().tobytes())
+    codec = networks.low_codec if name == "low" else networks.codec
+    for tensor in codec.state_dict().values():
+        digest.update(tensor.contiguous().numpy().tobytes())
     return {"key": digest.hexdigest(), "windows": [asdict(window) for window in chosen]}
 
 
@@ -145,9 +147,9 @@ class LatentClips(TorchDataset[dict[str, Tensor]]):
         tokens: Callable[[str], Tensor],
         acting: bool = False,
     ) -> None:
-        if not (path / DESCRIPTION).is_file():
-            raise ConfigError("CLIPS_MISSING", f"{path} holds no latents; write them first")
-        rows = json.loads((path / DESCRIPTION).read_text("utf-8"))["windows"]
+        if (facts := _read(path / f"{names[0]}.json")) is None:
+            raise ConfigError("CLIPS_MISSING", f"{path} holds no {names[0]} latents; write them first")
+        rows = facts["windows"]
         self.preset, self.arrays, self.acting = preset, arrays, acting
         self.windows = tuple(Window(**row) for row in rows)
         self._latents = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in names}

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dvgwm.models.build import Networks
+from dvgwm.models.engines import denoise_engine, preview_signal
 from dvgwm.models.presets import Preset
 from dvgwm.runtime.chunks import ChunkPlan
 
@@ -12,9 +13,8 @@ from .clips import decode, unscaled
 from .config import JointPart
 from .degradation import raised
 from .lora import prepared
-from .objectives import degrade_latents, policy_signal, preview_signal
+from .objectives import degrade_latents, policy_signal
 from .policy import noise_error
-from .refiner import refine_engine
 
 
 class JointObjective(nn.Module):
@@ -28,7 +28,7 @@ class JointObjective(nn.Module):
     def __init__(self, preset: Preset, networks: Networks, part: JointPart) -> None:
         super().__init__()
         assert networks.refiner is not None, "a system with two stages"
-        self.refiner = refine_engine(preset, prepared(networks.refiner, part))
+        self.refiner = denoise_engine(prepared(networks.refiner, part), preset, flow=True)
         self.codec, self.text = networks.codec.requires_grad_(False), networks.text.requires_grad_(False)
         self.encoder = networks.frame_encoder.requires_grad_(True)
         self.unet = networks.policy.requires_grad_(True)

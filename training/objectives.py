@@ -4,15 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dvgwm.runtime.schedule import cogvideox_signal, squared_cosine_signal
+from dvgwm.runtime.schedule import squared_cosine_signal
 
 TRAIN_STEPS = 1000
-
-
-def preview_signal(snr_shift: float) -> tuple[Tensor, Tensor]:
-    """Return alpha and sigma, float64 [1000] each, of CogVideoX's noise schedule with zero terminal SNR."""
-    alpha = torch.from_numpy(cogvideox_signal(TRAIN_STEPS, 0.00085, 0.012, snr_shift))
-    return alpha, (1.0 - alpha**2).clamp_min(0.0).sqrt()
 
 
 def policy_signal(train_steps: int) -> tuple[Tensor, Tensor]:
@@ -62,6 +56,14 @@ def moving_weight(clean: Tensor, extra: float, threshold: float = 0.1) -> Tensor
     change = (clean[:, 1:] - clean[:, :-1]).square().mean(2, keepdim=True)
     moves = change > threshold * clean.flatten(1).var(1).view(-1, 1, 1, 1, 1)
     return 1.0 + extra * torch.cat([torch.zeros_like(moves[:, :1]), moves], 1)
+
+
+def clean_weight(sigma: Tensor) -> Tensor:
+    """Return the weight of a velocity's squared error that makes it ``min(1 / sigma^2, 5) |z^ - z|^2`` of the clean latents.
+
+    A velocity of clean latents z^ is off by ``(z^ - z) / sigma``: unweighted, a nearly clean state would decide everything.
+    """
+    return (5.0 * sigma.square()).clamp_max(1.0)
 
 
 def pose_error(predicted: Tensor, wanted: Tensor, known: Tensor) -> Tensor:

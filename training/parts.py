@@ -24,7 +24,8 @@ from .arrays import open_arrays
 from .clips import LatentClips, windows, write_clips
 from .codec import codec_quality, fit_codec
 from .config import PolicyPart, Run, changed
-from .data import split
+from .data import Census, split
+from .imagine import Imagination, record_imagined
 from .joint import JointObjective
 from .loop import WEIGHTS, Progress, Watch, train
 from .policy import PolicyObjective, Windows
@@ -96,6 +97,14 @@ def train_part(
 
     path = train(part, objective, learned, run.out / name, run.seed, told, Watch(held, look), minutes)
     return {"weights": str(path)} | (asdict(reached[0]) if reached else {})
+
+
+def imagine(run: Run, root: Path, episodes: int, report: Count) -> Census:
+    """Write what the trained cascade imagines of ``episodes`` demonstrations under ``root``, as a data set."""
+    networks = _with_codecs(run)
+    for name in ("preview", "refiner"):
+        _take(run, networks, name)
+    return record_imagined(run, Imagination(run, networks, tokens_of(run.preset)), root, episodes, report)
 
 
 def collect(run: Run, folder: Path) -> tuple[str, ...]:
@@ -178,7 +187,8 @@ def _clips(run: Run, networks: Networks, kind: Kind, counted: Count) -> tuple[La
     made, acting = [], "policy" in kind.networks
     for name, some, later in zip(("train", "test"), numbers, (run.data.later, 0.0), strict=True):
         folder = run.out / "latents" / name
-        write_clips(folder, run.preset, networks, arrays, windows(run.preset, arrays, some, later, run.seed), counted)
+        chosen = windows(run.preset, arrays, some, later, run.seed)
+        write_clips(folder, run.preset, networks, arrays, chosen, kind.clips, counted)
         made.append(LatentClips(run.preset, folder, kind.clips, arrays, tokens_of(run.preset), acting))
     return made[0], made[1]
 

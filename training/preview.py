@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from dvgwm.models.build import Networks
-from dvgwm.models.engines import DenoiseEngine
+from dvgwm.models.engines import denoise_engine, preview_signal
 from dvgwm.models.presets import Preset
 from dvgwm.runtime.sampler import Table
 
 from .config import PreviewPart
 from .lora import prepared
-from .objectives import diffuse, drop, moving_weight, preview_signal, preview_steps, squared_error, velocity
+from .objectives import clean_weight, diffuse, drop, moving_weight, preview_steps, squared_error, velocity
 from .sampling import guided, sample
 
 
@@ -26,8 +26,8 @@ class PreviewObjective(nn.Module):
 
     def __init__(self, preset: Preset, networks: Networks, part: PreviewPart, empty: Tensor) -> None:
         super().__init__()
-        network = prepared(networks.preview, part)
-        self.engine = DenoiseEngine(network, preset.preview, preset.grid(preset.low), preset.latent_frames, flow=False)
+        self.engine = denoise_engine(prepared(networks.preview, part), preset, flow=False)
+        self.clean = preset.preview.predicts == "clean"
         self.text, self.part = networks.text.requires_grad_(preset.text.tokenizer == "bytes"), part
         alpha, sigma = preview_signal(preset.sampling.preview_snr_shift)
         self.register_buffer("alpha", alpha.float(), persistent=False)
@@ -44,7 +44,9 @@ class PreviewObjective(nn.Module):
         text = self.embed(torch.where(no_text[:, None], self.empty, batch["tokens"]))
         image = torch.where(no_image.view(-1, 1, 1, 1, 1), 0.0, clean[:, :1])
         predicted = self.engine(diffuse(clean, noise, alpha, sigma), steps.to(clean.dtype), text, image)
-        weight = moving_weight(clean, self.part.moving_weight) if self.part.moving_weight else None
+        weight = clean_weight(sigma).view(-1, 1, 1, 1, 1) if self.clean else torch.ones(1, device=clean.device)
+        if self.part.moving_weight:
+            weight = weight * moving_weight(clean, self.part.moving_weight)
         return squared_error(predicted, velocity(clean, noise, alpha, sigma), weight)
 
     def embed(self, tokens: Tensor) -> Tensor:

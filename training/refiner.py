@@ -4,24 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from dvgwm.models.build import Networks
-from dvgwm.models.engines import DenoiseEngine, GuidedRefineEngine
+from dvgwm.models.engines import denoise_engine, preview_signal
 from dvgwm.models.presets import Preset
 
 from .config import RefinerPart
 from .degradation import raised
 from .lora import prepared
-from .objectives import degrade_latents, drop, flow_state, flow_velocity, preview_signal, squared_error
-
-
-def refine_engine(preset: Preset, network: nn.Module) -> DenoiseEngine:
-    """Return the refiner as its engine has it."""
-    assert preset.refiner is not None, "a system with two stages"
-    engine = DenoiseEngine(network, preset.refiner, preset.grid(preset.high), preset.latent_frames, flow=True)
-    return (
-        GuidedRefineEngine(engine, preset.preview_scaling, preset.refiner_scaling)
-        if preset.refiner_sees_preview
-        else engine
-    )
+from .objectives import clean_weight, degrade_latents, drop, flow_state, flow_velocity, squared_error
 
 
 class RefinerObjective(nn.Module):
@@ -36,7 +25,8 @@ class RefinerObjective(nn.Module):
     def __init__(self, preset: Preset, networks: Networks, part: RefinerPart, empty: Tensor) -> None:
         super().__init__()
         assert networks.refiner is not None, "a system with two stages"
-        self.engine = refine_engine(preset, prepared(networks.refiner, part))
+        self.engine = denoise_engine(prepared(networks.refiner, part), preset, flow=True)
+        self.clean = preset.refiner is not None and preset.refiner.predicts == "clean"
         self.text, self.preset, self.part = networks.text.requires_grad_(False), preset, part
         alpha, sigma = preview_signal(1.0)  # strengths are steps of the shift-1 grid
         self.register_buffer("alpha", alpha.float(), persistent=False)
@@ -54,7 +44,8 @@ class RefinerObjective(nn.Module):
             text = self.text(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
         conditions = (batch["low"],) if self.preset.refiner_sees_preview else ()
         predicted = self.engine(flow_state(start, high, tau), tau, text, high[:, :1], *conditions)
-        return squared_error(predicted, flow_velocity(start, high))
+        weight = clean_weight(1.0 - tau).view(-1, 1, 1, 1, 1) if self.clean else None
+        return squared_error(predicted, flow_velocity(start, high), weight)
 
     def start(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return where the flow begins: pixels or latents degraded, then noise of a strength drawn from its range."""

@@ -15,7 +15,7 @@ from .arm import FINGER_TRAVEL_M
 from .cameras import CAMERAS
 from .render import Renderer, open_renderer
 from .scene import TIMESTEP_S, scene_text
-from .tasks import Layout, Positions, layout_of, moved_bodies
+from .tasks import TASKS, Layout, Positions, layout_of, moved_bodies
 
 HOME_POSE = (0.29, 0.0, 0.13, 0.0, 0.0, 0.0)
 NEAR_HOME_RAD = (0.0, 1.58, -1.14, 1.57, -1.13, 0.0)
@@ -51,6 +51,13 @@ class MujocoRobot:
     def instruction(self) -> str:
         """The sentence that names this layout's goal."""
         return self.layout.instruction
+
+    @property
+    def other_instruction(self) -> str:
+        """A sentence that asks for another thing of this layout, or for another task where there is but one."""
+        tasks = (self.layout.task, *TASKS.values())
+        sentences = (task.instruction(target) for task in tasks for target in task.targets)
+        return next(sentence for sentence in sentences if sentence != self.instruction)
 
     @property
     def renderer(self) -> str:

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,6 @@ MATRIX = {
     120: r"\b[HIQ]MMA\b",
 }
 """The matrix instructions of each target in its machine code: wgmma is HGMMA, IGMMA, QGMMA; tcgen05 is UTC*MMA."""
-LIMIT_S = 180.0
 TUNED = pytest.mark.skipif(
     tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9),
     reason="tiles were chosen with Triton 3.9, which builds what is shipped; 3.6 spills a little on sm_89 and 120",
@@ -38,15 +36,14 @@ TUNED = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Return the folder of all cubins and how long the build took, cold."""
+    """Return the folder of all cubins, built cold."""
     out = tmp_path_factory.mktemp("cubins")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     command = [sys.executable, "-m", "dvgwm.kernels.aot", "--out", str(out), "--ptx"]
-    started = time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    return out, time.perf_counter() - started
+    return out
 
 
 def kernels(folder, architecture):
@@ -58,11 +55,9 @@ def sass(folder, facts):
     return subprocess.run([TOOLS / "nvdisasm", path], capture_output=True, text=True, check=True).stdout
 
 
-def test_all_targets_are_built_in_time(built):
-    folder, seconds = built
-    assert seconds <= LIMIT_S
+def test_all_targets_are_built(built):
     for architecture in ARCHITECTURES:
-        names = {path.stem for path in (folder / f"sm_{architecture}").glob("*.cubin")}
+        names = {path.stem for path in (built / f"sm_{architecture}").glob("*.cubin")}
         assert names == {variant.name for variant in variants(architecture)}
 
 
@@ -70,8 +65,8 @@ def test_all_targets_are_built_in_time(built):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_machine_code(built, architecture):
     """Matrix instructions where there are matrices, nothing spilled to local memory, shared memory within the limit."""
-    for facts in kernels(built[0], architecture):
-        code = sass(built[0], facts)
+    for facts in kernels(built, architecture):
+        code = sass(built, facts)
         assert not re.search(r"\b(LDL|STL)\b", code), f"{facts.name} spills registers"
         assert facts.shared_bytes <= SHARED_MEMORY_BYTES[architecture], facts.name
         if "attention" in facts.name:
@@ -84,19 +79,19 @@ def test_machine_code(built, architecture):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_eight_bits_are_multiplied_as_such(built, architecture):
     integer, fp8 = {90: ("IGMMA", "QGMMA"), 100: ("UTCIMMA", "UTCQMMA")}.get(architecture, ("IMMA", "QMMA"))
-    for facts in kernels(built[0], architecture):
+    for facts in kernels(built, architecture):
         if facts.name.startswith(("attention_8bit", "attention_fp8")):
-            assert integer in sass(built[0], facts)
+            assert integer in sass(built, facts)
         if facts.name.startswith("attention_fp8"):
             assert architecture in FP8_ARCHITECTURES
-            assert fp8 in sass(built[0], facts)
+            assert fp8 in sass(built, facts)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_launchers_arguments_are_the_cubins(built, architecture):
     """Sizes of parameters as the cubin's own header states them."""
-    for facts in kernels(built[0], architecture):
-        path = built[0] / f"sm_{architecture}" / f"{facts.name}.cubin"
+    for facts in kernels(built, architecture):
+        path = built / f"sm_{architecture}" / f"{facts.name}.cubin"
         header = subprocess.run([TOOLS / "cuobjdump", "--dump-elf", path], capture_output=True, text=True).stdout
         seen = {int(o, 16): int(s, 16) for o, s in re.findall(r"Ordinal : (0x\w+).*?Size    : (0x\w+)", header)}
         assert tuple(seen[index] for index in sorted(seen)) == facts.sizes, facts.name
@@ -104,13 +99,13 @@ def test_the_launchers_arguments_are_the_cubins(built, architecture):
 
 
 def test_a_driver_for_cuda_13_can_compile_the_ptx(built):
-    for path in built[0].glob("sm_*/*.ptx"):
+    for path in built.glob("sm_*/*.ptx"):
         major, minor = re.search(r"^\.version (\d+)\.(\d+)", path.read_text(), re.M).groups()
         assert (int(major), int(minor)) <= (9, 0), path
 
 
 def test_the_facts_name_what_built_them(built):
-    facts = json.loads((built[0] / "sm_90" / "attention_bf16_d64.json").read_text())
+    facts = json.loads((built / "sm_90" / "attention_bf16_d64.json").read_text())
     assert facts["triton"] == triton.__version__
     assert facts["constants"]["D"] == 64
     assert set(facts["multiple_of_16"]) >= {"query_ptr", "query_s"}

@@ -1,5 +1,7 @@
 """The networks: sizes, parts, and what each has to keep."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,10 +14,19 @@ from dvgwm.export.attention import OperatorAttention
 from dvgwm.models.build import build, moving_shapes, parameters
 from dvgwm.models.codec import MOVES, LinearCodec, StreamingLinear, fit, to_patches
 from dvgwm.models.dit import JointAttention, rotary_positions, widen_input
-from dvgwm.models.engines import DecodeEngine, DenoiseEngine, EncodeImageEngine, rescaling, streaming
+from dvgwm.models.engines import (
+    DecodeEngine,
+    DenoiseEngine,
+    EncodeImageEngine,
+    denoise_engine,
+    preview_signal,
+    rescaling,
+    streaming,
+)
 from dvgwm.models.policy import SpatialSoftmax
 from dvgwm.models.presets import PRESETS, DiT, preset
 from dvgwm.runtime.errors import ConfigError
+from dvgwm.runtime.sampler import SamplerSpec, table
 
 pytestmark = pytest.mark.torch
 
@@ -114,6 +125,57 @@ def test_the_first_frame_conditions_the_preview(tiny):
     state, text, image = torch.randn(1, 13, 4, 4, 6), torch.randn(1, 48, 16), torch.randn(1, 1, 4, 4, 6)
     time = torch.tensor([500.0])
     assert (engine(state, time, text, image) - engine(state, time, text, -image)).abs().max() > 1e-3
+
+
+class Told(torch.nn.Module):
+    """A network that knows what is clean, but for the first frame."""
+
+    def __init__(self, clean):
+        super().__init__()
+        self.clean, self.seen = clean, []
+
+    def forward(self, hidden_states, encoder_hidden_states, **_):
+        self.seen.append(hidden_states)
+        wrong = torch.full_like(self.clean[:, :1], 9.0)
+        return (torch.cat([wrong, self.clean[:, 1:]], 1).expand(len(encoder_hidden_states), -1, -1, -1, -1),)
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_clean_latents_make_the_velocity_that_they_are_of(flow):
+    told = replace(preset("test_tiny").preview, predicts="clean")
+    size = replace(preset("test_tiny"), preview=told, refiner=told, refiner_sees_preview=False)
+    clean, noise = (torch.randn(1, 13, 4, *size.grid(size.high if flow else size.low)) for _ in range(2))
+    network, text = Told(clean), torch.randn(2, 48, 16)
+    engine = denoise_engine(network, size, flow)
+    if flow:
+        tau = torch.tensor([0.3])
+        state, wanted = 0.7 * noise + 0.3 * clean, clean - noise
+    else:
+        tau = torch.tensor([321.0])
+        alpha, sigma = (table[321].float() for table in preview_signal(1.0))
+        state, wanted = alpha * clean + sigma * noise, alpha * noise - sigma * clean
+    made = engine(state, tau, text, clean[:, :1])
+    assert made.shape == (2, *wanted.shape[1:])
+    assert torch.allclose(made, wanted.expand(2, -1, -1, -1, -1), atol=1e-4)
+    shown = network.seen[0][:1, :, 4:]
+    assert torch.equal(shown, clean[:, :1].expand_as(clean)), "the first frame is seen beside every latent frame"
+    other = engine(state, tau, text, clean[:, :1] + 1.0)
+    assert not torch.allclose(made[:, 0], other[:, 0], atol=1e-2)
+    assert torch.equal(made[:, 1:], other[:, 1:])
+
+
+def test_a_sampler_ends_at_the_clean_latents_that_a_network_tells():
+    told = replace(preset("test_tiny").preview, predicts="clean")
+    size = replace(preset("test_tiny"), preview=told)
+    clean, text = torch.randn(1, 13, 4, *size.grid(size.low)), torch.randn(1, 48, 16)
+    engine = denoise_engine(Told(clean), size, flow=False)
+    for kind in ("ddim_v", "dpmpp_2m"):
+        state = history = torch.randn(clean.shape)
+        for step in table(SamplerSpec(kind, 5)).steps:
+            v = engine(state, torch.tensor([step.time]), text, clean[:, :1])
+            moved = step.a * state + step.b * v + step.c * history
+            state, history = moved, step.p * state + step.q * v
+        assert torch.allclose(state, clean, atol=1e-4)
 
 
 def test_widening_the_input_changes_nothing_until_it_is_trained():

@@ -72,6 +72,7 @@ def planar_spec(**changes):
         "period_s": T,
         "kinematics": Identity(),
         "simulate": lambda options: Planar(),
+        "rehearse": lambda *_: (),
         "drive": None,
     }
     return RobotSpec(**facts | changes)

@@ -50,10 +50,11 @@ def small_run(demonstrations, tmp_path):
         size,
         low=(32, 48),
         high=(64, 96),
-        preview=DiT(2, 1, 32),
-        refiner=DiT(2, 1, 32),
+        preview=DiT(2, 1, 32, predicts="clean"),
+        refiner=DiT(2, 1, 32, predicts="clean"),
         codec=LinearCodecSize(8, 16),
         policy=replace(size.policy, stem=8, widths=(16, 32)),
+        sampling=replace(size.sampling, preview_steps=4),
     )
     plain = {"precision": "float32", "log_every": 1, "watch_every": 10, "checkpoint_every": 100, "warmup": 1}
     return replace(

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 diffusers = pytest.importorskip("diffusers", reason="the train extra is not installed")
 
+from dvgwm.models.engines import preview_signal
 from dvgwm.models.presets import Scaling
 from dvgwm.training import objectives as o
 from dvgwm.training.degradation import degrade_pixels, raised
@@ -25,7 +26,7 @@ def random(*shape, seed=0):
 
 
 def test_the_previews_grid_is_cogvideoxs():
-    alpha, sigma = o.preview_signal(1.0)
+    alpha, sigma = preview_signal(1.0)
     scheduler = diffusers.CogVideoXDDIMScheduler(
         snr_shift_scale=1.0, rescale_betas_zero_snr=True, beta_schedule="scaled_linear", prediction_type="v_prediction"
     )
@@ -37,7 +38,7 @@ def test_the_previews_grid_is_cogvideoxs():
 
 def test_noised_latents_and_their_velocity_are_cogvideoxs():
     clean, noise = random(3, 2, 4, 5, 6), random(3, 2, 4, 5, 6, seed=1)
-    alpha, sigma = o.preview_signal(1.0)
+    alpha, sigma = preview_signal(1.0)
     steps = torch.tensor([0, 500, 999])
     x, v = o.diffuse(clean, noise, alpha[steps], sigma[steps]), o.velocity(clean, noise, alpha[steps], sigma[steps])
     for n, step in enumerate(steps.tolist()):
@@ -67,7 +68,7 @@ def test_the_flow_goes_straight_from_degraded_to_true_latents():
 
 
 def test_latent_degradation_keeps_the_variance():
-    alpha, sigma = o.preview_signal(1.0)
+    alpha, sigma = preview_signal(1.0)
     latents, noise = random(4, 50, 16, 8, 8), random(4, 50, 16, 8, 8, seed=1)
     steps = torch.tensor([100, 200, 300, 400])
     made = o.degrade_latents(latents, noise, alpha[steps], sigma[steps])
@@ -171,3 +172,18 @@ def test_raised_latents_are_the_runtimes_bridge():
     noise = np.zeros((1, 3, 4, 10, 12), np.float32)
     wanted = backend.bridge(latents.numpy(), (3, 10, 12), scale, shift, 1.0, 0.0, noise)
     assert np.abs(made.numpy() - wanted).max() < 1e-5
+
+
+def test_clean_latents_weigh_less_where_the_state_is_nearly_clean():
+    """The weighted error of the velocity is min(1 / sigma^2, 5) times that of the clean latents behind it."""
+    alpha, sigma = preview_signal(1.0)
+    clean, noise, told = (random(4, 2, 3, seed=n) for n in range(3))
+    steps = torch.tensor([0, 80, 500, 999])
+    a, s = (table[steps].view(-1, 1, 1) for table in (alpha, sigma))
+    state = o.diffuse(clean, noise, alpha[steps], sigma[steps])
+    predicted = (a * state - told) / s
+    made = (predicted - o.velocity(clean, noise, alpha[steps], sigma[steps])).square()
+    made *= o.clean_weight(sigma[steps]).view(-1, 1, 1)
+    for n in range(4):
+        wanted = min(1.0 / float(s[n]) ** 2, 5.0) * (told[n] - clean[n]) ** 2
+        assert torch.allclose(made[n], wanted, rtol=1e-8)

@@ -1,5 +1,6 @@
 """Every part of a run, small: each learns, and leaves what the next one starts from."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -59,9 +60,28 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run):
     policy = parts.train_part(run, "policy", silent, silent)
     assert policy["step"] == 30
     preview = parts.train_part(run, "preview", silent, silent)
+    assert {path.name for path in (run.out / "latents" / "test").iterdir()} == {"low.npy", "low.json"}
     pictures = list((run.out / "preview" / "pictures").glob("imagined_*.png"))
     assert len(pictures) == 2
+    (*_, watched) = map(json.loads, (run.out / "preview" / "watched.jsonl").read_text().splitlines())
+    assert {"held_out_loss", "psnr_over_still_db", "moving_psnr_over_still_db", "unexplained"} <= set(watched)
+    assert 0.0 < watched["unexplained"] < 2.0
     refiner = parts.train_part(run, "refiner", silent, silent)
+    imagined = run.out / "imagined"
+    census = parts.imagine(run, imagined, 10, silent)
+    assert (census.train, census.test, census.shortest, census.longest) == (8, 2, 49, 49)
+    videos, truth = open_arrays(imagined, "scene"), open_arrays(run.data.path, "scene")
+    assert videos.instructions[:8] == truth.instructions[:8]
+    assert np.allclose(videos.actions(3), truth.actions(3)[:49], atol=1e-6)
+    assert videos.frames(3).shape == (49, 64, 96, 3)
+    assert np.abs(videos.frames(3)[0].astype(int) - truth.frames(3)[0]).mean() < 12, "it begins at the first frame"
+    before = videos.frames(3).copy()
+    assert parts.imagine(run, imagined, 10, silent) == census
+    assert np.array_equal(open_arrays(imagined, "scene").frames(3), before)
+    with pytest.raises(ConfigError, match="16 demonstrations to learn from and 4 held out"):
+        parts.imagine(run, imagined, 25, silent)
+    tuned = replace(run, out=run.out / "tuned", data=replace(run.data, path=imagined))
+    assert parts.train_part(tuned, "policy", silent, silent)["step"] == 30
     joint = parts.train_part(run, "joint", silent, silent)
     for told in (preview, refiner, joint):
         assert np.isfinite(told["loss"])
@@ -84,9 +104,10 @@ def small(small_run):
     networks = parts._with_codecs(run)
     arrays = open_arrays(run.data.path, "scene")
     chosen = windows(run.preset, arrays, range(2), 1.0, 0)
-    write_clips(run.out / "two", run.preset, networks, arrays, chosen, silent)
+    names = ("low", "high", "degraded")
+    write_clips(run.out / "two", run.preset, networks, arrays, chosen, names, silent)
     tokens = parts.tokens_of(run.preset)
-    clips = LatentClips(run.preset, run.out / "two", ("low", "high", "degraded"), arrays, tokens, acting=True)
+    clips = LatentClips(run.preset, run.out / "two", names, arrays, tokens, acting=True)
     batch = torch.utils.data.default_collate([clips[n] for n in range(2)])
     return run, networks, batch, tokens("")
 
@@ -184,15 +205,26 @@ def test_clips_begin_within_episodes_too_and_short_ones_are_dropped_where_the_pr
     assert {window.episode for window in dropped} == {n for n in range(20) if arrays.lengths[n] >= 53}
 
 
-def test_latents_are_written_once_and_again_for_another_codec(small):
+def test_latents_are_written_once_each_kind_on_its_own_and_again_for_another_codec(small):
     run, networks, _, _ = small
-    arrays = open_arrays(run.data.path, "scene")
-    chosen, counts = windows(run.preset, arrays, range(2), 1.0, 0), []
-    write_clips(run.out / "two", run.preset, networks, arrays, chosen, lambda *at: counts.append(at))
-    assert not counts
+    arrays, out, counts = open_arrays(run.data.path, "scene"), run.out / "two", []
+    chosen = windows(run.preset, arrays, range(2), 1.0, 0)
+
+    def write(*names):
+        counts.clear()
+        write_clips(out, run.preset, networks, arrays, chosen, names, lambda *at: counts.append(at))
+        return counts[-1] if counts else None
+
+    assert write("low", "high") is None
+    before = np.load(out / "high.npy")
     networks.codec.get_buffer("group_scale").mul_(2.0)
-    write_clips(run.out / "two", run.preset, networks, arrays, chosen, lambda *at: counts.append(at))
-    assert counts[-1] == (len(chosen), len(chosen))
+    assert write("low") is None
+    assert write("low", "high") == (len(chosen), len(chosen))
+    assert np.allclose(np.load(out / "high.npy")[:, 1:] * 2.0, before[:, 1:], atol=2e-3)
+    (out / "high.json").unlink()  # stopped before it was whole
+    assert write("high", "degraded") == (2 * len(chosen), 2 * len(chosen))
+    with pytest.raises(ConfigError, match="no low latents"):
+        LatentClips(run.preset, run.out / "nowhere", ("low",), arrays, parts.tokens_of(run.preset))
 
 
 def test_lora_trains_the_papers_adapters_alone():

@@ -51,6 +51,21 @@ def test_nothing_moves_and_nothing_is_solved_by_waiting(task):
         assert not robot.solved()
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_the_other_instruction_asks_for_another_thing_of_the_same_task_where_there_is_one(task):
+    robot = robot_at(task, 2)
+    sentences = [TASKS[task].instruction(target) for target in TASKS[task].targets]
+    assert robot.other_instruction != robot.instruction
+    assert (robot.other_instruction in sentences) == (len(sentences) > 1)
+
+
+def test_a_rehearsal_is_the_experts_episode_seen():
+    shown = ROBOT.rehearse("stack_cube", 1, 32, 48)
+    assert len(shown) >= 49
+    assert shown[0].images["scene"].shape == (32, 48, 3)
+    assert np.diff([one.time_s for one in shown]) == pytest.approx(0.1)
+
+
 def test_targets_are_kept_inside_the_limits():
     sent = robot_at().send_action(dict.fromkeys(KEYS, 99.0))
     assert tuple(sent.values()) == ROBOT.limits.upper

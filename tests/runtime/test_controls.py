@@ -1,0 +1,81 @@
+"""Controls show the policy something else than what was imagined."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dvgwm.runtime.controls import imagination
+from dvgwm.runtime.loop import EpisodeOptions, run_episode
+from dvgwm.runtime.pipeline import Pipeline, silent
+from dvgwm.runtime.plugins import open_backend
+from dvgwm.runtime.profiler import Profiler
+from dvgwm.runtime.types import Observation
+
+ROBOT = SimpleNamespace(other_instruction="push the other cube")
+
+
+@pytest.fixture(params=["dvgwm", "dream4manip"])
+def pipeline(request, make_bundle):
+    with Pipeline(make_bundle(request.param), open_backend("fake", None)) as opened:
+        yield opened
+
+
+def seen(value, time_s):
+    return Observation({"scene": np.full((32, 48, 3), value, np.uint8)}, np.zeros(7), time_s)
+
+
+def plan(control, pipeline, observation, rehearsal=()):
+    return imagination(control, pipeline, ROBOT, rehearsal)([observation], "push the cube", 3, Profiler(), silent)
+
+
+def test_a_frozen_plan_holds_what_is_seen_now(pipeline):
+    made = plan("frozen", pipeline, seen(70, 2.0))
+    assert made.frames.shape == plan("other-instruction", pipeline, seen(70, 2.0)).frames.shape
+    assert (made.frames == 70).all()
+
+
+def test_true_frames_begin_at_the_plans_time_and_hold_their_last(pipeline):
+    rehearsal = [seen(n, 0.1 * n) for n in range(5)]
+    values = [int(frame[0, 0, 0]) for frame in plan("true-frames", pipeline, seen(9, 0.2), rehearsal).frames]
+    assert values[:3] == [2, 3, 4]
+    assert set(values[3:]) == {4}
+    assert (plan("true-frames", pipeline, seen(9, 7.0), rehearsal).frames == 4).all()
+
+
+def test_the_other_instruction_is_imagined(pipeline):
+    made = plan("other-instruction", pipeline, seen(70, 0.0))
+    wanted = pipeline.imagine([seen(70, 0.0)], ROBOT.other_instruction, 3)
+    assert made.instruction == ROBOT.other_instruction
+    assert np.array_equal(made.frames, wanted.frames)
+    assert not np.array_equal(made.frames, pipeline.imagine([seen(70, 0.0)], "push the cube", 3).frames)
+
+
+def test_without_a_control_the_pipeline_imagines(pipeline):
+    assert imagination(None, pipeline, ROBOT, ()) is None
+
+
+class Arm:
+    """An arm that shows one picture for ever."""
+
+    time_s = 0.0
+
+    def observe(self):
+        return seen(70, self.time_s)
+
+    def play(self, chunk):
+        self.time_s = float(chunk.times_s[-1])
+
+    def events(self):
+        return []
+
+    def stop(self):
+        pass
+
+
+def test_an_episode_acts_on_what_takes_imaginations_place(pipeline):
+    options = EpisodeOptions("push the cube", 0, 4, 8)
+    frozen = imagination("frozen", pipeline, ROBOT, ())
+    done = run_episode(Arm(), pipeline, options, Profiler(), imagine=frozen)
+    assert done.actions == 8
+    assert all((made.frames == 70).all() for _, made in done.plans)
