@@ -22,7 +22,8 @@ from dvgwm.runtime.manifest import (
 from dvgwm.runtime.sampler import SamplerSpec
 from dvgwm.runtime.types import Observation, TensorSpec
 
-if "PYTEST_XDIST_WORKER" in os.environ:
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if WORKER:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # every core has a worker
 
 try:
@@ -252,7 +253,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     ``-n 0`` keeps all in this process, as does a GPU: it has room for one.
     """
     folders = any(Path(argument).is_dir() for argument in config.args)
-    if folders and not GPU and getattr(config.option, "numprocesses", 0) is None:
+    if folders and not GPU and not WORKER and getattr(config.option, "numprocesses", 0) is None:
         config.option.numprocesses, config.option.dist = "logical", "loadfile"
 
 
