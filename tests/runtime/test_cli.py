@@ -88,16 +88,6 @@ def test_evaluate_spreads_episodes_over_tasks_and_prints_one_json_line(fake, tmp
     assert 0.0 <= facts["success_rate"] <= 1.0
 
 
-@pytest.mark.sim
-@pytest.mark.parametrize("control", ["frozen", "other-instruction", "true-frames"])
-def test_evaluate_says_what_took_imaginations_place(fake, tmp_path, control):
-    pytest.importorskip("mujoco", reason="MuJoCo is not installed")
-    words = ["--episodes", 1, "--max-actions", 8, "--json", "--control", control]
-    done = run("evaluate", *fake, *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["control"] == control
-
-
 def test_a_plan_from_a_recording_needs_no_robot(fake, image, tmp_path):
     done = run("--plan-only", "--camera", image, "--instruction", "stack it", *fake, "--out", "plan", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

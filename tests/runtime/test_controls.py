@@ -1,10 +1,13 @@
 """Controls show the policy something else than what was imagined."""
 
+import json
 from types import SimpleNamespace
 
+import click.testing
 import numpy as np
 import pytest
 
+from dvgwm.runtime.cli import cli
 from dvgwm.runtime.controls import imagination
 from dvgwm.runtime.loop import EpisodeOptions, run_episode
 from dvgwm.runtime.pipeline import Pipeline, silent
@@ -79,3 +82,39 @@ def test_an_episode_acts_on_what_takes_imaginations_place(pipeline):
     done = run_episode(Arm(), pipeline, options, Profiler(), imagine=frozen)
     assert done.actions == 8
     assert all((made.frames == 70).all() for _, made in done.plans)
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("control", [None, "frozen", "other-instruction", "true-frames"])
+def test_evaluate_shows_the_policy_what_its_control_says(make_bundle, monkeypatch, tmp_path, control):
+    """What the act stage gets and what is imagined, seen from the command line."""
+    pytest.importorskip("mujoco", reason="MuJoCo is not installed")
+    words, shown, imagine, act = [], [], Pipeline.imagine, Pipeline.act
+
+    def imagined(self, observations, instruction, *rest):
+        words.append(instruction)
+        return imagine(self, observations, instruction, *rest)
+
+    def acted(self, plan, observations, instruction, *rest):
+        shown.append((plan.frames, observations[-1].images["scene"]))
+        return act(self, plan, observations, instruction, *rest)
+
+    monkeypatch.setattr(Pipeline, "imagine", imagined)
+    monkeypatch.setattr(Pipeline, "act", acted)
+    line = ["evaluate", "--backend", "fake", "--bundle", str(make_bundle().path), "--cache-dir", str(tmp_path)]
+    line += ["--episodes", "1", "--max-actions", "8", "--json", *(["--control", control] if control else [])]
+    done = click.testing.CliRunner().invoke(cli, line, catch_exceptions=False)
+    assert json.loads(done.output)["control"] == control
+    from dvgwm.robots.galaxea_a1 import ROBOT as SPEC
+    from dvgwm.robots.spec import SimulationOptions
+
+    robot = SPEC.simulate(SimulationOptions(SPEC.tasks[0], 0, 32, 48))
+    wanted = {None: [robot.instruction], "other-instruction": [robot.other_instruction]}
+    assert words == wanted.get(control, [])
+    frames, now = shown[0]
+    if control == "frozen":
+        assert all(np.array_equal(frame, now) for frame in frames)
+    if control == "true-frames":
+        truth = [seen.images["scene"] for seen in SPEC.rehearse(SPEC.tasks[0], 0, 32, 48)]
+        assert all(np.array_equal(frame, other) for frame, other in zip(frames, truth, strict=False))
+        assert not np.array_equal(frames[0], frames[-1])
