@@ -135,7 +135,8 @@ def _facts(preset: Preset, networks: Networks, arrays: Arrays, chosen: Sequence[
 class LatentClips(TorchDataset[dict[str, Tensor]]):
     """Clips written by `write_clips`: the named arrays, float32 T C h w, the instruction's ``tokens``, int64 L.
 
-    With ``acting`` also the chunks of actions that the clip's plan has, ``actions``, float32 C horizon D in [-1, 1].
+    With ``acting`` also the chunks of actions that the clip's plan has, ``actions``, float32 C horizon D in [-1, 1]; with
+    ``posed`` the tool's ``poses`` in the frames after the first, float32 N D in [-1, 1].
     """
 
     def __init__(
@@ -146,11 +147,12 @@ class LatentClips(TorchDataset[dict[str, Tensor]]):
         arrays: Arrays,
         tokens: Callable[[str], Tensor],
         acting: bool = False,
+        posed: bool = False,
     ) -> None:
         if (facts := _read(path / f"{names[0]}.json")) is None:
             raise ConfigError("CLIPS_MISSING", f"{path} holds no {names[0]} latents; write them first")
         rows = facts["windows"]
-        self.preset, self.arrays, self.acting = preset, arrays, acting
+        self.preset, self.arrays, self.acting, self.posed = preset, arrays, acting, posed
         self.windows = tuple(Window(**row) for row in rows)
         self._latents = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in names}
         words = {arrays.instructions[window.episode] for window in self.windows}
@@ -164,12 +166,14 @@ class LatentClips(TorchDataset[dict[str, Tensor]]):
         window = self.windows[index]
         made["tokens"] = self._tokens[self.arrays.instructions[window.episode]]
         if self.acting:
-            made["actions"] = self._chunks(window)
+            policy = self.preset.policy
+            starts = ChunkPlan(self.preset.frames, policy.stride, policy.offsets).starts
+            made["actions"] = self._actions(window, starts[:, None] + np.arange(policy.horizon))
+        if self.posed:
+            made["poses"] = self._actions(window, np.arange(self.preset.frames - 1))
         return made
 
-    def _chunks(self, window: Window) -> Tensor:
-        policy = self.preset.policy
-        starts = ChunkPlan(self.preset.frames, policy.stride, policy.offsets).starts
+    def _actions(self, window: Window, places: Any) -> Tensor:
+        """Return the actions at ``places`` of a clip; the last one is held."""
         actions = normalise(np.asarray(self.arrays.actions(window.episode)), self.preset.actions)
-        at = np.minimum(window.start + starts[:, None] + np.arange(policy.horizon), len(actions) - 1)
-        return torch.from_numpy(actions[at])
+        return torch.from_numpy(actions[np.minimum(window.start + places, len(actions) - 1)])

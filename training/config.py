@@ -66,11 +66,13 @@ class Part:
 class PreviewPart(Part):
     """The preview's loop; the drops are for guidance (CogVideoX: .1 and .05).
 
-    ``lean`` draws steps near pure noise more often; ``moving_weight`` adds to the weight of latents that move.
+    ``lean`` draws steps near pure noise more often; ``moving_weight`` adds to the weight of latents that move;
+    ``pose_weight`` is that of the auxiliary loss, the tool's poses told from the hidden tokens.
     """
 
     lean: float = 0.0
     moving_weight: float = 0.0
+    pose_weight: float = 0.0
     drop_text: float = 0.1
     drop_image: float = 0.05
 

@@ -185,11 +185,12 @@ def _clips(run: Run, networks: Networks, kind: Kind, counted: Count) -> tuple[La
     """Return the clips to learn from and to test on, their latents written where they are not there yet."""
     arrays, numbers = open_arrays(run.data.path, run.data.camera), split(open_dataset(run.data.path))
     made, acting = [], "policy" in kind.networks
+    posed = "preview" in kind.networks and run.preview.pose_weight > 0.0
     for name, some, later in zip(("train", "test"), numbers, (run.data.later, 0.0), strict=True):
         folder = run.out / "latents" / name
         chosen = windows(run.preset, arrays, some, later, run.seed)
         write_clips(folder, run.preset, networks, arrays, chosen, kind.clips, counted)
-        made.append(LatentClips(run.preset, folder, kind.clips, arrays, tokens_of(run.preset), acting))
+        made.append(LatentClips(run.preset, folder, kind.clips, arrays, tokens_of(run.preset), acting, posed))
     return made[0], made[1]
 
 

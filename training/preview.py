@@ -1,33 +1,56 @@
 """The preview: CogVideoX's v-prediction on low-resolution latents, text encoder and all or adapters only."""
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from dvgwm.models.build import Networks
+from dvgwm.models.codec import GROUP
 from dvgwm.models.engines import denoise_engine, preview_signal
 from dvgwm.models.presets import Preset
 from dvgwm.runtime.sampler import Table
 
 from .config import PreviewPart
 from .lora import prepared
-from .objectives import clean_weight, diffuse, drop, moving_weight, preview_steps, squared_error, velocity
+from .objectives import (
+    clean_weight,
+    diffuse,
+    drop,
+    moving_weight,
+    pose_error,
+    preview_steps,
+    squared_error,
+    velocity,
+)
 from .sampling import guided, sample
 
 
 class PreviewObjective(nn.Module):
     """The loss of a batch of low-resolution latents ``low``, B T C h w, and ``tokens``, B L (CogVideoX; DVG-WM, Table 7).
 
-    ``empty`` are the tokens, int64 L, of no instruction. A text encoder of a full-size preset stays frozen.
+    ``empty`` are the tokens, int64 L, of no instruction. A text encoder of a full-size preset stays frozen. With a
+    ``pose_weight`` the tool's ``poses``, B N D, of the N frames after the first are told from the hidden tokens too: a
+    latent says little about where a small network has put the arm. Its head is not exported.
     """
 
     empty: Tensor
     alpha: Tensor
     sigma: Tensor
+    hidden: Tensor
 
     def __init__(self, preset: Preset, networks: Networks, part: PreviewPart, empty: Tensor) -> None:
         super().__init__()
         self.engine = denoise_engine(prepared(networks.preview, part), preset, flow=False)
         self.clean = preset.preview.predicts == "clean"
+        self.pose = None
+        if part.pose_weight:
+            tokens = math.prod(preset.grid(preset.low)) // preset.preview.patch**2
+            width = preset.preview.heads * preset.preview.head_width
+            self.pose = nn.Linear(tokens * width, GROUP * preset.policy.dof)
+            blocks = self.engine.transformer.transformer_blocks
+            blocks[2 * len(blocks) // 3 - 1].register_forward_hook(self.keep_hidden)
         self.text, self.part = networks.text.requires_grad_(preset.text.tokenizer == "bytes"), part
         alpha, sigma = preview_signal(preset.sampling.preview_snr_shift)
         self.register_buffer("alpha", alpha.float(), persistent=False)
@@ -47,7 +70,17 @@ class PreviewObjective(nn.Module):
         weight = clean_weight(sigma).view(-1, 1, 1, 1, 1) if self.clean else torch.ones(1, device=clean.device)
         if self.part.moving_weight:
             weight = weight * moving_weight(clean, self.part.moving_weight)
-        return squared_error(predicted, velocity(clean, noise, alpha, sigma), weight)
+        loss = squared_error(predicted, velocity(clean, noise, alpha, sigma), weight)
+        if self.pose is None:
+            return loss
+        told = self.pose(self.hidden.unflatten(1, (clean.shape[1], -1))[:, 1:].flatten(2))
+        poses = batch["poses"].flatten(0, 1).view(-1, told.shape[-1])
+        known = torch.ones(len(poses), device=poses.device)
+        return loss + self.part.pose_weight * pose_error(told.flatten(0, 1), poses, known)
+
+    def keep_hidden(self, block: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Tensor, Tensor]) -> None:
+        """Keep the video tokens, B (T h w) D, that ``block`` hands on; a forward hook."""
+        self.hidden = outputs[0]
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Return the embeddings, B L D, of tokens."""

@@ -107,7 +107,7 @@ def small(small_run):
     names = ("low", "high", "degraded")
     write_clips(run.out / "two", run.preset, networks, arrays, chosen, names, silent)
     tokens = parts.tokens_of(run.preset)
-    clips = LatentClips(run.preset, run.out / "two", names, arrays, tokens, acting=True)
+    clips = LatentClips(run.preset, run.out / "two", names, arrays, tokens, acting=True, posed=True)
     batch = torch.utils.data.default_collate([clips[n] for n in range(2)])
     return run, networks, batch, tokens("")
 
@@ -118,6 +118,28 @@ def test_preview_and_refiner_fit_a_batch(small):
     assert last < 0.8 * first
     first, last = learns(RefinerObjective(run.preset, networks, run.refiner, empty), batch)
     assert last < 0.9 * first
+
+
+def test_the_previews_hidden_tokens_tell_the_tools_poses(small):
+    run, networks, batch, empty = small
+    arrays, size = open_arrays(run.data.path, "scene"), run.preset
+    assert batch["poses"].shape == (2, size.frames - 1, 7)
+    wanted = normalise(np.asarray(arrays.actions(0)), size.actions)
+    assert torch.allclose(batch["poses"][0], torch.from_numpy(wanted[: size.frames - 1]))
+    objective = PreviewObjective(size, networks, replace(run.preview, pose_weight=1.0), empty)
+    plain = PreviewObjective(size, networks, replace(run.preview, pose_weight=0.0), empty)
+    with torch.no_grad():
+        loss = objective(batch, seeded()) - plain(batch, seeded())
+        told = objective.pose(objective.hidden.unflatten(1, (size.latent_frames, -1))[:, 1:].flatten(2))
+    # Four frames of every latent frame after the first, in order.
+    told = told.reshape(2, size.frames - 1, 7)
+    error = torch.nn.functional.smooth_l1_loss(told, batch["poses"], beta=0.1)
+    assert float(loss) == pytest.approx(float(error), rel=1e-3)
+    first, last = learns(objective, batch)
+    assert last < 0.6 * first
+    objective(batch, seeded()).backward()
+    blocks = networks.preview.transformer_blocks
+    assert blocks[0].attn1.to_q.weight.grad.abs().max() > 0
 
 
 def test_the_joint_gradient_reaches_the_last_refine_step_and_no_further(small):
