@@ -49,7 +49,7 @@ class PreviewObjective(nn.Module):
             tokens = math.prod(preset.grid(preset.low)) // preset.preview.patch**2
             width = preset.preview.heads * preset.preview.head_width
             self.pose = nn.Linear(tokens * width, GROUP * preset.policy.dof)
-            blocks = self.engine.transformer.transformer_blocks
+            blocks: Any = self.engine.transformer.transformer_blocks
             blocks[2 * len(blocks) // 3 - 1].register_forward_hook(self.keep_hidden)
         self.text, self.part = networks.text.requires_grad_(preset.text.tokenizer == "bytes"), part
         alpha, sigma = preview_signal(preset.sampling.preview_snr_shift)
