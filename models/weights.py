@@ -20,6 +20,16 @@ def save_parts(networks: Networks, names: tuple[str, ...], folder: Path, dtype: 
         save_tensors(state, folder / f"{name}.safetensors")
 
 
+def save_exactly(module: nn.Module, path: Path) -> None:
+    """Write the weights of ``module`` to ``path``: in half precision those that lose nothing by it, else as they are."""
+    save_tensors({key: _halved(tensor) for key, tensor in once(module.state_dict()).items()}, path)
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    half = tensor.half()
+    return half if tensor.dtype == torch.float32 and torch.equal(half.float(), tensor) else tensor
+
+
 def load_parts(networks: Networks, folder: Path) -> tuple[str, ...]:
     """Take up every network that ``folder`` has, and return their names.
 

@@ -178,15 +178,17 @@ def train(
 
 
 def _begin(part: Part, objective: nn.Module, out: Path, seed: int, minutes: float | None) -> _Run:
+    bf16 = lowered(part.precision)
     shard = FullyShardedDataParallelPlugin(fsdp_version=2, reshard_after_forward=True) if part.shard else None
     accelerator = Accelerator(
-        mixed_precision="bf16" if lowered(part.precision) else "no",
+        mixed_precision="bf16" if bf16 else "no",
         fsdp_plugin=shard,
         dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
     )
     # Sharding replaces the parameters, so the model is prepared before its optimisers are made.
     model = accelerator.prepare(objective)
-    prepared = [accelerator.prepare(optimiser) for optimiser in optimisers(part, model)]
+    made = optimisers(part, model, torch.bfloat16 if bf16 else torch.float32)
+    prepared = [accelerator.prepare(optimiser) for optimiser in made]
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     average = [parameter.detach().clone() for parameter in wanted]
     reached = resume(accelerator, out, average)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.training.config import Part
 from dvgwm.training.loop import Order, Progress, lowered, train
-from dvgwm.training.optimisers import optimisers, rate
+from dvgwm.training.optimisers import Muon, optimisers, orthogonal, rate
 
 from . import loop_script
 
@@ -153,6 +153,31 @@ def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest():
     assert sum(len(group["params"]) for group in adamw.param_groups) == 4 + 4
     with pytest.raises(ConfigError, match="adamw, muon; got 'sgd'"):
         optimisers(Part(steps=1, optimiser="sgd"), loop_script.Fit(False))
+
+
+def matrices(*shapes):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 1e-6), (torch.float32, 0.02)])
+def test_muon_is_torchs_with_matrices_of_one_shape_taken_together(dtype, near):
+    shapes = (32, 32), (64, 16), (16, 64), (32, 32)
+    ours, theirs, before = matrices(*shapes), matrices(*shapes), matrices(*shapes)
+    part = Part(steps=1, learning_rate=1e-2, weight_decay=0.1)
+    muon = Muon(ours, part, dtype)
+    torchs = torch.optim.Muon(theirs, 1e-2, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    for step in range(4):
+        for a, b, gradient in zip(ours, theirs, matrices(*shapes), strict=True):
+            a.grad = gradient.detach() * (step + 1.0)
+            b.grad = a.grad.clone()
+        muon.step()
+        torchs.step()
+    for a, b, start in zip(ours, theirs, before, strict=True):
+        assert (a - b).norm() <= near * (b - start).norm()
+    singular = torch.linalg.svdvals(orthogonal(torch.stack([ours[0], ours[3]]).detach()))
+    assert 0.3 < singular.min() < singular.max() < 1.3
+    assert torch.linalg.svdvals(ours[0].detach()).max() > 5.0
 
 
 def test_precision_is_what_the_machine_has_and_is_checked(monkeypatch):
