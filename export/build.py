@@ -3,9 +3,9 @@
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from dvgwm.models.build import Networks, build
 from dvgwm.models.fused import recipe
 from dvgwm.models.presets import LinearCodecSize, Preset
 from dvgwm.models.presets import preset as find_preset
-from dvgwm.models.weights import load_parts
+from dvgwm.models.weights import load_parts, save_exactly
 from dvgwm.runtime import __version__, plugins
 from dvgwm.runtime.backend import Backend, EngineSpec
-from dvgwm.runtime.bundle import Bundle, read_bundle, record_of, write_bundle
+from dvgwm.runtime.bundle import MANIFEST, Bundle, read_bundle, record_of, write_bundle
 from dvgwm.runtime.errors import ConfigError
-from dvgwm.runtime.manifest import Manifest, Parity
+from dvgwm.runtime.manifest import Manifest, Parity, parse
 from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.profiler import Profiler
 from dvgwm.runtime.prompts import PROMPTS_FILE, save_prompts
@@ -34,6 +34,7 @@ from .graphs import ALWAYS_FLOAT32, Graph, graphs
 from .interface import engine_spec
 from .onnx_graph import check_graph, export_onnx
 from .steps import Workshop
+from .stored import Place, places
 from .verify import engine_parity, gate_of, plan_parity
 
 STEPS = ("export", "build", "verify", "benchmark")
@@ -86,7 +87,7 @@ def build_bundle(order: Order, report: Report) -> Outcome:
     )
     facts = [repr(preset), card.hashes, versions, order.precision]
     work = Workshop.open(order.out.with_name(f".{order.out.name}.build"), facts)
-    files, made = _export(parts, work, report)
+    files, made = _export(parts, networks, work, report)
     if order.steps[-1] == "export":
         return Outcome(None, made, _reused(files, made), {})
     specs = _build(parts, reference, files, report)
@@ -112,11 +113,17 @@ def read_instructions(path: Path) -> tuple[str, ...]:
 
 
 def _weights(order: Order, networks: Networks) -> tuple[str, bool]:
-    """Take up trained weights, and return where the networks' come from and whether all of them are trained."""
+    """Take up trained weights, and return where the networks' come from and whether all of them are trained.
+
+    A bundle's are what its manifest says of them.
+    """
     random = f"seeded random weights (seed {order.seed}), untrained"
     if order.weights is None:
         return random, False
     found = load_parts(networks, order.weights)
+    if (order.weights / MANIFEST).is_file():
+        card = parse((order.weights / MANIFEST).read_bytes()).model
+        return card.weights, card.trained and set(found) == set(networks.parts())
     left = [name for name in networks.parts() if name not in found]
     told = f"trained {', '.join(found)}"
     return (f"{told}; {', '.join(left)} from {random}", False) if left else (told, True)
@@ -152,24 +159,34 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _export(parts: Sequence[Graph], work: Workshop, report: Report) -> tuple[dict[str, Path], tuple[str, ...]]:
+def _export(
+    parts: Sequence[Graph], networks: Networks, work: Workshop, report: Report
+) -> tuple[dict[str, Path], tuple[str, ...]]:
     files, made = {}, []
+
+    def product(name: str, write: Callable[[Path], None]) -> None:
+        files[name], new = work.product(name, write)
+        made.extend([name] if new else [])
+
+    stored: Mapping[bytes, Place] = {}
+    if parts[0].suffix == "onnx":
+        for name, network in networks.parts().items():
+            product(f"{name}.safetensors", partial(save_exactly, network))
+        stored = places(files.values())
     for index, graph in enumerate(parts):
         report("export", graph.name, index, len(parts))
-
-        for name, write in _products(graph).items():
-            files[name], new = work.product(name, write)
-            made += [name] if new else []
+        for name, write in _products(graph, stored).items():
+            product(name, write)
     report("export", "", len(parts), len(parts))
     return files, tuple(made)
 
 
-def _products(graph: Graph) -> dict[str, Callable[[Path], None]]:
-    """Return what writes each file of ``graph``."""
+def _products(graph: Graph, stored: Mapping[bytes, Place]) -> dict[str, Callable[[Path], None]]:
+    """Return what writes each file of ``graph``; an ONNX graph's weights are ``stored`` in the networks' files."""
     if graph.suffix == "onnx":
 
         def write(path: Path) -> None:
-            export_onnx(graph.module, graph.inputs, graph.outputs, graph.dynamic, path, graph.opset)
+            export_onnx(graph.module, graph.inputs, graph.outputs, graph.dynamic, path, graph.opset, stored)
 
         return {graph.file: write}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -31,13 +31,14 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--out", type=Path, help="bundle directory (default: engines/PRESET)")
     made.add_argument(
-        "--random-weights", type=int, default=0, metavar="SEED", help="seed of the random weights (default: 0)"
+        "--random-weights", type=int, metavar="SEED", help="seeded random weights, also where trained ones ship"
     )
     made.add_argument(
         "--weights",
         type=Path,
         metavar="DIR",
-        help="trained networks from `dvgwm-train export`; what is not there is random",
+        help="trained networks, from `dvgwm-train export` or a bundle for ONNX Runtime; what is not there is random "
+        "(default: those of the shipped bundle, where the preset has one)",
     )
     made.add_argument(
         "--steps", default="export,build,verify,benchmark", help="how far to go, of export,build,verify,benchmark"

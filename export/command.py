@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dvgwm.runtime.bundle import MANIFEST
 from dvgwm.runtime.errors import ConfigError, DvgwmError, InterruptedRunError
+from dvgwm.runtime.plugins import shipped as shipped_bundle
 from dvgwm.runtime.profiler import peak_memory_bytes
 
 from .build import STEPS, Order, Outcome, build_bundle, read_instructions
@@ -37,11 +39,11 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         options.preset,
         options.backend,
         options.out or Path("engines") / options.preset,
-        options.random_weights,
+        options.random_weights or 0,
         _steps(options.steps),
         read_instructions(options.instructions) if options.instructions else (),
         options.precision,
-        options.weights,
+        _weights(options),
     )
     source = f"weights from {order.weights}" if order.weights else "seeded random weights, [bold]untrained[/bold]"
     console.print(f"{order.preset} for {order.backend} in {order.precision} into {order.out}: {source}")
@@ -69,6 +71,14 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "wall_s": time.perf_counter() - started,
         "peak_memory_bytes": peak_memory_bytes(),
     }
+
+
+def _weights(options: argparse.Namespace) -> Path | None:
+    """Return the folder of trained networks: the one named, else the shipped bundle's, unless random ones are wanted."""
+    shipped = shipped_bundle(options.preset)
+    if options.weights is None and options.random_weights is None and (shipped / MANIFEST).is_file():
+        return shipped
+    return options.weights
 
 
 def _steps(text: str) -> tuple[str, ...]:

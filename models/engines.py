@@ -60,6 +60,7 @@ class CleanDenoiseEngine(DenoiseEngine):
 
     The first frame's latents are known: the network sees them beside every latent frame, and they are the first of what
     is clean. The preview's velocity is ``(alpha x_t - z) / sigma``, with ``flow`` the refiner's is ``(z - x_tau) / (1 - tau)``.
+    In the margin nothing changes: latents are a linear codec's, of differences to the first frame, and 0 there.
     """
 
     alpha: Tensor
@@ -75,13 +76,20 @@ class CleanDenoiseEngine(DenoiseEngine):
         snr_shift: float,
     ) -> None:
         super().__init__(transformer, dit, grid, latent_frames, flow)
+        self.margin = dit.margin
+        aside = dit.margin // dit.patch
+        for name in ("cosines", "sines"):
+            rows = self.get_buffer(name).unflatten(0, (-1, grid[1] // dit.patch))
+            self.register_buffer(name, rows[:, aside : rows.shape[1] - aside].flatten(0, 1), persistent=False)
         alpha, sigma = preview_signal(snr_shift)
         self.register_buffer("alpha", alpha.float(), persistent=False)
         self.register_buffer("sigma", sigma.float(), persistent=False)
 
     def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor) -> Tensor:
         """Return the velocity of every branch."""
-        told = self._velocity([state, image.expand(-1, state.shape[1], -1, -1, -1)], time, text)
+        middle = slice(self.margin, state.shape[-1] - self.margin)
+        seen = image[..., middle].expand(-1, state.shape[1], -1, -1, -1)
+        told = functional.pad(self._velocity([state[..., middle], seen], time, text), (self.margin, self.margin))
         clean = torch.cat([image.expand(told.shape[0], -1, -1, -1, -1), told[:, 1:]], 1)
         if self.flow:
             return (clean - state) / (1.0 - time).view(-1, 1, 1, 1, 1)

@@ -13,7 +13,8 @@ class DiT:
 
     ``predicts`` says what its output is: the ``velocity`` (CogVideoX, DVG-WM), or the ``clean`` latents, of which the
     engine makes the velocity. A small network cannot pass noise through its narrow layers (Li and He 2025,
-    arXiv 2511.13720).
+    arXiv 2511.13720). One that tells clean latents leaves out ``margin`` columns of them at either side, where its camera
+    sees nothing move: they stay as they are.
     """
 
     layers: int
@@ -23,6 +24,7 @@ class DiT:
     patch: int = 2
     rope: str = "stretched"
     predicts: str = "velocity"
+    margin: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +175,13 @@ _ALL = (
         family="dvgwm",
         low=(64, 96),
         high=(128, 192),
-        preview=DiT(layers=6, heads=4, time_embed=128, predicts="clean"),
-        refiner=DiT(layers=4, heads=3, time_embed=64, predicts="clean"),
+        preview=DiT(layers=6, heads=4, time_embed=128, predicts="clean", margin=2),
+        refiner=DiT(layers=4, heads=3, time_embed=64, predicts="clean", margin=4),
         refiner_sees_preview=False,
         codec=LinearCodecSize(patch=8, channels=80),
         preview_scaling=Scaling((0.0,), (1.0,)),
         refiner_scaling=Scaling((0.0,), (1.0,)),
-        text=Text(64, 2, 4, 16, 128, 260, 64, "bytes"),
+        text=Text(64, 2, 4, 16, 128, 260, 48, "bytes"),
         policy=Policy(12, "spatial_softmax", (32, 64), 32),
         sampling=Sampling(policy_steps=10),
         actions=GALAXEA_POSES,

@@ -12,6 +12,11 @@ from .errors import BundleMissingError, ConfigError, DvgwmError
 DEFAULT_BUNDLE = "a1_tiny"
 
 
+def shipped(name: str) -> Path:
+    """Return where the bundle called ``name`` is in the installed package, whether it is there or not."""
+    return Path(__file__).parent / "bundles" / name
+
+
 def names(group: str) -> tuple[str, ...]:
     """Return the names registered under ``group``."""
     return tuple(sorted({entry.name for entry in entry_points(group=f"dvgwm.{group}")}))

@@ -30,7 +30,7 @@ class EngineSettings:
     @contextmanager
     def open(self) -> Iterator[Pipeline]:
         """Open the bundle: the one named, else the one shipped, else the one built in this directory."""
-        places = (Path(__file__).parent / "bundles" / plugins.DEFAULT_BUNDLE, Path("engines") / plugins.DEFAULT_BUNDLE)
+        places = (plugins.shipped(plugins.DEFAULT_BUNDLE), Path("engines") / plugins.DEFAULT_BUNDLE)
         if self.backend is not None:
             plugins.load("backends", self.backend)  # an unknown name is told before a missing bundle
         bundle = plugins.find_bundle(self.bundle, self.backend, places)

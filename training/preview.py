@@ -1,6 +1,5 @@
 """The preview: CogVideoX's v-prediction on low-resolution latents, text encoder and all or adapters only."""
 
-import math
 from typing import Any
 
 import torch
@@ -46,9 +45,10 @@ class PreviewObjective(nn.Module):
         self.clean = preset.preview.predicts == "clean"
         self.pose = None
         if part.pose_weight:
-            tokens = math.prod(preset.grid(preset.low)) // preset.preview.patch**2
-            width = preset.preview.heads * preset.preview.head_width
-            self.pose = nn.Linear(tokens * width, GROUP * preset.policy.dof)
+            height, width = preset.grid(preset.low)
+            tokens = height * (width - 2 * preset.preview.margin) // preset.preview.patch**2
+            hidden = preset.preview.heads * preset.preview.head_width
+            self.pose = nn.Linear(tokens * hidden, GROUP * preset.policy.dof)
             blocks: Any = self.engine.transformer.transformer_blocks
             blocks[2 * len(blocks) // 3 - 1].register_forward_hook(self.keep_hidden)
         self.text, self.part = networks.text.requires_grad_(preset.text.tokenizer == "bytes"), part

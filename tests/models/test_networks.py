@@ -164,6 +164,28 @@ def test_clean_latents_make_the_velocity_that_they_are_of(flow):
     assert torch.equal(made[:, 1:], other[:, 1:])
 
 
+def test_a_margin_is_left_out_and_stays_still():
+    told = replace(preset("test_tiny").preview, predicts="clean", margin=2)
+    size = replace(preset("test_tiny"), preview=told, low=(32, 80))
+    rows, columns = size.grid(size.low)
+    clean, noise, text = (
+        torch.randn(1, 13, 4, rows, columns),
+        torch.randn(1, 13, 4, rows, columns),
+        torch.zeros(1, 48, 16),
+    )
+    network = Told(clean[..., 2:-2])
+    engine = denoise_engine(network, size, flow=False)
+    made = engine(noise, torch.tensor([999.0]), text, clean[:, :1])
+    assert network.seen[0].shape[-1] == columns - 4
+    # From pure noise the velocity is minus the clean latents.
+    assert torch.allclose(made[:, 1:, :, :, 2:-2], -clean[:, 1:, :, :, 2:-2], atol=1e-4)
+    assert made[:, 1:, :, :, :2].abs().max() == made[:, 1:, :, :, -2:].abs().max() == 0.0
+    assert torch.allclose(made[:, :1], -clean[:, :1], atol=1e-4)
+    whole = denoise_engine(network, replace(size, preview=replace(told, margin=0)), flow=False)
+    tokens = torch.arange(13 * rows // 2 * columns // 2).view(13, rows // 2, columns // 2)[:, :, 1:-1].flatten()
+    assert torch.equal(engine.cosines, whole.cosines[tokens]), "a token's position is that in the whole picture"
+
+
 def test_a_sampler_ends_at_the_clean_latents_that_a_network_tells():
     told = replace(preset("test_tiny").preview, predicts="clean")
     size = replace(preset("test_tiny"), preview=told)
