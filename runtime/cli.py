@@ -73,6 +73,9 @@ def bundle_options(command: Any) -> Any:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Directory for video, profile and report (default: runs/N)."
 )
+@click.option(
+    "--gif", type=click.Path(path_type=Path), help="Also write imagined beside real here, as an animated GIF."
+)
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 @bundle_options
 @click.version_option(__version__)
@@ -136,7 +139,7 @@ def evaluate(**options: Any) -> None:
     from .settings import SimulationSettings
 
     count, quiet, control = (options.pop(name) for name in ("episodes", "only_json", "control"))
-    unused = {"task": None, "instruction": None, "out": None}
+    unused = {"task": None, "instruction": None, "out": None, "gif": None}
     _finish(run_evaluation(SimulationSettings.of(options | unused, _cache_dir()), count, quiet, control))
 
 

@@ -54,7 +54,7 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
                 "actions": len(chunk.actions),
             },
         )
-        return publish(directory, shown_as, pipeline, done)
+        return publish(directory, shown_as, pipeline, done, settings.gif)
 
 
 def _plan(

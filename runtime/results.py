@@ -13,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .denoise import Progress as OnProgress
 from .errors import ConfigError, RecordingError
-from .files import write_json
+from .files import write_atomic, write_json
 from .latency import against_paper, is_paper_work, latency_table
 from .pipeline import Pipeline
 from .profiler import Profiler, StageRow, peak_memory_bytes
 from .report import Report, write_report
 from .types import ArmEvent, ImageArray, Plan
-from .video import side_by_side, write_video
+from .video import encode_gif, side_by_side, write_video
 
 RUN_FILE = "run.json"
 UNTRAINED = "The weights are untrained (seeded random): the imagined video is noise and the actions mean nothing."
@@ -87,14 +87,22 @@ def progress_bars() -> Iterator[OnProgress]:
         yield on_progress
 
 
-def publish(directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished) -> dict[str, Any]:
-    """Write video, profile, trace, report and facts into ``directory``, print the table, and return the facts."""
+def publish(
+    directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished, gif: Path | None = None
+) -> dict[str, Any]:
+    """Write video, profile, trace, report and facts into ``directory``, print the table, and return the facts.
+
+    The video also goes to ``gif`` where that is given.
+    """
     manifest, rows = pipeline.manifest, done.profiler.summary(done.wall_s)
     plan_s, plan_flop = plan_cost(done.profiler, len(done.plans))
     stages = [stage.spec for stage in pipeline.stages]
     verdict = against_paper(plan_s, plan_flop, is_paper_work(manifest, stages, len(done.plans[0].frames)))
     real = done.real if done.real is not None else done.imagined[:1]
-    video = write_video(directory / "plan", side_by_side(done.imagined, real), manifest.input.fps)
+    both = side_by_side(done.imagined, real)
+    video = write_video(directory / "plan", both, manifest.input.fps)
+    if gif is not None:
+        write_atomic(gif, encode_gif(both, manifest.input.fps))
     result = {
         **done.result,
         "instruction": done.plans[0].instruction,

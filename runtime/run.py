@@ -52,7 +52,7 @@ def simulate(settings: SimulationSettings) -> dict[str, Any]:
             wall_s=wall_s,
             result=result,
         )
-        return publish(directory, shown_as, pipeline, done)
+        return publish(directory, shown_as, pipeline, done, settings.gif)
 
 
 def _episode(settings: SimulationSettings, pipeline: Pipeline, arm: Any, profiler: Profiler) -> Episode:

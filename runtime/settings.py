@@ -51,6 +51,7 @@ class SimulationSettings:
     max_actions: int
     plan_time: str
     out: Path | None
+    gif: Path | None
     engines: EngineSettings
 
     @staticmethod
@@ -68,6 +69,7 @@ class RecordingSettings:
     instruction: str | None
     seed: int
     out: Path | None
+    gif: Path | None
     engines: EngineSettings
 
     @staticmethod

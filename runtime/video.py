@@ -22,7 +22,7 @@ def write_video(path: Path, frames: ImageArray, fps: float) -> Path:
     try:
         data, suffix = encode_mp4(frames, fps), ".mp4"
     except ImportError:
-        data, suffix = _gif(frames, fps), ".gif"
+        data, suffix = encode_gif(frames, fps), ".gif"
     target = path.with_suffix(suffix)
     write_atomic(target, data)
     return target
@@ -107,7 +107,8 @@ def encode_mp4(
     return buffer.getvalue()
 
 
-def _gif(frames: ImageArray, fps: float) -> bytes:
+def encode_gif(frames: ImageArray, fps: float) -> bytes:
+    """Return uint8 T H W 3 frames as the bytes of an animated GIF that plays on and on."""
     images = [Image.fromarray(frame) for frame in frames]
     buffer = io.BytesIO()
     images[0].save(buffer, "gif", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)

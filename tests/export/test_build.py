@@ -14,6 +14,7 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 from dvgwm.export import build as building
 from dvgwm.export.build import Order, build_bundle, read_instructions
+from dvgwm.export.describe import card_of
 from dvgwm.export.graphs import decoders, graphs
 from dvgwm.export.interface import engine_spec, run_module
 from dvgwm.export.onnx_graph import export_onnx
@@ -47,7 +48,7 @@ def built(tmp_path_factory):
 
 def test_a_build_goes_on_and_leaves_only_the_bundle(built):
     first, second = built
-    assert len(first.made) == 9
+    assert len(first.made) == 9 + 6, "graphs, and the weights of every network"
     assert second.made == ()
     assert second.reused == first.made
     assert [entry.name for entry in second.bundle.path.parent.iterdir()] == ["test_tiny"]
@@ -64,6 +65,14 @@ def test_the_bundle_says_what_it_is(built):
     bridge = manifest.stage("bridge").constants
     assert bridge["scale"][0] == pytest.approx(1.64655, abs=1e-5)
     assert (bridge["signal"], bridge["strength"]) == (pytest.approx(0.859, abs=5e-4), pytest.approx(0.513, abs=1e-3))
+
+
+def test_the_networks_of_a_bundle_are_taken_up_from_it_and_are_as_trained_as_it_says(built):
+    bundle, size = built[1].bundle, preset("test_tiny")
+    networks = build(size, 5)
+    assert card_of(size, networks, "", False).hashes != bundle.manifest.model.hashes
+    told = building._weights(Order("test_tiny", "onnx", bundle.path, 5, weights=bundle.path), networks)
+    assert card_of(size, networks, *told) == bundle.manifest.model
 
 
 def test_it_runs_without_its_torch_half(built):

@@ -47,7 +47,7 @@ def listing(folder: Path) -> list[str]:
 @pytest.mark.sim
 def test_an_episode_in_simulation_leaves_video_profile_trace_report_and_json(fake, tmp_path):
     pytest.importorskip("mujoco", reason="MuJoCo is not installed")
-    done = run("--robot", "galaxea_a1", *fake, "--max-actions", 8, "--out", "run", cwd=tmp_path)
+    done = run("--robot", "galaxea_a1", *fake, "--max-actions", 8, "--out", "run", "--gif", "it.gif", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts["simulated"]
@@ -59,6 +59,8 @@ def test_an_episode_in_simulation_leaves_video_profile_trace_report_and_json(fak
         assert part in done.stdout
     made = {path.name for path in (tmp_path / "run").iterdir()}
     assert made - {"plan.mp4", "plan.gif"} == {"profile.json", "trace.json", "report.html", "run.json"}
+    with Image.open(tmp_path / "it.gif") as gif:
+        assert gif.n_frames >= 9
     assert {"traceEvents"} <= set(json.loads((tmp_path / "run" / "trace.json").read_text()))
     assert json.loads((tmp_path / "run" / "run.json").read_text()) == facts
 
