@@ -44,8 +44,11 @@ def load_parts(networks: Networks, folder: Path) -> tuple[str, ...]:
     return found
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Take up all weights of ``module`` from ``path``; raises `ConfigError` where they are another network's."""
+def load_weights(module: nn.Module, path: Path, borrowed: tuple[str, ...] = ()) -> None:
+    """Take up the weights of ``module`` from ``path``, all but those whose names begin with one of ``borrowed``.
+
+    Raises `ConfigError` where they are another network's.
+    """
     try:
         missing, unexpected = module.load_state_dict(load_file(path), strict=False)
     except RuntimeError as error:
@@ -54,7 +57,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         ) from None
     # Tied weights are written under one of their names only.
     wanted = once(module.state_dict())
-    lost = [name for name in missing if name in wanted]
+    lost = [name for name in missing if name in wanted and not name.startswith(borrowed)]
     if lost or unexpected:
         raise ConfigError(
             "WEIGHTS_SIZE", f"{path} fits another network: missing {lost[:3]}, unexpected {unexpected[:3]}"

@@ -59,9 +59,11 @@ def resume(accelerator: Accelerator, out: Path, average: Sequence[Tensor]) -> Re
     return Reached(**json.loads((found[-1] / FACTS).read_text("utf-8")))
 
 
-def save_weights(accelerator: Accelerator, model: nn.Module, path: Path) -> Path:
-    """Write the weights of ``model``, gathered from all processes, to ``path``; tied ones once."""
-    state = accelerator.get_state_dict(model)
+def save_weights(accelerator: Accelerator, model: nn.Module, path: Path, borrowed: tuple[str, ...] = ()) -> Path:
+    """Write the weights of ``model``, gathered from all processes, to ``path``: tied ones once, ``borrowed`` ones never."""
+    state = {
+        name: tensor for name, tensor in accelerator.get_state_dict(model).items() if not name.startswith(borrowed)
+    }
     if accelerator.is_main_process:
         save_tensors(once(state), path)
     accelerator.wait_for_everyone()

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,12 @@ def decode(codec: Any, latents: Tensor) -> Tensor:
     return decoded if isinstance(decoded, Tensor) else decoded.sample
 
 
+@torch.no_grad()
+def frames_of(codec: Any, latents: Tensor, scaling: Scaling) -> Tensor:
+    """Return the frames, B 3 T H W in [-1, 1], of a network's latents B T C h w."""
+    return decode(codec, unscaled(latents, scaling)).clamp(-1.0, 1.0)
+
+
 def latents_of(preset: Preset, networks: Networks, frames: ImageArray, name: str, draw: float) -> Tensor:
     """Return a clip's latents, T C h w: ``low``, ``high``, or ``degraded``, of the degraded high pixels (Eq. A.1, A.2).
 
@@ -135,6 +142,7 @@ def _facts(preset: Preset, networks: Networks, arrays: Arrays, chosen: Sequence[
 class LatentClips(TorchDataset[dict[str, Tensor]]):
     """Clips written by `write_clips`: the named arrays, float32 T C h w, the instruction's ``tokens``, int64 L.
 
+    ``live`` makes more latents from a clip's frames and a number in 0..1: a linear codec's are made faster than read.
     With ``acting`` also the chunks of actions that the clip's plan has, ``actions``, float32 C horizon D in [-1, 1]; with
     ``posed`` the tool's ``poses`` in the frames after the first, float32 N D in [-1, 1].
     """
@@ -148,11 +156,12 @@ class LatentClips(TorchDataset[dict[str, Tensor]]):
         tokens: Callable[[str], Tensor],
         acting: bool = False,
         posed: bool = False,
+        live: Mapping[str, Callable[[ImageArray, float], Tensor]] = MappingProxyType({}),
     ) -> None:
         if (facts := _read(path / f"{names[0]}.json")) is None:
             raise ConfigError("CLIPS_MISSING", f"{path} holds no {names[0]} latents; write them first")
         rows = facts["windows"]
-        self.preset, self.arrays, self.acting, self.posed = preset, arrays, acting, posed
+        self.preset, self.arrays, self.acting, self.posed, self.live = preset, arrays, acting, posed, live
         self.windows = tuple(Window(**row) for row in rows)
         self._latents = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in names}
         words = {arrays.instructions[window.episode] for window in self.windows}
@@ -164,6 +173,9 @@ class LatentClips(TorchDataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         made = {name: torch.from_numpy(array[index].astype(np.float32)) for name, array in self._latents.items()}
         window = self.windows[index]
+        if self.live:
+            frames, draw = self.frames(index), float(np.random.default_rng((5, index)).uniform())
+            made |= {name: latents(frames, draw) for name, latents in self.live.items()}
         made["tokens"] = self._tokens[self.arrays.instructions[window.episode]]
         if self.acting:
             policy = self.preset.policy
@@ -172,6 +184,15 @@ class LatentClips(TorchDataset[dict[str, Tensor]]):
         if self.posed:
             made["poses"] = self._actions(window, np.arange(self.preset.frames - 1))
         return made
+
+    def frames(self, index: int) -> ImageArray:
+        """Return the true frames of a clip, uint8 T H W 3, as they were recorded."""
+        window = self.windows[index]
+        return clip_of(self.arrays.frames(window.episode), window.start, self.preset.frames)
+
+    def instruction(self, index: int) -> str:
+        """Return what is to be done in a clip."""
+        return self.arrays.instructions[self.windows[index].episode]
 
     def _actions(self, window: Window, places: Any) -> Tensor:
         """Return the actions at ``places`` of a clip; the last one is held."""

@@ -81,12 +81,15 @@ class PreviewPart(Part):
 class RefinerPart(Part):
     """The refiner's loop; the strength of its latent degradation is drawn from ``strength`` (steps of the shift-1 grid).
 
-    ``pixel_share`` of the clips start from degraded pixels (Eq. A.1), the others from the true latents; all are then
-    degraded as latents (Eq. A.3).
+    ``pixel_share`` of the clips start from degraded pixels (Eq. A.1), the others from the preview's latents: true ones, or
+    for a share ``generated`` of them what the preview tells from a step of ``told_at``. All are then degraded as latents
+    (Eq. A.3).
     """
 
     strength: tuple[int, int] = (100, 400)
     pixel_share: float = 0.5
+    generated: float = 0.0
+    told_at: tuple[int, int] = (500, 999)
     drop_text: float = 0.0
 
 

@@ -2,63 +2,23 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from dvgwm.models.build import Networks
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.record.lerobot import Episode, Schema
 from dvgwm.runtime.record.reader import open_dataset
 from dvgwm.runtime.record.writer import finish, write_episodes, written
-from dvgwm.runtime.sampler import SamplerSpec, table
-from dvgwm.runtime.types import ImageArray
 
 from .arrays import Arrays, open_arrays, save_arrays, save_index
-from .clips import encode, scaled
-from .codec import to_model
+from .cascade import Cascade
 from .config import Run
 from .data import EPISODES_A_FILE, TEST, TRAIN, Census, Report, census, split
-from .joint import JointObjective
-from .preview import PreviewObjective
-from .sheet import to_frames
-from .watch import frames_of
 
 BATCH = 5
 
 
-class Imagination:
-    """The trained cascade in torch, many clips at once: preview, bridge, refine, decode, as the runtime runs them."""
-
-    def __init__(self, run: Run, networks: Networks, tokens: Any) -> None:
-        preset, sampling = run.preset, run.preset.sampling
-        self.preset, self.networks, self.tokens = preset, networks, tokens
-        self.preview = PreviewObjective(preset, networks, run.preview, tokens("")).eval()
-        self.refiner = JointObjective(preset, networks, run.joint).eval()
-        steps, guidance = sampling.preview_steps, sampling.preview_guidance
-        self.rows = table(SamplerSpec("ddim_v", steps, guidance, snr_shift=sampling.preview_snr_shift))
-
-    @torch.no_grad()
-    def frames(self, images: Sequence[ImageArray], instructions: Sequence[str], seed: int) -> list[ImageArray]:
-        """Return the imagined futures, uint8 T H W 3 each, of first frames H W 3 and their instructions."""
-        preset, generator = self.preset, torch.Generator().manual_seed(seed)
-        low, high = (self._first(images, which) for which in ("low", "high"))
-        tokens = torch.stack([self.tokens(words) for words in instructions])
-        noise = torch.randn(len(low), preset.latent_frames, *low.shape[2:], generator=generator)
-        imagined = self.preview.imagine(self.rows, noise, tokens, low)
-        refined = self.refiner.refined({"low": imagined, "high": high, "tokens": tokens}, generator)
-        return to_frames(frames_of(self.networks.codec, refined, preset.refiner_scaling))
-
-    def _first(self, images: Sequence[ImageArray], which: str) -> Tensor:
-        preset, low = self.preset, which == "low"
-        codec, size = (self.networks.low_codec, preset.low) if low else (self.networks.codec, preset.high)
-        scaling = preset.preview_scaling if low else preset.refiner_scaling
-        return torch.cat([scaled(encode(codec, to_model(image[None], size)), scaling) for image in images])
-
-
-def record_imagined(run: Run, imagination: Imagination, root: Path, episodes: int, report: Report) -> Census:
+def record_imagined(run: Run, cascade: Cascade, root: Path, episodes: int, report: Report) -> Census:
     """Write ``episodes`` imagined futures, a fifth of them of held-out demonstrations, with the experts' actions.
 
     It goes on where it was stopped. Raises `ConfigError` where there are not so many demonstrations.
@@ -76,7 +36,7 @@ def record_imagined(run: Run, imagination: Imagination, root: Path, episodes: in
     report(0, episodes)
     for index, first in enumerate(range(0, episodes, EPISODES_A_FILE)):
         if not written(root, index):
-            some = list(_imagined(run, imagination, arrays, chosen[first : first + EPISODES_A_FILE]))
+            some = list(_imagined(run, cascade, arrays, chosen[first : first + EPISODES_A_FILE]))
             frames = {run.data.camera: [episode.frames[run.data.camera] for episode in some]}
             save_arrays(root, index, frames, [episode.action for episode in some])
             write_episodes(root, schema, index, first, tasks, some)
@@ -87,11 +47,11 @@ def record_imagined(run: Run, imagination: Imagination, root: Path, episodes: in
     return census(made)
 
 
-def _imagined(run: Run, imagination: Imagination, arrays: Arrays, numbers: Sequence[int]) -> Iterator[Episode]:
+def _imagined(run: Run, cascade: Cascade, arrays: Arrays, numbers: Sequence[int]) -> Iterator[Episode]:
     for begin in range(0, len(numbers), BATCH):
         some = numbers[begin : begin + BATCH]
         words = [arrays.instructions[number] for number in some]
-        videos = imagination.frames([arrays.frames(number)[0] for number in some], words, run.seed + some[0])
+        videos = cascade.frames([arrays.frames(number)[0] for number in some], words, run.seed + some[0])
         for number, said, video in zip(some, words, videos, strict=True):
             action = np.asarray(arrays.actions(number), np.float64)
             action = action[np.minimum(np.arange(run.preset.frames), len(action) - 1)]

@@ -25,6 +25,8 @@ class JointObjective(nn.Module):
     does not say.
     """
 
+    borrowed = ("codec.", "text.")
+
     def __init__(self, preset: Preset, networks: Networks, part: JointPart) -> None:
         super().__init__()
         assert networks.refiner is not None, "a system with two stages"

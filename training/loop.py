@@ -145,7 +145,8 @@ def train(
 ) -> Path:
     """Train ``objective`` in place and return the file of its averaged weights.
 
-    Its forward takes a batch and a generator, from which everything random is drawn, and gives the loss. It runs for
+    Its forward takes a batch and a generator, from which everything random is drawn, and gives the loss. Modules that it
+    calls ``borrowed`` are another part's and are not written. It runs for
     ``part.steps``, or for ``minutes`` in all where they are given, the rate's schedule over them. A loop that was stopped
     goes on from its last checkpoint under ``out``: by steps, with the batches, noise and losses that it would have had.
     Raises `ConfigError` for an unknown optimiser, and `FloatingPointError` where the loss is no number.
@@ -174,7 +175,7 @@ def train(
     if log is not None:
         log.close()
     _fill(run.wanted, run.average)
-    return save_weights(accelerator, run.model, out / WEIGHTS)
+    return save_weights(accelerator, run.model, out / WEIGHTS, getattr(objective, "borrowed", ()))
 
 
 def _begin(part: Part, objective: nn.Module, out: Path, seed: int, minutes: float | None) -> _Run:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,24 +20,26 @@ from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.record.reader import open_dataset
 from dvgwm.runtime.tokenizer import byte_tokens
+from dvgwm.runtime.types import ImageArray
 
 from .arrays import open_arrays
-from .clips import LatentClips, windows, write_clips
+from .cascade import Cascade
+from .clips import LatentClips, latents_of, windows, write_clips
 from .codec import codec_quality, fit_codec
 from .config import PolicyPart, Run, changed
 from .data import Census, split
-from .imagine import Imagination, record_imagined
+from .imagine import record_imagined
 from .joint import JointObjective
 from .loop import WEIGHTS, Progress, Watch, train
 from .policy import PolicyObjective, Windows
 from .preview import PreviewObjective
 from .refiner import RefinerObjective
 from .upper_bound import act_in_torch, acting_stage, summary, upper_bound
-from .watch import look_at_preview
+from .watch import look_at_preview, look_at_refiner
 
 Report = Callable[[Progress], None]
 Count = Callable[[int, int], None]
-PREVIEWS_WATCHED = 10
+PREVIEWS_WATCHED, REFINED_WATCHED = 10, 5
 CODEC_TESTED = 100
 """Held-out episodes on which a codec is judged."""
 
@@ -85,8 +88,11 @@ def train_part(
     if start is not None:
         load_parts(networks, start)
     torch.manual_seed(run.seed)
-    objective = _objective(run, networks, name, part)
     look = None
+    if name == "refiner" and not part.shard:
+        cascade = Cascade(run, networks, tokens_of(run.preset))
+        look = look_at_refiner(run.preset, cascade, cast(LatentClips, held), REFINED_WATCHED)
+    objective = _objective(run, networks, name, part)
     if name == "preview":
         look = look_at_preview(run.preset, networks.low_codec, cast(LatentClips, held), PREVIEWS_WATCHED)
     reached: list[Progress] = []
@@ -104,7 +110,7 @@ def imagine(run: Run, root: Path, episodes: int, report: Count) -> Census:
     networks = _with_codecs(run)
     for name in ("preview", "refiner"):
         _take(run, networks, name)
-    return record_imagined(run, Imagination(run, networks, tokens_of(run.preset)), root, episodes, report)
+    return record_imagined(run, Cascade(run, networks, tokens_of(run.preset)), root, episodes, report)
 
 
 def collect(run: Run, folder: Path) -> tuple[str, ...]:
@@ -163,7 +169,8 @@ def _objective(run: Run, networks: Networks, name: str, part: Any) -> nn.Module:
 
 def _take(run: Run, networks: Networks, name: str) -> None:
     """Give ``networks`` what the part called ``name`` has learned."""
-    load_weights(_objective(run, networks, name, getattr(run, name)), _found(run, name))
+    objective = _objective(run, networks, name, getattr(run, name))
+    load_weights(objective, _found(run, name), getattr(objective, "borrowed", ()))
 
 
 def _found(run: Run, name: str) -> Path:
@@ -184,14 +191,23 @@ def _windows(run: Run, part: PolicyPart) -> tuple[Windows, Windows]:
 def _clips(run: Run, networks: Networks, kind: Kind, counted: Count) -> tuple[LatentClips, LatentClips]:
     """Return the clips to learn from and to test on, their latents written where they are not there yet."""
     arrays, numbers = open_arrays(run.data.path, run.data.camera), split(open_dataset(run.data.path))
+    names = [name for name in kind.clips if name != "degraded" or run.refiner.pixel_share]
+    # A linear codec's high latents are made as fast as they would be read.
+    quick = [name for name in names if name != "low"] if isinstance(run.preset.codec, LinearCodecSize) else []
+    kept = [name for name in names if name not in quick]
+    live = {name: partial(_latents, run, networks, name) for name in quick}
     made, acting = [], "policy" in kind.networks
     posed = "preview" in kind.networks and run.preview.pose_weight > 0.0
     for name, some, later in zip(("train", "test"), numbers, (run.data.later, 0.0), strict=True):
         folder = run.out / "latents" / name
         chosen = windows(run.preset, arrays, some, later, run.seed)
-        write_clips(folder, run.preset, networks, arrays, chosen, kind.clips, counted)
-        made.append(LatentClips(run.preset, folder, kind.clips, arrays, tokens_of(run.preset), acting, posed))
+        write_clips(folder, run.preset, networks, arrays, chosen, kept, counted)
+        made.append(LatentClips(run.preset, folder, kept, arrays, tokens_of(run.preset), acting, posed, live))
     return made[0], made[1]
+
+
+def _latents(run: Run, networks: Networks, name: str, frames: ImageArray, draw: float) -> Tensor:
+    return latents_of(run.preset, networks, frames, name, draw)
 
 
 def fit_codecs(run: Run, report: Callable[[int, int], None]) -> dict[str, Any]:

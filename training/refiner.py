@@ -10,17 +10,17 @@ from dvgwm.models.presets import Preset
 from .config import RefinerPart
 from .degradation import raised
 from .lora import prepared
-from .objectives import clean_weight, degrade_latents, drop, flow_state, flow_velocity, squared_error
+from .objectives import clean_weight, degrade_latents, diffuse, drop, flow_state, flow_velocity, squared_error
 
 
 class RefinerObjective(nn.Module):
-    """The loss of a batch of latents ``low``, ``high`` and ``degraded``, B T C h w, and ``text``, B L D.
-
-    ``low`` are the preview's own where inference is to be matched, or the true ones.
-    """
+    """The loss of a batch of latents ``low``, ``high``, with a ``pixel_share`` ``degraded``, B T C h w, and ``tokens``, B L."""
 
     alpha: Tensor
     sigma: Tensor
+    preview_alpha: Tensor
+    preview_sigma: Tensor
+    borrowed = ("preview.", "text.")
 
     def __init__(self, preset: Preset, networks: Networks, part: RefinerPart, empty: Tensor) -> None:
         super().__init__()
@@ -28,32 +28,53 @@ class RefinerObjective(nn.Module):
         self.engine = denoise_engine(prepared(networks.refiner, part), preset, flow=True)
         self.clean = preset.refiner is not None and preset.refiner.predicts == "clean"
         self.text, self.preset, self.part = networks.text.requires_grad_(False), preset, part
-        alpha, sigma = preview_signal(1.0)  # strengths are steps of the shift-1 grid
-        self.register_buffer("alpha", alpha.float(), persistent=False)
-        self.register_buffer("sigma", sigma.float(), persistent=False)
+        self.preview = None
+        if part.generated:
+            self.preview = denoise_engine(networks.preview, preset, flow=False).requires_grad_(False)
+        # Strengths are steps of the shift-1 grid.
+        for prefix, shift in (("", 1.0), ("preview_", preset.sampling.preview_snr_shift)):
+            for name, part_ in zip(("alpha", "sigma"), preview_signal(shift), strict=True):
+                self.register_buffer(prefix + name, part_.float(), persistent=False)
         self.register_buffer("empty", empty, persistent=False)
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the mean squared error of the flow's velocity at random times."""
         high, count, device = batch["high"], len(batch["high"]), batch["high"].device
-        start = self.start(batch, generator)
         tau = torch.rand(count, generator=generator, device=device)
         no_text = drop(count, self.part.drop_text, generator)
         with torch.no_grad():
             tokens = torch.where(no_text[:, None], self.get_buffer("empty"), batch["tokens"])
             text = self.text(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+            if self.preview is not None:
+                batch = batch | {"low": self.told(batch["low"], text, generator)}
+        start = self.start(batch, generator)
         conditions = (batch["low"],) if self.preset.refiner_sees_preview else ()
         predicted = self.engine(flow_state(start, high, tau), tau, text, high[:, :1], *conditions)
         weight = clean_weight(1.0 - tau).view(-1, 1, 1, 1, 1) if self.clean else None
         return squared_error(predicted, flow_velocity(start, high), weight)
+
+    def told(self, low: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
+        """Return ``low`` with a share of the clips as the preview tells them from a noisy state, as soft as it is."""
+        assert self.preview is not None
+        chosen = drop(len(low), self.part.generated, generator).nonzero().flatten()
+        first, last = self.part.told_at
+        steps = torch.randint(first, last + 1, (len(chosen),), generator=generator, device=low.device)
+        noise = torch.randn(low[chosen].shape, generator=generator, device=low.device)
+        alpha, sigma = self.preview_alpha[steps], self.preview_sigma[steps]
+        state = diffuse(low[chosen], noise, alpha, sigma)
+        velocity = self.preview(state, steps.to(low.dtype), text[chosen], low[chosen][:, :1])
+        # The clean latents that state and velocity are of.
+        return low.index_copy(0, chosen, diffuse(state, -velocity, alpha, sigma))
 
     def start(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return where the flow begins: pixels or latents degraded, then noise of a strength drawn from its range."""
         count, device = len(batch["low"]), batch["low"].device
         grid = self.preset.grid(self.preset.high)
         up = raised(batch["low"], grid, self.preset.preview_scaling, self.preset.refiner_scaling)
-        pixels = drop(count, self.part.pixel_share, generator).view(-1, 1, 1, 1, 1)
+        if self.part.pixel_share:
+            pixels = drop(count, self.part.pixel_share, generator).view(-1, 1, 1, 1, 1)
+            up = torch.where(pixels, batch["degraded"], up)
         low, high = self.part.strength
         steps = torch.randint(low, high + 1, (count,), generator=generator, device=device)
         noise = torch.randn(up.shape, generator=generator, device=device)
-        return degrade_latents(torch.where(pixels, batch["degraded"], up), noise, self.alpha[steps], self.sigma[steps])
+        return degrade_latents(up, noise, self.alpha[steps], self.sigma[steps])

@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dvgwm.models.presets import Preset, Scaling
+from dvgwm.models.presets import Preset
 from dvgwm.runtime.sampler import SamplerSpec, table
 from dvgwm.runtime.types import ImageArray
 
-from .clips import LatentClips, decode, unscaled
+from .cascade import Cascade
+from .clips import LatentClips, frames_of
+from .codec import to_model
 from .measures import moving, psnr_db
 from .preview import PreviewObjective
 from .sheet import sheet, to_frames
@@ -47,10 +49,22 @@ def look_at_preview(preset: Preset, codec: nn.Module, clips: LatentClips, count:
     return look
 
 
-@torch.no_grad()
-def frames_of(codec: nn.Module, latents: Tensor, scaling: Scaling) -> Tensor:
-    """Return the frames, B 3 T H W in [-1, 1], of a network's latents B T C h w."""
-    return decode(codec, unscaled(latents, scaling)).clamp(-1.0, 1.0)
+def look_at_refiner(preset: Preset, cascade: Cascade, clips: LatentClips, count: int) -> Look:
+    """Return what imagines ``count`` held-out clips with the whole cascade: PSNR over the still first frame's, and a picture.
+
+    Also the preview's own, enlarged: what the refiner adds is the difference.
+    """
+    drawn = [int(n) for n in np.random.default_rng(0).permutation(len(clips))[:count]]
+    truth = torch.cat([to_model(clips.frames(n), preset.high) for n in drawn])
+    firsts, words = [clips.frames(n)[0] for n in drawn], [clips.instruction(n) for n in drawn]
+
+    def look(_: nn.Module) -> tuple[Mapping[str, float], Mapping[str, ImageArray]]:
+        low, high = cascade.latents(firsts, words, seed=0)
+        alone = judged(cascade.enlarged(low), truth)[0]
+        figures, pictures = judged(frames_of(cascade.networks.codec, high, preset.refiner_scaling), truth)
+        return {**figures, **{f"preview_{name}": value for name, value in alone.items()}}, pictures
+
+    return look
 
 
 def judged(made: Tensor, truth: Tensor) -> tuple[Mapping[str, float], Mapping[str, ImageArray]]:

@@ -67,6 +67,11 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run):
     assert {"held_out_loss", "psnr_over_still_db", "moving_psnr_over_still_db", "unexplained"} <= set(watched)
     assert 0.0 < watched["unexplained"] < 2.0
     refiner = parts.train_part(run, "refiner", silent, silent)
+    (*_, watched) = map(json.loads, (run.out / "refiner" / "watched.jsonl").read_text().splitlines())
+    assert {"psnr_over_still_db", "preview_psnr_over_still_db"} <= set(watched)
+    assert list((run.out / "refiner" / "pictures").glob("imagined_*.png"))
+    kept = load_file(run.out / "refiner" / "weights.safetensors")
+    assert all(name.startswith("engine.") for name in kept), "the preview and its text encoder are another part's"
     imagined = run.out / "imagined"
     census = parts.imagine(run, imagined, 10, silent)
     assert (census.train, census.test, census.shortest, census.longest) == (8, 2, 49, 49)
@@ -140,6 +145,25 @@ def test_the_previews_hidden_tokens_tell_the_tools_poses(small):
     objective(batch, seeded()).backward()
     blocks = networks.preview.transformer_blocks
     assert blocks[0].attn1.to_q.weight.grad.abs().max() > 0
+
+
+def test_the_refiner_starts_from_what_the_preview_tells(small):
+    run, networks, batch, empty = small
+    objective = RefinerObjective(run.preset, networks, replace(run.refiner, generated=1.0), empty)
+    clean, text = batch["low"], torch.zeros(2, run.preset.text.max_tokens, run.preset.text.width)
+    told = objective.told(clean, text, seeded())
+    assert torch.allclose(told[:, :1], clean[:, :1], atol=1e-4), "the first frame is given"
+    assert (told - clean)[:, 1:].abs().max() > 0.1
+
+    def perfect(state, steps, text, image):
+        alpha, sigma = (table[steps.long()].view(-1, 1, 1, 1, 1) for table in (objective.alpha, objective.sigma))
+        return (alpha * state - clean) / sigma
+
+    del objective.preview
+    objective.preview = perfect
+    assert torch.allclose(objective.told(clean, text, seeded()), clean, atol=1e-4)
+    objective.part = replace(run.refiner, generated=0.0)
+    assert torch.equal(objective.told(clean, text, seeded()), clean)
 
 
 def test_the_joint_gradient_reaches_the_last_refine_step_and_no_further(small):
