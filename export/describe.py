@@ -43,7 +43,7 @@ def describe(
         model=card,
         input=InputContract("scene", *preset.high, preset.fps),
         action=action_contract(preset),
-        rates=Rates(per_plan, per_plan, 1),
+        rates=Rates(preset.execute or per_plan, per_plan, 1),
         text=_text(preset, card),
         pipeline=(*_imagining(preset, engines), act_stage(preset, engines)),
         fingerprint=dict(fingerprint),

@@ -126,7 +126,8 @@ class Actions:
 class Preset:
     """One system at one size; ``low`` and ``high`` are height and width in pixels.
 
-    With ``drop_short`` episodes of fewer frames than a clip are not learned from, else their last frame is held.
+    A new plan is made after ``execute`` actions (0: after all of a plan's). With ``drop_short`` episodes of fewer frames
+    than a clip are not learned from, else their last frame is held.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Preset:
     actions: Actions
     frames: int = 49
     fps: float = 10.0
+    execute: int = 0
     drop_short: bool = True
 
     @property
@@ -183,7 +185,7 @@ _ALL = (
         refiner_scaling=Scaling((0.0,), (1.0,)),
         text=Text(64, 2, 4, 16, 128, 260, 48, "bytes"),
         policy=Policy(12, "spatial_softmax", (32, 64), 32),
-        sampling=Sampling(policy_steps=10),
+        sampling=Sampling(preview_steps=8, preview_guidance=1.0, policy_steps=10),
         actions=GALAXEA_POSES,
         drop_short=False,
     ),

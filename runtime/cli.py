@@ -61,7 +61,7 @@ def bundle_options(command: Any) -> Any:
 @click.option("--task", help="Simulated task (default: the first), or TASK:OBJECT.")
 @click.option("--instruction", help="What the robot is to do (default: the simulated task's own sentence).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the layout and of all noise.")
-@click.option("--execute", type=Positive, help="Actions played before the next plan (default: all of a plan's).")
+@click.option("--execute", type=Positive, help="Actions played before the next plan (default: the bundle's).")
 @click.option("--max-actions", type=Positive, default=96, show_default=True, help="Actions after which it ends.")
 @click.option(
     "--plan-time", type=PlanTime(), default="frozen", show_default=True, help="Virtual time that a plan costs."
@@ -120,7 +120,7 @@ def inspect(bundle: Path) -> None:
     "--episodes", type=Positive, default=20, show_default=True, help="Episodes in all, spread over the tasks."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first layout.")
-@click.option("--execute", type=Positive, help="Actions played before the next plan (default: all of a plan's).")
+@click.option("--execute", type=Positive, help="Actions played before the next plan (default: the bundle's).")
 @click.option("--max-actions", type=Positive, default=96, show_default=True, help="Actions after which one ends.")
 @click.option("--plan-time", type=PlanTime(), default="frozen", show_default=True, help="Virtual time of a plan.")
 @click.option(

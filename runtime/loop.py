@@ -87,10 +87,11 @@ def _observe(arm: Arm, history: deque[Observation], profiler: Profiler) -> None:
 
 
 def _due(pipeline: Pipeline, episode: Episode, options: EpisodeOptions) -> bool:
-    every = pipeline.manifest.rates.replan_every
-    if not episode.plans or not every:
+    rates = pipeline.manifest.rates
+    if not episode.plans or not rates.replan_every:
         return not episode.plans
-    return episode.actions % min(every, options.execute) == 0
+    # A plan is good for as long as it is followed by default, and for all that one call of the policy gives.
+    return episode.actions % min(options.execute, max(rates.replan_every, rates.act_every)) == 0
 
 
 def _stride(pipeline: Pipeline, options: EpisodeOptions) -> int:

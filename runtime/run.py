@@ -30,11 +30,12 @@ def simulate(settings: SimulationSettings) -> dict[str, Any]:
             real.append(arm.observe().images[camera])
             pipeline.warmup()
             profiler, begun = Profiler(), time.perf_counter()
-            episode = _episode(settings, pipeline, arm, profiler)
+            options = episode_options(settings, pipeline, arm)
+            episode = _episode(settings, options, pipeline, arm, profiler)
             wall_s = time.perf_counter() - begun
             arm.stop()
             result = _result(settings, task, arm, episode)
-        played = min(pipeline.manifest.rates.act_every, settings.execute or settings.max_actions)
+        played = min(pipeline.manifest.rates.act_every, options.execute)
         done = Finished(
             title=f"dvgwm on {spec.name}",
             outcome=f"{'solved' if episode.solved else 'not solved'} after {episode.actions} actions",
@@ -55,12 +56,14 @@ def simulate(settings: SimulationSettings) -> dict[str, Any]:
         return publish(directory, shown_as, pipeline, done, settings.gif)
 
 
-def _episode(settings: SimulationSettings, pipeline: Pipeline, arm: Any, profiler: Profiler) -> Episode:
+def _episode(
+    settings: SimulationSettings, options: EpisodeOptions, pipeline: Pipeline, arm: Any, profiler: Profiler
+) -> Episode:
     with progress_bars() as progress:
         return run_episode(
             arm,
             pipeline,
-            episode_options(settings, pipeline, arm),
+            options,
             profiler,
             solved=arm.robot.solved,
             spend=plan_clock(settings.plan_time, arm.hold),
@@ -102,10 +105,11 @@ def open_simulation(
 
 
 def episode_options(settings: SimulationSettings, pipeline: Pipeline, arm: Any) -> EpisodeOptions:
-    """Return how the episode runs, with the task's own sentence and all of a plan's actions where nothing was said."""
+    """Return how the episode runs, with the task's sentence and the bundle's rate of planning where nothing was said."""
     instruction = arm.robot.instruction if settings.instruction is None else settings.instruction
     rates = pipeline.manifest.rates
-    return EpisodeOptions(instruction, settings.seed, settings.execute or rates.act_every, settings.max_actions)
+    execute = settings.execute or rates.replan_every or rates.act_every
+    return EpisodeOptions(instruction, settings.seed, execute, settings.max_actions)
 
 
 def plan_clock(plan_time: str, hold: Callable[[float], None]) -> Callable[[float], None]:

@@ -41,7 +41,7 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class SimulationSettings:
-    """Episodes on a simulated robot; none takes the task's instruction, or all of a plan's actions."""
+    """Episodes on a simulated robot; none takes the task's instruction, or the bundle's own rate of planning."""
 
     robot: str
     task: str | None

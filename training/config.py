@@ -67,12 +67,14 @@ class PreviewPart(Part):
     """The preview's loop; the drops are for guidance (CogVideoX: .1 and .05).
 
     ``lean`` draws steps near pure noise more often; ``moving_weight`` adds to the weight of latents that move;
-    ``pose_weight`` is that of the auxiliary loss, the tool's poses told from the hidden tokens.
+    ``pose_weight`` is that of the auxiliary loss, the tool's poses told from the hidden tokens. A channel of a linear codec is
+    weighted by its scale in pixels to the power ``loudness``: with 2 errors are those of pixels, with 0 of latents.
     """
 
     lean: float = 0.0
     moving_weight: float = 0.0
     pose_weight: float = 0.0
+    loudness: float = 0.0
     drop_text: float = 0.1
     drop_image: float = 0.05
 

@@ -26,8 +26,8 @@ Look = Callable[[Any], tuple[Mapping[str, float], Mapping[str, ImageArray]]]
 def look_at_preview(preset: Preset, codec: nn.Module, clips: LatentClips, count: int) -> Look:
     """Return what samples the preview on ``count`` held-out clips: PSNR over the still first frame's, and a picture.
 
-    The picture has the true frames of a clip above the imagined ones. ``unexplained`` is the share of what changes that is
-    not told from pure noise, where the network could know everything: what it has learned, whatever the sampler.
+    The picture has the true frames of a clip above the imagined ones. ``unexplained`` is the share of what changes in the
+    pixels that is not told from pure noise, where the network could know everything: what it has learned, whatever the sampler.
     """
     # Drawn, not every n-th: episodes take turns at the tasks.
     drawn = np.random.default_rng(0).permutation(len(clips))[:count]
@@ -42,8 +42,9 @@ def look_at_preview(preset: Preset, codec: nn.Module, clips: LatentClips, count:
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
         inputs = noise.to(device), tokens.to(device), clean[:, :1].to(device)
         made, told = (objective.imagine(some, *inputs).float().cpu() for some in (rows, first))
-        figures, pictures = judged(*(frames_of(codec, latents, preset.preview_scaling) for latents in (made, clean)))
-        missed, all_ = ((part[:, 1:] - clean[:, 1:]).square().mean() for part in (told, torch.zeros_like(told)))
+        imagined, once, truth = (frames_of(codec, some, preset.preview_scaling) for some in (made, told, clean))
+        figures, pictures = judged(imagined, truth)
+        missed, all_ = ((frames - truth).square().mean() for frames in (once, truth[:, :, :1]))
         return {**figures, "unexplained": float(missed / all_)}, pictures
 
     return look

@@ -2,15 +2,18 @@
 
 from collections import deque
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dvgwm.runtime.errors import BundleIncompatibleError, CameraMismatchError, ConfigError, OutputError
 from dvgwm.runtime.loop import EpisodeOptions, run_episode
+from dvgwm.runtime.manifest import Rates
 from dvgwm.runtime.pipeline import Overrides, Pipeline
 from dvgwm.runtime.plugins import open_backend
 from dvgwm.runtime.profiler import Profiler
+from dvgwm.runtime.run import episode_options
 from dvgwm.runtime.stages import chunk_plan, unnormalise
 from dvgwm.runtime.types import Observation
 
@@ -96,6 +99,17 @@ def test_execute_replans_earlier(open_pipeline, observation):
     episode = run_episode(arm, open_pipeline(), options(execute=3, max_actions=7), Profiler())
     assert [len(chunk.actions) for chunk in arm.chunks] == [3, 3, 1]
     assert len(episode.plans) == 3
+
+
+@pytest.mark.parametrize(("asked", "lengths"), [(None, [3, 3, 3]), (8, [8, 1]), (20, [8, 1]), (2, [2, 2, 2, 2, 1])])
+def test_a_bundle_says_how_often_to_plan_and_who_runs_it_may_say_otherwise(open_pipeline, observation, asked, lengths):
+    pipeline, arm = open_pipeline(), StillArm(observation.images["scene"])
+    pipeline.bundle = replace(pipeline.bundle, manifest=replace(pipeline.manifest, rates=Rates(3, 8, 1)))
+    arm.robot = SimpleNamespace(instruction="push the cube")
+    settings = SimpleNamespace(instruction=None, execute=asked, seed=3, max_actions=9)
+    episode = run_episode(arm, pipeline, episode_options(settings, pipeline, arm), Profiler())
+    assert [len(chunk.actions) for chunk in arm.chunks] == lengths
+    assert len(episode.plans) == len(lengths)
 
 
 def test_dream4manip_dreams_once_and_acts_on_every_observation(open_pipeline, observation):
