@@ -13,7 +13,7 @@ import pytest
 
 from dvgwm.runtime.bundle import Bundle, read_bundle
 from dvgwm.runtime.pipeline import Pipeline
-from dvgwm.runtime.plugins import open_backend
+from dvgwm.runtime.plugins import open_backend, shipped
 from dvgwm.runtime.types import Observation
 
 HERE = Path(__file__).parent
@@ -57,10 +57,10 @@ def record(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """engines/a1_tiny where it was built, else one built now."""
-    ready = HERE.parent / "engines" / "a1_tiny"
-    if (ready / "manifest.json").is_file():
-        return read_bundle(ready, "onnx")
+    """engines/a1_tiny where it was built, else the shipped one, else one built now."""
+    for ready in (HERE.parent / "engines" / "a1_tiny", shipped("a1_tiny")):
+        if (ready / "manifest.json").is_file():
+            return read_bundle(ready, "onnx")
     building = pytest.importorskip("dvgwm.export.build", reason="no engines/a1_tiny and no export extra to build it")
     order = building.Order("a1_tiny", "onnx", tmp_path_factory.mktemp("engines") / "a1_tiny", 0, building.STEPS[:3])
     return building.build_bundle(order, lambda *_: None).bundle

@@ -9,7 +9,9 @@ torch = pytest.importorskip("torch", reason="the export extra is not installed")
 diffusers = pytest.importorskip("diffusers", reason="the export extra is not installed")
 
 from dvgwm.models.build import build
+from dvgwm.models.engines import denoise_engine
 from dvgwm.models.presets import preset
+from dvgwm.models.weights import load_parts
 from dvgwm.runtime.denoise import Run
 from dvgwm.runtime.noise import draw
 from dvgwm.runtime.pipeline import silent
@@ -29,10 +31,23 @@ class GivenLatents(diffusers.CogVideoXImageToVideoPipeline):
         return self.given
 
 
+class TellsCleanLatents(torch.nn.Module):
+    """The transformer as the pipeline calls it, in the preset's form: its velocity follows from the clean latents it tells."""
+
+    def __init__(self, network, engine):
+        super().__init__()
+        self.config, self.dtype, self.engine = network.config, network.dtype, engine
+
+    def forward(self, hidden_states, encoder_hidden_states, timestep, **_):
+        state, image = hidden_states[:1].chunk(2, 2)
+        return (self.engine(state, timestep[:1].float(), encoder_hidden_states, image[:, :1]),)
+
+
 @pytest.fixture(scope="module")
 def reference(bundle, pipeline):
     size = preset("a1_tiny")
     networks = build(size, 0)
+    load_parts(networks, bundle.path)
     networks.preview.set_attn_processor(diffusers.models.attention_processor.CogVideoXAttnProcessor2_0())
     scheduler = diffusers.CogVideoXDDIMScheduler(
         beta_start=0.00085,
@@ -44,7 +59,8 @@ def reference(bundle, pipeline):
         snr_shift_scale=size.sampling.preview_snr_shift,
         timestep_spacing="trailing",
     )
-    made = GivenLatents(None, None, None, networks.preview, scheduler)
+    engine = denoise_engine(networks.preview, size, flow=False)
+    made = GivenLatents(None, None, None, TellsCleanLatents(networks.preview, engine), scheduler)
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -56,7 +72,7 @@ def test_preview(benchmark, record, reference, pipeline, observation, instructio
     tensors = {"image": observation.images["scene"], "instruction": instruction}
     tensors |= stages["encode_text"].run(tensors, run) | stages["encode_low"].run(tensors, run)
     sampler = stages["preview"].spec.sampler
-    noise = draw(0, "preview", 0, (1, 13, 32, 8, 12))
+    noise = draw(0, "preview", 0, (*tensors["low_image"].shape[:1], 13, *tensors["low_image"].shape[2:]))
     image = observation.images["scene"]
 
     def theirs():

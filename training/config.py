@@ -67,8 +67,8 @@ class PreviewPart(Part):
     """The preview's loop; the drops are for guidance (CogVideoX: .1 and .05).
 
     ``lean`` draws steps near pure noise more often; ``moving_weight`` adds to the weight of latents that move;
-    ``pose_weight`` is that of the auxiliary loss, the tool's poses told from the hidden tokens. A channel of a linear codec is
-    weighted by its scale in pixels to the power ``loudness``: with 2 errors are those of pixels, with 0 of latents.
+    ``pose_weight`` is that of the auxiliary loss, the tool's poses told from the hidden tokens. ``loudness`` weights
+    what is large in pixels (`objectives.channel_weight`).
     """
 
     lean: float = 0.0
@@ -85,13 +85,14 @@ class RefinerPart(Part):
 
     ``pixel_share`` of the clips start from degraded pixels (Eq. A.1), the others from the preview's latents: true ones, or
     for a share ``generated`` of them what the preview tells from a step of ``told_at``. All are then degraded as latents
-    (Eq. A.3).
+    (Eq. A.3). ``loudness`` weights what is large in pixels.
     """
 
     strength: tuple[int, int] = (100, 400)
     pixel_share: float = 0.5
     generated: float = 0.0
     told_at: tuple[int, int] = (500, 999)
+    loudness: float = 0.0
     drop_text: float = 0.0
 
 

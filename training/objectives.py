@@ -1,5 +1,7 @@
 """What each part is trained to predict: small pure functions, each with the paper's equation."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -64,6 +66,15 @@ def clean_weight(sigma: Tensor) -> Tensor:
     A velocity of clean latents z^ is off by ``(z^ - z) / sigma``: unweighted, a nearly clean state would decide everything.
     """
     return (5.0 * sigma.square()).clamp_max(1.0)
+
+
+def channel_weight(codec: Any, loudness: float) -> Tensor:
+    """Return the weight, C 1 1, of every channel of a linear codec's error: its scale in pixels to the power ``loudness``.
+
+    With 2 errors are those of pixels, with 0, and for a VAE, those of latents.
+    """
+    scale = codec.get_buffer("group_scale") if loudness else torch.ones(1)
+    return (scale**loudness).view(-1, 1, 1)
 
 
 def pose_error(predicted: Tensor, wanted: Tensor, known: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from dvgwm.runtime.sampler import Table
 from .config import PreviewPart
 from .lora import prepared
 from .objectives import (
+    channel_weight,
     clean_weight,
     diffuse,
     drop,
@@ -37,15 +38,14 @@ class PreviewObjective(nn.Module):
     empty: Tensor
     alpha: Tensor
     sigma: Tensor
-    channel_weight: Tensor
+    loud: Tensor
     hidden: Tensor
 
     def __init__(self, preset: Preset, networks: Networks, part: PreviewPart, empty: Tensor) -> None:
         super().__init__()
         self.engine = denoise_engine(prepared(networks.preview, part), preset, flow=False)
         self.clean = preset.preview.predicts == "clean"
-        scale = networks.low_codec.get_buffer("group_scale") if part.loudness else torch.ones(1)
-        self.register_buffer("channel_weight", (scale**part.loudness).view(-1, 1, 1), persistent=False)
+        self.register_buffer("loud", channel_weight(networks.low_codec, part.loudness), persistent=False)
         self.pose = None
         if part.pose_weight:
             height, width = preset.grid(preset.low)
@@ -71,7 +71,7 @@ class PreviewObjective(nn.Module):
         image = torch.where(no_image.view(-1, 1, 1, 1, 1), 0.0, clean[:, :1])
         predicted = self.engine(diffuse(clean, noise, alpha, sigma), steps.to(clean.dtype), text, image)
         weight = clean_weight(sigma).view(-1, 1, 1, 1, 1) if self.clean else torch.ones(1, device=clean.device)
-        weight = weight * self.channel_weight
+        weight = weight * self.loud
         if self.part.moving_weight:
             weight = weight * moving_weight(clean, self.part.moving_weight)
         loss = squared_error(predicted, velocity(clean, noise, alpha, sigma), weight)

@@ -10,7 +10,16 @@ from dvgwm.models.presets import Preset
 from .config import RefinerPart
 from .degradation import raised
 from .lora import prepared
-from .objectives import clean_weight, degrade_latents, diffuse, drop, flow_state, flow_velocity, squared_error
+from .objectives import (
+    channel_weight,
+    clean_weight,
+    degrade_latents,
+    diffuse,
+    drop,
+    flow_state,
+    flow_velocity,
+    squared_error,
+)
 
 
 class RefinerObjective(nn.Module):
@@ -18,6 +27,7 @@ class RefinerObjective(nn.Module):
 
     alpha: Tensor
     sigma: Tensor
+    loud: Tensor
     preview_alpha: Tensor
     preview_sigma: Tensor
     borrowed = ("preview.", "text.")
@@ -28,6 +38,7 @@ class RefinerObjective(nn.Module):
         self.engine = denoise_engine(prepared(networks.refiner, part), preset, flow=True)
         self.clean = preset.refiner is not None and preset.refiner.predicts == "clean"
         self.text, self.preset, self.part = networks.text.requires_grad_(False), preset, part
+        self.register_buffer("loud", channel_weight(networks.codec, part.loudness), persistent=False)
         self.preview = None
         if part.generated:
             self.preview = denoise_engine(networks.preview, preset, flow=False).requires_grad_(False)
@@ -50,8 +61,8 @@ class RefinerObjective(nn.Module):
         start = self.start(batch, generator)
         conditions = (batch["low"],) if self.preset.refiner_sees_preview else ()
         predicted = self.engine(flow_state(start, high, tau), tau, text, high[:, :1], *conditions)
-        weight = clean_weight(1.0 - tau).view(-1, 1, 1, 1, 1) if self.clean else None
-        return squared_error(predicted, flow_velocity(start, high), weight)
+        weight = clean_weight(1.0 - tau).view(-1, 1, 1, 1, 1) if self.clean else torch.ones(1, device=device)
+        return squared_error(predicted, flow_velocity(start, high), weight * self.loud)
 
     def told(self, low: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
         """Return ``low`` with a share of the clips as the preview tells them from a noisy state, as soft as it is."""

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 diffusers = pytest.importorskip("diffusers", reason="the train extra is not installed")
 
+from dvgwm.models.codec import LinearCodec
 from dvgwm.models.engines import preview_signal
 from dvgwm.models.presets import Scaling
 from dvgwm.training import objectives as o
@@ -108,6 +109,18 @@ def test_the_policys_loss_is_equation_6():
         total += float((0.5 * noisy + features[n % 3].mean() - noise[n]).square().mean())
     assert float(loss) == pytest.approx(total / 12, rel=1e-5)
     assert torch.equal(seen[:3], features)
+
+
+def test_channels_are_weighted_by_their_scale_in_pixels():
+    codec = LinearCodec(2, 3)
+    codec.get_buffer("group_scale").copy_(torch.tensor([3.0, 1.0, 0.5]))
+    codec.get_buffer("group_basis").copy_(torch.eye(3, 48))
+    error = random(4, 3).float()
+    pixels = (error * codec.group_scale) @ codec.group_basis
+    weighted = error.square().mean(0, keepdim=True).T[:, :, None] * o.channel_weight(codec, 2.0)
+    assert float(weighted.sum()) == pytest.approx(float(pixels.square().sum(1).mean()), rel=1e-5)
+    assert o.channel_weight(codec, 0.0).tolist() == [[[1.0]]]
+    assert o.channel_weight(torch.nn.Identity(), 0.0).tolist() == [[[1.0]]], "a VAE has no such scale"
 
 
 def test_squared_error_is_the_mean_and_its_weights_are_relative():
