@@ -68,6 +68,8 @@ class RefinerObjective(nn.Module):
         """Return ``low`` with a share of the clips as the preview tells them from a noisy state, as soft as it is."""
         assert self.preview is not None
         chosen = drop(len(low), self.part.generated, generator).nonzero().flatten()
+        if not len(chosen):
+            return low
         first, last = self.part.told_at
         steps = torch.randint(first, last + 1, (len(chosen),), generator=generator, device=low.device)
         noise = torch.randn(low[chosen].shape, generator=generator, device=low.device)
