@@ -134,7 +134,7 @@ def test_a_failed_gate_writes_no_bundle(tmp_path, monkeypatch):
         raise ParityError("PARITY", "preview: too far")
 
     monkeypatch.setattr(building, "engine_parity", spoil)
-    monkeypatch.setattr(building, "export_onnx", lambda m, i, o, d, path, opset: path.write_bytes(b"\x08"))
+    monkeypatch.setattr(building, "export_onnx", lambda m, i, o, d, path, *_: path.write_bytes(b"\x08"))
     monkeypatch.setattr(building, "check_graph", lambda path: None)
     with pytest.raises(ParityError):
         build_bundle(Order("test_tiny", "onnx", tmp_path / "b", 0), silent)
@@ -220,4 +220,4 @@ def test_the_last_line_is_json(tmp_path, built):
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts["preset"] == "test_tiny"
-    assert len(facts["made"]) == 9
+    assert len(facts["made"]) == 9 + 6
