@@ -21,7 +21,8 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class Muon(torch.optim.Muon):
     """torch's Muon, matrices of one shape orthogonalised together and in ``dtype``.
 
-    torch's own computes in bfloat16, which a CPU without it emulates: 14 s a step of `a1_tiny`'s preview, against .3.
+    torch's own computes in bfloat16, which a CPU without it emulates: 18 s a step for the
+    matrices of `a1_tiny`'s preview, against .4.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], part: Part, dtype: torch.dtype) -> None:
