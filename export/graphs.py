@@ -19,6 +19,7 @@ from dvgwm.models.engines import (
     EncodeTextEngine,
     PolicyEngine,
     denoise_engine,
+    lift_of,
     streaming,
 )
 from dvgwm.models.fused import FusedTransformer, Recipe
@@ -142,25 +143,25 @@ def _denoise_inputs(preset: Preset, size: tuple[int, int], branches: int) -> dic
 
 
 def _denoiser(
-    preset: Preset, transformer: CogVideoXTransformer3DModel, made: Recipe | None, flow: bool
+    preset: Preset, networks: Networks, transformer: CogVideoXTransformer3DModel, made: Recipe | None, flow: bool
 ) -> DenoiseEngine:
     network: nn.Module = transformer
     if made is None:
         transformer.set_attn_processor(OperatorAttention())
     else:
         network = FusedTransformer(transformer, made)
-    return denoise_engine(network, preset, flow)
+    return denoise_engine(network, preset, flow, lift_of(preset, networks))
 
 
 def _preview(preset: Preset, networks: Networks, made: Recipe | None) -> Graph:
-    engine = _denoiser(preset, networks.preview, made, flow=False)
+    engine = _denoiser(preset, networks, networks.preview, made, flow=False)
     inputs = _denoise_inputs(preset, preset.low, 2) | {"time": torch.tensor([499.0])}
     return Graph("preview", engine, inputs, ("velocity",), {"text": BRANCHES}, opset=ATTENTION_OPSET)
 
 
 def _refine(preset: Preset, networks: Networks, made: Recipe | None) -> Graph:
     assert networks.refiner is not None
-    engine = _denoiser(preset, networks.refiner, made, flow=True)
+    engine = _denoiser(preset, networks, networks.refiner, made, flow=True)
     inputs = _denoise_inputs(preset, preset.high, 2)
     if preset.refiner_sees_preview:
         inputs["preview"] = _randn(1, preset.latent_frames, preset.codec.channels, *preset.grid(preset.low))

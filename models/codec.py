@@ -5,6 +5,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 GROUP = 4
 """Frames per latent frame after the first, as CogVideoX's VAE."""
@@ -62,6 +63,19 @@ class LinearCodec(nn.Module):
     def decode_groups(self, latents: Tensor, first: Tensor) -> Tensor:
         """Return four frames for each of the latents, none of which is the first; ``first`` is the first frame."""
         return self._restore(latents, "group", GROUP) + first
+
+    @torch.no_grad()
+    def lift(self, low: "LinearCodec", factor: int) -> Tensor:
+        """Return the matrix from a group's latents in ``low`` to this codec's of the same patch, ``factor`` times as large.
+
+        Its rows, C factor^2, are as `pixel_shuffle` wants them; each patch is enlarged bilinearly, on its own.
+        """
+        one_each = torch.eye(low.channels)[..., None, None, None].to(low.get_buffer("group_basis"))
+        patches = low._restore(one_each, "group", GROUP)
+        size = factor * self.patch, factor * self.patch
+        larger = functional.interpolate(patches.flatten(1, 2), size, mode="bilinear", align_corners=False)
+        made = self._project(larger.unflatten(1, (3, GROUP)), "group", GROUP)
+        return made.flatten(1).T
 
     def _buffers_of(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
         return tuple(self.get_buffer(f"{name}_{part}") for part in ("basis", "mean", "scale"))  # type: ignore[return-value]

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from dvgwm.runtime.schedule import cogvideox_signal
 
+from .build import Networks
 from .codec import LinearCodec, StreamingLinear
 from .dit import rotary_positions
 from .fused_vae import FusedDecoder
@@ -87,10 +88,17 @@ class CleanDenoiseEngine(DenoiseEngine):
 
     def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor) -> Tensor:
         """Return the velocity of every branch."""
-        middle = slice(self.margin, state.shape[-1] - self.margin)
-        seen = image[..., middle].expand(-1, state.shape[1], -1, -1, -1)
-        told = functional.pad(self._velocity([state[..., middle], seen], time, text), (self.margin, self.margin))
-        clean = torch.cat([image.expand(told.shape[0], -1, -1, -1, -1), told[:, 1:]], 1)
+        told = self._told([state, image.expand(-1, state.shape[1], -1, -1, -1)], time, text)
+        return self._towards(told[:, 1:], state, time, image)
+
+    def _told(self, parts: list[Tensor], time: Tensor, text: Tensor) -> Tensor:
+        middle = slice(self.margin, parts[0].shape[-1] - self.margin)
+        told = self._velocity([part[..., middle] for part in parts], time, text)
+        return functional.pad(told, (self.margin, self.margin))
+
+    def _towards(self, groups: Tensor, state: Tensor, time: Tensor, image: Tensor) -> Tensor:
+        """Return the velocity towards the clean latents, the first frame's and the ``groups`` after it."""
+        clean = torch.cat([image.expand(groups.shape[0], -1, -1, -1, -1), groups], 1)
         if self.flow:
             return (clean - state) / (1.0 - time).view(-1, 1, 1, 1, 1)
         index = time.round().long()
@@ -98,18 +106,66 @@ class CleanDenoiseEngine(DenoiseEngine):
         return (alpha * state - clean) / sigma
 
 
-def denoise_engine(network: nn.Module, preset: Preset, flow: bool) -> DenoiseEngine:
-    """Return the engine of the preset's preview, with ``flow`` of its refiner, in the form that the preset names."""
+class CleanRefineEngine(CleanDenoiseEngine):
+    """`CleanDenoiseEngine` that also sees the preview's latents, 1 T C h w, and tells what is to be added to them.
+
+    ``lift`` takes them to the refiner's (`LinearCodec.lift`). A network that tells nothing leaves the preview as it is.
+    """
+
+    lift: Tensor
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        dit: DiT,
+        grid: tuple[int, int],
+        latent_frames: int,
+        snr_shift: float,
+        lift: Tensor,
+    ) -> None:
+        super().__init__(transformer, dit, grid, latent_frames, True, snr_shift)
+        self.register_buffer("lift", lift[..., None, None], persistent=False)
+
+    def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor, preview: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the velocity of every branch."""
+        lifted = self.lifted(preview[:, 1:])
+        shown = image.expand(-1, state.shape[1], -1, -1, -1)
+        told = self._told([state, shown, torch.cat([image, lifted], 1)], time, text)
+        return self._towards(told[:, 1:] + lifted, state, time, image)
+
+    def lifted(self, groups: Tensor) -> Tensor:
+        """Return the refiner's latents, B t C H W, of the preview's, B t C h w, all of them of groups of frames."""
+        finer = functional.conv2d(groups.flatten(0, 1), self.lift)
+        factor = round((self.lift.shape[0] / self.lift.shape[1]) ** 0.5)
+        return functional.pixel_shuffle(finer, factor).unflatten(0, groups.shape[:2])
+
+
+def denoise_engine(network: nn.Module, preset: Preset, flow: bool, lift: Tensor | None = None) -> DenoiseEngine:
+    """Return the engine of the preset's preview, with ``flow`` of its refiner, in the form that the preset names.
+
+    ``lift`` is `lift_of` the preset's networks: a refiner that sees the preview and tells clean latents needs it.
+    """
     dit, size = (preset.refiner, preset.high) if flow else (preset.preview, preset.low)
     assert dit is not None, "a system with two stages"
-    grid, frames = preset.grid(size), preset.latent_frames
+    grid, frames, snr_shift = preset.grid(size), preset.latent_frames, preset.sampling.preview_snr_shift
+    sees = flow and preset.refiner_sees_preview
+    if dit.predicts == "clean" and sees:
+        assert lift is not None, "the codecs' lift"
+        return CleanRefineEngine(network, dit, grid, frames, snr_shift, lift)
     if dit.predicts == "clean":
-        assert not (flow and preset.refiner_sees_preview), "no preset has both"
-        return CleanDenoiseEngine(network, dit, grid, frames, flow, preset.sampling.preview_snr_shift)
+        return CleanDenoiseEngine(network, dit, grid, frames, flow, snr_shift)
     engine = DenoiseEngine(network, dit, grid, frames, flow)
-    if flow and preset.refiner_sees_preview:
-        return GuidedRefineEngine(engine, preset.preview_scaling, preset.refiner_scaling)
-    return engine
+    return GuidedRefineEngine(engine, preset.preview_scaling, preset.refiner_scaling) if sees else engine
+
+
+def lift_of(preset: Preset, networks: Networks) -> Tensor | None:
+    """Return what takes the preview's latents to the refiner's, scaling included, where both codecs are linear."""
+    low, high = networks.low_codec, networks.codec
+    if not isinstance(low, LinearCodec) or not isinstance(high, LinearCodec) or preset.low == preset.high:
+        return None
+    source, target = (torch.tensor(scaling.std) for scaling in (preset.preview_scaling, preset.refiner_scaling))
+    lift = high.lift(low, preset.high[0] // preset.low[0]).unflatten(0, (high.channels, -1))
+    return (lift * source / target.view(-1, 1, 1)).flatten(0, 1)
 
 
 def preview_signal(snr_shift: float) -> tuple[Tensor, Tensor]:

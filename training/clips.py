@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +28,9 @@ from .policy import normalise
 
 Report = Callable[[int, int], None]
 
+WRITERS = 2
+"""Threads that make latents: resizing and the codec leave the interpreter to each other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -37,7 +41,7 @@ class Window:
 
 
 def windows(preset: Preset, arrays: Arrays, numbers: Sequence[int], later: float, seed: int) -> tuple[Window, ...]:
-    """Return one window per episode from its start and, for a share ``later`` of them, one from within it.
+    """Return one window per episode from its start and, on average, ``later`` of them from within it.
 
     A plan is made at the start of an episode and again wherever the last plan ended, so both are learned. Episodes shorter
     than a clip are left out where the preset says so.
@@ -49,8 +53,9 @@ def windows(preset: Preset, arrays: Arrays, numbers: Sequence[int], later: float
         if preset.drop_short and length < preset.frames:
             continue
         chosen.append(Window(number, 0))
-        if random.random() < later and length > 2:
-            chosen.append(Window(number, int(random.integers(1, length - 1))))
+        if length > 2:
+            starts = random.integers(1, length - 1, int(later + random.random()))
+            chosen += [Window(number, int(start)) for start in starts]
     return tuple(chosen)
 
 
@@ -116,11 +121,16 @@ def write_clips(
         grid = preset.grid(preset.low if name == "low" else preset.high)
         shape = len(chosen), preset.latent_frames, preset.codec.channels, *grid
         made = np.lib.format.open_memmap(out / f"{name}.npy", "w+", np.float16, shape)
-        random = np.random.default_rng(5)
-        for index, window in enumerate(chosen):
-            report(done * len(chosen) + index, len(wanted) * len(chosen))
+        draws = np.random.default_rng(5).uniform(size=len(chosen))
+
+        def latents(window: Window, draw: float, name: str = name) -> Tensor:
             frames = clip_of(arrays.frames(window.episode), window.start, preset.frames)
-            made[index] = latents_of(preset, networks, frames, name, float(random.uniform())).numpy()
+            return latents_of(preset, networks, frames, name, draw)
+
+        with ThreadPoolExecutor(WRITERS) as pool:
+            for index, clip in enumerate(pool.map(latents, chosen, draws.tolist())):
+                report(done * len(chosen) + index, len(wanted) * len(chosen))
+                made[index] = clip.numpy()
         made.flush()
         write_json(out / f"{name}.json", facts[name])
     if wanted:

@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).parent / "configs"
 
 @dataclass(frozen=True, slots=True)
 class DataSettings:
-    """Which demonstrations a run learns from; ``later`` is the share of clips that begin within their episode."""
+    """Which demonstrations a run learns from; ``later`` is how many clips an episode has, on average, that begin within it."""
 
     path: Path
     camera: str = "scene"

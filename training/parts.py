@@ -63,8 +63,15 @@ KINDS = {
 
 
 def networks_of(run: Run) -> Networks:
-    """Return the networks of the run's preset as they are before any training."""
-    return build(run.preset, run.seed)
+    """Return the networks of the run's preset as they are before any training.
+
+    A refiner that tells what is to be added to the preview begins by adding nothing.
+    """
+    networks, dit = build(run.preset, run.seed), run.preset.refiner
+    if networks.refiner is not None and run.preset.refiner_sees_preview and dit is not None and dit.predicts == "clean":
+        for tensor in networks.refiner.proj_out.parameters():
+            tensor.zero_()
+    return networks
 
 
 def train_part(

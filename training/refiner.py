@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dvgwm.models.build import Networks
-from dvgwm.models.engines import denoise_engine, preview_signal
+from dvgwm.models.engines import denoise_engine, lift_of, preview_signal
 from dvgwm.models.presets import Preset
 
 from .config import RefinerPart
@@ -35,7 +35,7 @@ class RefinerObjective(nn.Module):
     def __init__(self, preset: Preset, networks: Networks, part: RefinerPart, empty: Tensor) -> None:
         super().__init__()
         assert networks.refiner is not None, "a system with two stages"
-        self.engine = denoise_engine(prepared(networks.refiner, part), preset, flow=True)
+        self.engine = denoise_engine(prepared(networks.refiner, part), preset, True, lift_of(preset, networks))
         self.clean = preset.refiner is not None and preset.refiner.predicts == "clean"
         self.text, self.preset, self.part = networks.text.requires_grad_(False), preset, part
         self.register_buffer("loud", channel_weight(networks.codec, part.loudness), persistent=False)

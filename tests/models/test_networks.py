@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="the export extra is not installed")
 diffusers = pytest.importorskip("diffusers", reason="the export extra is not installed")
 
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
+from torch.nn import functional
 
 from dvgwm.export.attention import OperatorAttention
 from dvgwm.models.build import build, moving_shapes, parameters
@@ -19,12 +20,13 @@ from dvgwm.models.engines import (
     DenoiseEngine,
     EncodeImageEngine,
     denoise_engine,
+    lift_of,
     preview_signal,
     rescaling,
     streaming,
 )
 from dvgwm.models.policy import SpatialSoftmax
-from dvgwm.models.presets import PRESETS, DiT, preset
+from dvgwm.models.presets import PRESETS, DiT, LinearCodecSize, preset
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.sampler import SamplerSpec, table
 
@@ -162,6 +164,46 @@ def test_clean_latents_make_the_velocity_that_they_are_of(flow):
     other = engine(state, tau, text, clean[:, :1] + 1.0)
     assert not torch.allclose(made[:, 0], other[:, 0], atol=1e-2)
     assert torch.equal(made[:, 1:], other[:, 1:])
+
+
+def whole_codec(seed, patch=4):
+    """A linear codec that loses nothing: as many channels as a group's patch has pixels."""
+    pixels = 3 * 4 * patch * patch
+    codec = LinearCodec(patch, pixels)
+    generator = torch.Generator().manual_seed(seed)
+    codec.group_basis.copy_(torch.linalg.qr(torch.randn(pixels, pixels, generator=generator))[0])
+    codec.group_scale.copy_(torch.rand(pixels, generator=generator) + 0.5)
+    return codec
+
+
+def test_a_lift_enlarges_what_latents_decode_to():
+    low, high = whole_codec(1), whole_codec(2)
+    latents, first = torch.randn(1, low.channels, 1, 2, 3), torch.zeros(1, 3, 1, 8, 12)
+    lifted = functional.pixel_shuffle(functional.conv2d(latents[:, :, 0], high.lift(low, 2)[..., None, None]), 2)
+    made = high.decode_groups(lifted[:, :, None], torch.zeros(1, 3, 1, 16, 24))[0].transpose(0, 1)
+    small = low.decode_groups(latents, first)[0].transpose(0, 1)
+    for row, column in ((0, 0), (1, 2)):
+        patch = small[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+        larger = functional.interpolate(patch, (8, 8), mode="bilinear", align_corners=False)
+        assert torch.allclose(made[:, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8], larger, atol=1e-4)
+
+
+def test_a_refiner_that_tells_nothing_leaves_the_preview_as_it_is():
+    told = replace(preset("test_tiny").preview, predicts="clean", margin=2)
+    size = replace(preset("test_tiny"), refiner=told, low=(16, 40), high=(32, 80), codec=LinearCodecSize(4, 192))
+    networks = replace(build(preset("test_tiny"), 0), low_codec=whole_codec(1), codec=whole_codec(2))
+    lift = lift_of(size, networks)
+    state, image = torch.randn(1, 13, 192, 8, 20), torch.randn(1, 1, 192, 8, 20)
+    low, tau, text = torch.randn(1, 13, 192, 4, 10), torch.tensor([0.75]), torch.randn(2, 48, 16)
+    network = Told(torch.zeros(1, 13, 192, 8, 16))
+    engine = denoise_engine(network, size, True, lift)
+    end = state + (1.0 - tau) * engine(state, tau, text, image, low)
+    lifted = engine.lifted(low[:, 1:])
+    assert torch.allclose(end, torch.cat([image, lifted], 1).expand(2, -1, -1, -1, -1), atol=1e-4)
+    assert torch.equal(network.seen[0][:1, 1:, 2 * 192 :], lifted[..., 2:-2]), "what is lifted is seen"
+    more = torch.randn(1, 13, 192, 8, 16)
+    added = state + (1.0 - tau) * denoise_engine(Told(more), size, True, lift)(state, tau, text, image, low)
+    assert torch.allclose((added - end)[:1, 1:, ..., 2:-2], more[:, 1:], atol=1e-4)
 
 
 def test_a_margin_is_left_out_and_stays_still():

@@ -168,6 +168,8 @@ def test_the_refiner_starts_from_what_the_preview_tells(small):
 
 def test_the_joint_gradient_reaches_the_last_refine_step_and_no_further(small):
     run, networks, batch, _ = small
+    # Untrained it adds nothing, and nothing comes back through it.
+    torch.nn.init.normal_(networks.refiner.proj_out.weight, std=0.1)
     objective = JointObjective(run.preset, networks, run.joint)
     objective(batch, seeded()).backward()
 
@@ -245,6 +247,7 @@ def test_clips_begin_within_episodes_too_and_short_ones_are_dropped_where_the_pr
     chosen = windows(size, arrays, range(20), 0.5, 0)
     assert {window.episode for window in chosen if window.start == 0} == set(range(20))
     assert 3 < sum(window.start > 0 for window in chosen) < 17
+    assert len(windows(size, arrays, range(20), 2.0, 0)) == 60
     longer = replace(size, frames=53)
     assert len(windows(longer, arrays, range(20), 0.0, 0)) == 20
     dropped = windows(replace(longer, drop_short=True), arrays, range(20), 0.0, 0)
