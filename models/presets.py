@@ -178,7 +178,7 @@ _ALL = (
         low=(64, 96),
         high=(128, 192),
         preview=DiT(layers=6, heads=4, time_embed=128, predicts="clean", margin=2),
-        refiner=DiT(layers=4, heads=3, time_embed=64, predicts="clean", margin=4),
+        refiner=DiT(layers=3, heads=3, time_embed=64, predicts="clean", margin=4),
         refiner_sees_preview=True,
         codec=LinearCodecSize(patch=8, channels=80),
         preview_scaling=Scaling((0.0,), (1.0,)),
