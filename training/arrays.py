@@ -53,7 +53,7 @@ def open_arrays(root: Path, camera: str) -> Arrays:
         told = json.loads((root / INDEX).read_text("utf-8"))
     except OSError:
         raise ConfigError(
-            "ARRAYS_MISSING", f"{root} has no {INDEX}; make it with `dvgwm-train data --out {root}`"
+            "ARRAYS_MISSING", f"{root} has no {INDEX}; make it with `dvgwm-train data --out {root}`, or `imagine`"
         ) from None
     if not (root / "arrays" / camera).is_dir():
         raise ConfigError("ARRAYS_CAMERA", f"{root} has no arrays of a camera called {camera!r}; make them from it")

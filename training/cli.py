@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,7 +50,6 @@ def loop_options(command: Any) -> Any:
         click.option(
             "--from", "start", type=click.Path(path_type=Path), help="Start from the networks in this folder."
         ),
-        click.option("--data", type=click.Path(path_type=Path), help="Data set to learn from (default: the run's)."),
     )
     for option in reversed(options):
         command = option(command)
@@ -58,7 +57,7 @@ def loop_options(command: Any) -> Any:
 
 
 @cli.command()
-@click.option("--episodes", type=Positive, default=2000, show_default=True, help="A multiple of 25.")
+@click.option("--episodes", type=Positive, default=8000, show_default=True, help="A multiple of 25.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the layouts.")
 @click.option("--workers", type=Positive, default=os.cpu_count(), show_default="cores", help="Processes.")
 @click.option("--from", "source", type=click.Path(path_type=Path), help="Read these demonstrations instead.")
@@ -125,33 +124,39 @@ def refiner(**options: Any) -> None:
 
 @cli.command()
 @loop_options
+def tune(**options: Any) -> None:
+    """Let the policy go on learning, from what `imagine` wrote: frames as it will be shown them, to actions."""
+    _train("tune", **options)
+
+
+@cli.command()
+@loop_options
 def joint(**options: Any) -> None:
-    """Train refiner and policy together by the policy's loss alone. Wants both."""
+    """Train refiner and tuned policy together by the policy's loss alone. Wants both."""
     _train("joint", **options)
 
 
 @cli.command()
 @run_options
 @click.option("--episodes", type=Positive, default=500, show_default=True, help="A fifth of them held-out ones.")
-@click.option("--to", "root", type=click.Path(path_type=Path), required=True, help="Folder of the data set.")
-def imagine(name: str, out: Path | None, episodes: int, root: Path) -> None:
+def imagine(name: str, out: Path | None, episodes: int) -> None:
     """Write what preview and refiner imagine of demonstrations, beside the experts' actions, as a data set.
 
-    A policy that goes on learning from it (`policy --data`) has met what it will be shown.
+    A policy that goes on learning from it (`tune`) has met what it will be shown.
     """
     run = _run(name, out)
     from . import parts
 
     began = time.monotonic()
     with Lines() as lines:
-        census = parts.imagine(run, root, episodes, lines.count("episodes"))
-    _finish({"command": "imagine", "out": str(root), **asdict(census), "wall_s": time.monotonic() - began})
+        census = parts.imagine(run, episodes, lines.count("episodes"))
+    _finish(
+        {"command": "imagine", "out": str(parts.imagined(run)), **asdict(census), "wall_s": time.monotonic() - began}
+    )
 
 
-def _train(part: str, name: str, out: Path | None, data: Path | None, **options: Any) -> None:
+def _train(part: str, name: str, out: Path | None, **options: Any) -> None:
     run = _run(name, out)
-    if data is not None:
-        run = replace(run, data=replace(run.data, path=data))
     from .parts import train_part
 
     with Lines() as lines:

@@ -131,6 +131,7 @@ class Run:
     preview: PreviewPart
     refiner: RefinerPart
     policy: PolicyPart
+    tune: PolicyPart
     joint: JointPart
 
 
@@ -140,6 +141,7 @@ _SECTIONS = {
     "preview": PreviewPart,
     "refiner": RefinerPart,
     "policy": PolicyPart,
+    "tune": PolicyPart,
     "joint": JointPart,
 }
 

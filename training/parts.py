@@ -57,7 +57,8 @@ KINDS = {
     "policy": Kind(("frame_encoder", "policy")),
     "preview": Kind(("preview", "text"), ("low",)),
     "refiner": Kind(("refiner",), ("low", "high", "degraded"), ("preview",)),
-    "joint": Kind(("refiner", "frame_encoder", "policy"), ("low", "high"), ("preview", "refiner", "policy")),
+    "tune": Kind(("frame_encoder", "policy"), (), ("policy",)),
+    "joint": Kind(("refiner", "frame_encoder", "policy"), ("low", "high"), ("preview", "refiner", "tune")),
 }
 """Every part by name, a later one's networks before an earlier one's."""
 
@@ -91,7 +92,8 @@ def train_part(
     networks = _with_codecs(run) if kind.clips else networks_of(run)
     for earlier in kind.after:
         _take(run, networks, earlier)
-    learned, held = _clips(run, networks, kind, counted) if kind.clips else _windows(run, part)
+    frames = imagined(run) if name == "tune" else run.data.path
+    learned, held = _clips(run, networks, kind, counted) if kind.clips else _windows(run, part, frames)
     if start is not None:
         load_parts(networks, start)
     torch.manual_seed(run.seed)
@@ -112,18 +114,23 @@ def train_part(
     return {"weights": str(path)} | (asdict(reached[0]) if reached else {})
 
 
-def imagine(run: Run, root: Path, episodes: int, report: Count) -> Census:
-    """Write what the trained cascade imagines of ``episodes`` demonstrations under ``root``, as a data set."""
+def imagined(run: Run) -> Path:
+    """Return where the data set is that `imagine` writes and the tuned policy learns from."""
+    return run.out / "imagined"
+
+
+def imagine(run: Run, episodes: int, report: Count) -> Census:
+    """Write what the trained cascade imagines of ``episodes`` demonstrations, as a data set."""
     networks = _with_codecs(run)
     for name in ("preview", "refiner"):
         _take(run, networks, name)
-    return record_imagined(run, Cascade(run, networks, tokens_of(run.preset)), root, episodes, report)
+    return record_imagined(run, Cascade(run, networks, tokens_of(run.preset)), imagined(run), episodes, report)
 
 
 def collect(run: Run, folder: Path) -> tuple[str, ...]:
     """Write the networks that the run has trained into ``folder``, in half precision, and return their names.
 
-    What the joint phase made goes before what it started from. Raises `ConfigError` where nothing is trained.
+    What a later part made goes before what it started from. Raises `ConfigError` where nothing is trained.
     """
     networks, names = networks_of(run), []
     for name, codec in (("low_codec", networks.low_codec), ("codec", networks.codec)):
@@ -166,7 +173,7 @@ def _with_codecs(run: Run) -> Networks:
 
 
 def _objective(run: Run, networks: Networks, name: str, part: Any) -> nn.Module:
-    if name == "policy":
+    if name in ("policy", "tune"):
         return PolicyObjective(run.preset, networks, part)
     if name == "joint":
         return JointObjective(run.preset, networks, part)
@@ -188,9 +195,9 @@ def _found(run: Run, name: str) -> Path:
     return path
 
 
-def _windows(run: Run, part: PolicyPart) -> tuple[Windows, Windows]:
-    """Return the windows of frames to learn from and to test on."""
-    arrays, numbers = open_arrays(run.data.path, run.data.camera), split(open_dataset(run.data.path))
+def _windows(run: Run, part: PolicyPart, path: Path) -> tuple[Windows, Windows]:
+    """Return the windows of the frames of ``path`` to learn from and to test on."""
+    arrays, numbers = open_arrays(path, run.data.camera), split(open_dataset(path))
     learned, held = (Windows(run.preset, arrays, some, part.window, run.seed) for some in numbers)
     return learned, held
 

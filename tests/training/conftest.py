@@ -64,5 +64,6 @@ def small_run(demonstrations, tmp_path):
         preview=replace(run.preview, steps=12, batch=4, **plain),
         refiner=replace(run.refiner, steps=6, batch=2, **plain),
         policy=replace(run.policy, steps=30, batch=4, **plain),
+        tune=replace(run.tune, steps=10, batch=4, **plain),
         joint=replace(run.joint, steps=3, batch=1, learning_rate=1e-2, **plain),
     )

@@ -46,6 +46,7 @@ def test_a_wrong_settings_file_is_told(tmp_path, text, message):
         "preview": "steps = 1",
         "refiner": "steps = 1",
         "policy": "steps = 1",
+        "tune": "steps = 1",
         "joint": "steps = 1",
     }
     rest = "\n".join(f"[{name}]\n{line}" for name, line in whole.items() if f"[{name}]" not in text)
@@ -63,7 +64,7 @@ def command(*words):
 def test_help_names_every_part_and_errors_have_one_line_and_a_code(tmp_path):
     shown = command("--help")
     assert shown.returncode == 0
-    for part in ("data", "codec", "policy", "preview", "refiner", "joint", "upper-bound", "export"):
+    for part in ("data", "codec", "policy", "preview", "refiner", "imagine", "tune", "joint", "upper-bound", "export"):
         assert part in shown.stdout
     lost = command("upper-bound", "--out", str(tmp_path), "--episodes", "5")
     assert lost.returncode == 2

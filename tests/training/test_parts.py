@@ -72,8 +72,10 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run):
     assert list((run.out / "refiner" / "pictures").glob("imagined_*.png"))
     kept = load_file(run.out / "refiner" / "weights.safetensors")
     assert all(name.startswith("engine.") for name in kept), "the preview and its text encoder are another part's"
-    imagined = run.out / "imagined"
-    census = parts.imagine(run, imagined, 10, silent)
+    with pytest.raises(ConfigError, match="or `imagine`"):
+        parts.train_part(run, "tune", silent, silent)
+    imagined = parts.imagined(run)
+    census = parts.imagine(run, 10, silent)
     assert (census.train, census.test, census.shortest, census.longest) == (8, 2, 49, 49)
     videos, truth = open_arrays(imagined, "scene"), open_arrays(run.data.path, "scene")
     assert videos.instructions[:8] == truth.instructions[:8]
@@ -81,18 +83,17 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run):
     assert videos.frames(3).shape == (49, 64, 96, 3)
     assert np.abs(videos.frames(3)[0].astype(int) - truth.frames(3)[0]).mean() < 12, "it begins at the first frame"
     before = videos.frames(3).copy()
-    assert parts.imagine(run, imagined, 10, silent) == census
+    assert parts.imagine(run, 10, silent) == census
     assert np.array_equal(open_arrays(imagined, "scene").frames(3), before)
     with pytest.raises(ConfigError, match="16 demonstrations to learn from and 4 held out"):
-        parts.imagine(run, imagined, 25, silent)
-    tuned = replace(run, out=run.out / "tuned", data=replace(run.data, path=imagined))
-    assert parts.train_part(tuned, "policy", silent, silent)["step"] == 30
+        parts.imagine(run, 25, silent)
+    tuned = parts.train_part(run, "tune", silent, silent)
     joint = parts.train_part(run, "joint", silent, silent)
-    for told in (preview, refiner, joint):
+    for told in (preview, refiner, tuned, joint):
         assert np.isfinite(told["loss"])
-    before, after = (load_file(run.out / name / "weights.safetensors") for name in ("policy", "joint"))
-    changed = [name for name in before if name.startswith("unet") and not torch.equal(before[name], after[name])]
-    assert changed, "the joint phase trains the policy"
+    first, before, after = (load_file(run.out / name / "weights.safetensors") for name in ("policy", "tune", "joint"))
+    for earlier, later in ((first, before), (before, after)):
+        assert any(name.startswith("unet") and not torch.equal(earlier[name], later[name]) for name in later)
     assert set(parts.collect(run, run.out / "weights")) == set(build(run.preset).parts())
     networks = build(run.preset, 9)
     assert len(load_parts(networks, run.out / "weights")) == 7
