@@ -185,7 +185,7 @@ _ALL = (
         refiner_scaling=Scaling((0.0,), (1.0,)),
         text=Text(64, 2, 4, 16, 128, 260, 48, "bytes"),
         policy=Policy(12, "spatial_softmax", (32, 64), 32),
-        sampling=Sampling(preview_steps=2, preview_guidance=1.0, policy_steps=10),
+        sampling=Sampling(preview_steps=1, preview_guidance=1.0, policy_steps=10),
         actions=GALAXEA_POSES,
         drop_short=False,
     ),

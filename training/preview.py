@@ -77,10 +77,15 @@ class PreviewObjective(nn.Module):
         loss = squared_error(predicted, velocity(clean, noise, alpha, sigma), weight)
         if self.pose is None:
             return loss
-        told = self.pose(self.hidden.unflatten(1, (clean.shape[1], -1))[:, 1:].flatten(2))
-        poses = batch["poses"].flatten(0, 1).view(-1, told.shape[-1])
+        poses = batch["poses"].flatten(0, 1)
         known = torch.ones(len(poses), device=poses.device)
-        return loss + self.part.pose_weight * pose_error(told.flatten(0, 1), poses, known)
+        return loss + self.part.pose_weight * pose_error(self.poses(clean.shape[1]).flatten(0, 1), poses, known)
+
+    def poses(self, latent_frames: int) -> Tensor:
+        """Return the poses, B N D in [-1, 1], told from the last forward's hidden tokens, of the frames after the first."""
+        assert self.pose is not None, "a pose weight"
+        told = self.pose(self.hidden.unflatten(1, (latent_frames, -1))[:, 1:].flatten(2))
+        return told.unflatten(2, (GROUP, -1)).flatten(1, 2)
 
     def keep_hidden(self, block: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Tensor, Tensor]) -> None:
         """Keep the video tokens, B (T h w) D, that ``block`` hands on; a forward hook."""

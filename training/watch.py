@@ -28,11 +28,15 @@ def look_at_preview(preset: Preset, codec: nn.Module, clips: LatentClips, count:
 
     The picture has the true frames of a clip above the imagined ones. ``unexplained`` is the share of what changes in the
     pixels that is not told from pure noise, where the network could know everything: what it has learned, whatever the sampler.
+    ``pose_error_mm`` is how far the poses told with it are from the tool's.
     """
     # Drawn, not every n-th: episodes take turns at the tasks.
     drawn = np.random.default_rng(0).permutation(len(clips))[:count]
     chosen = [clips[int(n)] for n in drawn]
     clean, tokens = (torch.stack([clip[name] for clip in chosen]) for name in ("low", "tokens"))
+    poses = torch.stack([clip["poses"] for clip in chosen]) if "poses" in chosen[0] else torch.empty(0)
+    upper, lower = (torch.tensor(bounds[:3]) for bounds in (preset.actions.upper, preset.actions.lower))
+    half_m = (upper - lower) / 2
     rows, first = (
         table(SamplerSpec("ddim_v", steps, snr_shift=preset.sampling.preview_snr_shift)) for steps in (LOOK_STEPS, 1)
     )
@@ -45,7 +49,11 @@ def look_at_preview(preset: Preset, codec: nn.Module, clips: LatentClips, count:
         imagined, once, truth = (frames_of(codec, some, preset.preview_scaling) for some in (made, told, clean))
         figures, pictures = judged(imagined, truth)
         missed, all_ = ((frames - truth).square().mean() for frames in (once, truth[:, :, :1]))
-        return {**figures, "unexplained": float(missed / all_)}, pictures
+        figures = {**figures, "unexplained": float(missed / all_)}
+        if objective.pose is not None:  # the hidden tokens are those of pure noise, imagined last
+            off_m = (objective.poses(clean.shape[1]).float().cpu() - poses)[..., :3] * half_m
+            figures["pose_error_mm"] = 1000.0 * float(off_m.norm(dim=-1).mean())
+        return figures, pictures
 
     return look
 

@@ -64,7 +64,9 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run):
     pictures = list((run.out / "preview" / "pictures").glob("imagined_*.png"))
     assert len(pictures) == 2
     (*_, watched) = map(json.loads, (run.out / "preview" / "watched.jsonl").read_text().splitlines())
-    assert {"held_out_loss", "psnr_over_still_db", "moving_psnr_over_still_db", "unexplained"} <= set(watched)
+    assert {"held_out_loss", "psnr_over_still_db", "moving_psnr_over_still_db", "unexplained", "pose_error_mm"} <= set(
+        watched
+    )
     assert 0.0 < watched["unexplained"] < 2.0
     refiner = parts.train_part(run, "refiner", silent, silent)
     (*_, watched) = map(json.loads, (run.out / "refiner" / "watched.jsonl").read_text().splitlines())
