@@ -59,7 +59,7 @@ def reference(bundle, pipeline):
         snr_shift_scale=size.sampling.preview_snr_shift,
         timestep_spacing="trailing",
     )
-    engine = denoise_engine(networks.preview, size, flow=False)
+    engine = denoise_engine(networks.preview, size, False, networks)
     made = GivenLatents(None, None, None, TellsCleanLatents(networks.preview, engine), scheduler)
     made.set_progress_bar_config(disable=True)
     return made

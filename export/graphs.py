@@ -19,7 +19,6 @@ from dvgwm.models.engines import (
     EncodeTextEngine,
     PolicyEngine,
     denoise_engine,
-    lift_of,
     streaming,
 )
 from dvgwm.models.fused import FusedTransformer, Recipe
@@ -150,7 +149,7 @@ def _denoiser(
         transformer.set_attn_processor(OperatorAttention())
     else:
         network = FusedTransformer(transformer, made)
-    return denoise_engine(network, preset, flow, lift_of(preset, networks))
+    return denoise_engine(network, preset, flow, networks)
 
 
 def _preview(preset: Preset, networks: Networks, made: Recipe | None) -> Graph:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .codec import LinearCodec
 from .dit import build_transformer
+from .keypoints import Keypoints
 from .policy import ActionUNet, FrameEncoder
 from .presets import LinearCodecSize, Preset, VaeSize
 from .text import build_text_encoder
@@ -16,12 +17,15 @@ from .vae import build_vae
 
 @dataclass(frozen=True)
 class Networks:
-    """The modules of one preset, in evaluation mode; ``refiner`` is none for one-stage systems.
+    """The modules of one preset, in evaluation mode; ``refiner`` is None for one-stage systems.
+
+    ``keypoints`` are the preview's, None where it is shown none.
 
     ``low_codec`` is the preview's: a linear codec has a basis for each size, a VAE is the same for both.
     """
 
     preview: CogVideoXTransformer3DModel
+    keypoints: Keypoints | None
     refiner: CogVideoXTransformer3DModel | None
     low_codec: nn.Module
     codec: nn.Module
@@ -33,6 +37,7 @@ class Networks:
         """Return the modules by name."""
         named = {
             "preview": self.preview,
+            "keypoints": self.keypoints,
             "refiner": self.refiner,
             "low_codec": None if self.low_codec is self.codec else self.low_codec,
             "codec": self.codec,
@@ -50,6 +55,7 @@ def build(preset: Preset, seed: int = 0, device: str = "cpu") -> Networks:
         frame_encoder, codec = FrameEncoder(preset.policy), _codec(preset.codec)
         networks = Networks(
             preview=build_transformer(preset.preview, preset, conditions=1),
+            keypoints=Keypoints(preset.preview.keypoints, preset.text.width) if preset.preview.keypoints else None,
             refiner=_refiner(preset),
             low_codec=_codec(preset.codec) if isinstance(codec, LinearCodec) and preset.low != preset.high else codec,
             codec=codec,

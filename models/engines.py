@@ -78,6 +78,8 @@ class CleanDenoiseEngine(DenoiseEngine):
     ) -> None:
         super().__init__(transformer, dit, grid, latent_frames, flow)
         self.margin = dit.margin
+        self.keypoints: nn.Module | None = None
+        self.codec: LinearCodec | None = None
         aside = dit.margin // dit.patch
         for name in ("cosines", "sines"):
             rows = self.get_buffer(name).unflatten(0, (-1, grid[1] // dit.patch))
@@ -88,8 +90,15 @@ class CleanDenoiseEngine(DenoiseEngine):
 
     def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor) -> Tensor:
         """Return the velocity of every branch."""
+        if self.keypoints is not None and self.codec is not None:
+            points = self.keypoints(self.codec.decode_first(image.transpose(1, 2))[:, :, 0])
+            text = torch.cat([text, points.expand(text.shape[0], -1, -1)], 1)
         told = self._told([state, image.expand(-1, state.shape[1], -1, -1, -1)], time, text)
         return self._towards(told[:, 1:], state, time, image)
+
+    def show_keypoints(self, keypoints: nn.Module, codec: LinearCodec) -> None:
+        """Let the network see ``keypoints`` of the first frame, as ``codec`` decodes it, after the text."""
+        self.keypoints, self.codec = keypoints, codec
 
     def _told(self, parts: list[Tensor], time: Tensor, text: Tensor) -> Tensor:
         middle = slice(self.margin, parts[0].shape[-1] - self.margin)
@@ -140,29 +149,33 @@ class CleanRefineEngine(CleanDenoiseEngine):
         return functional.pixel_shuffle(finer, factor).unflatten(0, groups.shape[:2])
 
 
-def denoise_engine(network: nn.Module, preset: Preset, flow: bool, lift: Tensor | None = None) -> DenoiseEngine:
+def denoise_engine(network: nn.Module, preset: Preset, flow: bool, networks: Networks | None = None) -> DenoiseEngine:
     """Return the engine of the preset's preview, with ``flow`` of its refiner, in the form that the preset names.
 
-    ``lift`` is `lift_of` the preset's networks: a refiner that sees the preview and tells clean latents needs it.
+    ``networks`` has what is beside ``network``: the preview's keypoints, and the codecs.
     """
     dit, size = (preset.refiner, preset.high) if flow else (preset.preview, preset.low)
     assert dit is not None, "a system with two stages"
     grid, frames, snr_shift = preset.grid(size), preset.latent_frames, preset.sampling.preview_snr_shift
     sees = flow and preset.refiner_sees_preview
     if dit.predicts == "clean" and sees:
-        assert lift is not None, "the codecs' lift"
-        return CleanRefineEngine(network, dit, grid, frames, snr_shift, lift)
+        assert networks is not None, "the codecs"
+        return CleanRefineEngine(network, dit, grid, frames, snr_shift, lift_of(preset, networks))
     if dit.predicts == "clean":
-        return CleanDenoiseEngine(network, dit, grid, frames, flow, snr_shift)
+        clean = CleanDenoiseEngine(network, dit, grid, frames, flow, snr_shift)
+        if networks is not None and networks.keypoints is not None and not flow:
+            assert isinstance(networks.low_codec, LinearCodec), "clean latents are a linear codec's"
+            clean.show_keypoints(networks.keypoints, networks.low_codec)
+        return clean
     engine = DenoiseEngine(network, dit, grid, frames, flow)
     return GuidedRefineEngine(engine, preset.preview_scaling, preset.refiner_scaling) if sees else engine
 
 
-def lift_of(preset: Preset, networks: Networks) -> Tensor | None:
-    """Return what takes the preview's latents to the refiner's, scaling included, where both codecs are linear."""
+def lift_of(preset: Preset, networks: Networks) -> Tensor:
+    """Return what takes the preview's latents to the refiner's, scaling included; both codecs are linear."""
     low, high = networks.low_codec, networks.codec
-    if not isinstance(low, LinearCodec) or not isinstance(high, LinearCodec) or preset.low == preset.high:
-        return None
+    assert isinstance(low, LinearCodec)
+    assert isinstance(high, LinearCodec)
     source, target = (torch.tensor(scaling.std) for scaling in (preset.preview_scaling, preset.refiner_scaling))
     lift = high.lift(low, preset.high[0] // preset.low[0]).unflatten(0, (high.channels, -1))
     return (lift * source / target.view(-1, 1, 1)).flatten(0, 1)

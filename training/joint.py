@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dvgwm.models.build import Networks
-from dvgwm.models.engines import denoise_engine, lift_of, preview_signal
+from dvgwm.models.engines import denoise_engine, preview_signal
 from dvgwm.models.presets import Preset
 from dvgwm.runtime.chunks import ChunkPlan
 
@@ -30,7 +30,7 @@ class JointObjective(nn.Module):
     def __init__(self, preset: Preset, networks: Networks, part: JointPart) -> None:
         super().__init__()
         assert networks.refiner is not None, "a system with two stages"
-        self.refiner = denoise_engine(prepared(networks.refiner, part), preset, True, lift_of(preset, networks))
+        self.refiner = denoise_engine(prepared(networks.refiner, part), preset, True, networks)
         self.codec, self.text = networks.codec.requires_grad_(False), networks.text.requires_grad_(False)
         self.encoder = networks.frame_encoder.requires_grad_(True)
         self.unet = networks.policy.requires_grad_(True)

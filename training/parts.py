@@ -55,7 +55,7 @@ class Kind:
 
 KINDS = {
     "policy": Kind(("frame_encoder", "policy")),
-    "preview": Kind(("preview", "text"), ("low",)),
+    "preview": Kind(("preview", "keypoints", "text"), ("low",)),
     "refiner": Kind(("refiner",), ("low", "high", "degraded"), ("preview",)),
     "tune": Kind(("frame_encoder", "policy"), (), ("policy",)),
     "joint": Kind(("refiner", "frame_encoder", "policy"), ("low", "high"), ("preview", "refiner", "tune")),
@@ -140,7 +140,7 @@ def collect(run: Run, folder: Path) -> tuple[str, ...]:
     for name, kind in KINDS.items():
         if (run.out / name / WEIGHTS).is_file():
             _take(run, networks, name)
-            names += kind.networks
+            names += [part for part in kind.networks if part in networks.parts()]
     if not names:
         raise ConfigError("WEIGHTS_MISSING", f"{run.out} has nothing trained yet; begin with `dvgwm-train policy`")
     made = tuple(dict.fromkeys(names))

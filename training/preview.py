@@ -40,10 +40,13 @@ class PreviewObjective(nn.Module):
     sigma: Tensor
     loud: Tensor
     hidden: Tensor
+    borrowed = ("engine.codec.",)
 
     def __init__(self, preset: Preset, networks: Networks, part: PreviewPart, empty: Tensor) -> None:
         super().__init__()
-        self.engine = denoise_engine(prepared(networks.preview, part), preset, flow=False)
+        self.engine = denoise_engine(prepared(networks.preview, part), preset, False, networks)
+        if networks.keypoints is not None:
+            networks.keypoints.requires_grad_(True)
         self.clean = preset.preview.predicts == "clean"
         self.register_buffer("loud", channel_weight(networks.low_codec, part.loudness), persistent=False)
         self.pose = None

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dvgwm.models.build import Networks
-from dvgwm.models.engines import denoise_engine, lift_of, preview_signal
+from dvgwm.models.engines import denoise_engine, preview_signal
 from dvgwm.models.presets import Preset
 
 from .config import RefinerPart
@@ -35,13 +35,13 @@ class RefinerObjective(nn.Module):
     def __init__(self, preset: Preset, networks: Networks, part: RefinerPart, empty: Tensor) -> None:
         super().__init__()
         assert networks.refiner is not None, "a system with two stages"
-        self.engine = denoise_engine(prepared(networks.refiner, part), preset, True, lift_of(preset, networks))
+        self.engine = denoise_engine(prepared(networks.refiner, part), preset, True, networks)
         self.clean = preset.refiner is not None and preset.refiner.predicts == "clean"
         self.text, self.preset, self.part = networks.text.requires_grad_(False), preset, part
         self.register_buffer("loud", channel_weight(networks.codec, part.loudness), persistent=False)
         self.preview = None
         if part.generated:
-            self.preview = denoise_engine(networks.preview, preset, flow=False).requires_grad_(False)
+            self.preview = denoise_engine(networks.preview, preset, False, networks).requires_grad_(False)
         # Strengths are steps of the shift-1 grid.
         for prefix, shift in (("", 1.0), ("preview_", preset.sampling.preview_snr_shift)):
             for name, part_ in zip(("alpha", "sigma"), preview_signal(shift), strict=True):

@@ -20,11 +20,11 @@ from dvgwm.models.engines import (
     DenoiseEngine,
     EncodeImageEngine,
     denoise_engine,
-    lift_of,
     preview_signal,
     rescaling,
     streaming,
 )
+from dvgwm.models.keypoints import Keypoints
 from dvgwm.models.policy import SpatialSoftmax
 from dvgwm.models.presets import PRESETS, DiT, LinearCodecSize, preset
 from dvgwm.runtime.errors import ConfigError
@@ -134,10 +134,11 @@ class Told(torch.nn.Module):
 
     def __init__(self, clean):
         super().__init__()
-        self.clean, self.seen = clean, []
+        self.clean, self.seen, self.texts = clean, [], []
 
     def forward(self, hidden_states, encoder_hidden_states, **_):
         self.seen.append(hidden_states)
+        self.texts.append(encoder_hidden_states)
         wrong = torch.full_like(self.clean[:, :1], 9.0)
         return (torch.cat([wrong, self.clean[:, 1:]], 1).expand(len(encoder_hidden_states), -1, -1, -1, -1),)
 
@@ -192,18 +193,63 @@ def test_a_refiner_that_tells_nothing_leaves_the_preview_as_it_is():
     told = replace(preset("test_tiny").preview, predicts="clean", margin=2)
     size = replace(preset("test_tiny"), refiner=told, low=(16, 40), high=(32, 80), codec=LinearCodecSize(4, 192))
     networks = replace(build(preset("test_tiny"), 0), low_codec=whole_codec(1), codec=whole_codec(2))
-    lift = lift_of(size, networks)
     state, image = torch.randn(1, 13, 192, 8, 20), torch.randn(1, 1, 192, 8, 20)
     low, tau, text = torch.randn(1, 13, 192, 4, 10), torch.tensor([0.75]), torch.randn(2, 48, 16)
     network = Told(torch.zeros(1, 13, 192, 8, 16))
-    engine = denoise_engine(network, size, True, lift)
+    engine = denoise_engine(network, size, True, networks)
     end = state + (1.0 - tau) * engine(state, tau, text, image, low)
     lifted = engine.lifted(low[:, 1:])
     assert torch.allclose(end, torch.cat([image, lifted], 1).expand(2, -1, -1, -1, -1), atol=1e-4)
     assert torch.equal(network.seen[0][:1, 1:, 2 * 192 :], lifted[..., 2:-2]), "what is lifted is seen"
     more = torch.randn(1, 13, 192, 8, 16)
-    added = state + (1.0 - tau) * denoise_engine(Told(more), size, True, lift)(state, tau, text, image, low)
+    added = state + (1.0 - tau) * denoise_engine(Told(more), size, True, networks)(state, tau, text, image, low)
     assert torch.allclose((added - end)[:1, 1:, ..., 2:-2], more[:, 1:], atol=1e-4)
+
+
+def squares(count, generator):
+    """Grey frames with a dark square of 6 pixels each, and where its middle is, in [-1, 1]."""
+    frames, places = torch.full((count, 3, 32, 48), 0.6), torch.rand(count, 2, generator=generator)
+    for frame, place in zip(frames, places, strict=True):
+        row, column = (int(at * (size - 6)) for at, size in zip(place, (32, 48), strict=True))
+        frame[:, row : row + 6, column : column + 6] = -0.8
+        place[0], place[1] = (row + 2.5) / 31 * 2 - 1, (column + 2.5) / 47 * 2 - 1
+    return frames, places
+
+
+def test_keypoints_tell_where_things_are_to_less_than_a_pixel():
+    torch.manual_seed(0)
+    keypoints, head = Keypoints(2, 16, 8), torch.nn.Linear(32, 2)
+    parameters_ = [*keypoints.parameters(), *head.parameters()]
+    optimiser, generator = torch.optim.Adam(parameters_, 5e-3), torch.Generator().manual_seed(0)
+    for _ in range(150):
+        frames, places = squares(16, generator)
+        loss = (head(keypoints(frames).flatten(1)) - places).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    frames, places = squares(64, generator)
+    with torch.no_grad():
+        told = head(keypoints(frames).flatten(1))
+    pixels = (told - places).abs().mean(0) * torch.tensor([31 / 2, 47 / 2])
+    assert pixels.max() < 1.0
+
+
+def test_keypoints_of_the_first_frame_are_shown_after_the_text():
+    told = replace(preset("test_tiny").preview, predicts="clean", keypoints=3)
+    size = replace(preset("test_tiny"), preview=told, refiner=None, codec=LinearCodecSize(8, 4))
+    networks = build(size, 0)
+    networks.low_codec.first_basis.normal_()
+    clean, text = torch.randn(1, 13, 4, *size.grid(size.low)), torch.randn(2, 48, 16)
+    network = Told(clean)
+    engine = denoise_engine(network, size, False, networks)
+    for image in (clean[:, :1], clean[:, :1] + 1.0):
+        engine(torch.randn(clean.shape), torch.tensor([999.0]), text, image)
+    first, other = network.texts
+    assert first.shape == (2, 48 + 3, 16)
+    assert torch.equal(first[:, :48], text)
+    frame = networks.low_codec.decode_first(clean[:, :1].transpose(1, 2))[:, :, 0]
+    assert torch.allclose(first[1:, 48:], networks.keypoints(frame), atol=1e-6)
+    assert not torch.allclose(first[:, 48:], other[:, 48:], atol=1e-3)
 
 
 def test_a_margin_is_left_out_and_stays_still():

@@ -50,7 +50,7 @@ def small_run(demonstrations, tmp_path):
         size,
         low=(32, 48),
         high=(64, 96),
-        preview=DiT(2, 1, 32, predicts="clean"),
+        preview=DiT(2, 1, 32, predicts="clean", keypoints=4),
         refiner=DiT(2, 1, 32, predicts="clean"),
         codec=LinearCodecSize(8, 16),
         policy=replace(size.policy, stem=8, widths=(16, 32)),

@@ -98,7 +98,7 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run):
         assert any(name.startswith("unet") and not torch.equal(earlier[name], later[name]) for name in later)
     assert set(parts.collect(run, run.out / "weights")) == set(build(run.preset).parts())
     networks = build(run.preset, 9)
-    assert len(load_parts(networks, run.out / "weights")) == 7
+    assert len(load_parts(networks, run.out / "weights")) == 8
     collected, name = networks.policy.last[0].weight, "unet.last.0.weight"
     assert torch.allclose(collected, after[name], atol=1e-3)
     assert not torch.allclose(collected, before[name], atol=1e-3), "the joint phase's goes before the policy's own"
