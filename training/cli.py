@@ -125,7 +125,7 @@ def refiner(**options: Any) -> None:
 @cli.command()
 @loop_options
 def tune(**options: Any) -> None:
-    """Let the policy go on learning, from what `imagine` wrote: frames as it will be shown them, to actions."""
+    """Let the policy go on learning, from what `imagine` wrote and as many true frames."""
     _train("tune", **options)
 
 

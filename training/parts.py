@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, Dataset
 
 from dvgwm.models.build import Networks, build
 from dvgwm.models.codec import LinearCodec
@@ -92,8 +93,12 @@ def train_part(
     networks = _with_codecs(run) if kind.clips else networks_of(run)
     for earlier in kind.after:
         _take(run, networks, earlier)
-    frames = imagined(run) if name == "tune" else run.data.path
-    learned, held = _clips(run, networks, kind, counted) if kind.clips else _windows(run, part, frames)
+    learned: Dataset[dict[str, Tensor]]
+    held: Dataset[dict[str, Tensor]]
+    if kind.clips:
+        learned, held = _clips(run, networks, kind, counted)
+    else:
+        learned, held = _tuning(run, part) if name == "tune" else _windows(run, part, run.data.path)
     if start is not None:
         load_parts(networks, start)
     torch.manual_seed(run.seed)
@@ -195,11 +200,18 @@ def _found(run: Run, name: str) -> Path:
     return path
 
 
-def _windows(run: Run, part: PolicyPart, path: Path) -> tuple[Windows, Windows]:
-    """Return the windows of the frames of ``path`` to learn from and to test on."""
+def _windows(run: Run, part: PolicyPart, path: Path, most: int | None = None) -> tuple[Windows, Windows]:
+    """Return the windows of the frames of ``path`` to learn from, of at most ``most`` episodes, and to test on."""
     arrays, numbers = open_arrays(path, run.data.camera), split(open_dataset(path))
-    learned, held = (Windows(run.preset, arrays, some, part.window, run.seed) for some in numbers)
+    learned, held = (Windows(run.preset, arrays, some[:most], part.window, run.seed) for some in numbers)
     return learned, held
+
+
+def _tuning(run: Run, part: PolicyPart) -> tuple[ConcatDataset[dict[str, Tensor]], Windows]:
+    """Return imagined windows with as many true ones, so that what is true stays known, and imagined ones to test on."""
+    learned, held = _windows(run, part, imagined(run))
+    true, _ = _windows(run, part, run.data.path, len(split(open_dataset(imagined(run)))[0]))
+    return ConcatDataset([learned, true]), held
 
 
 def _clips(run: Run, networks: Networks, kind: Kind, counted: Count) -> tuple[LatentClips, LatentClips]:
