@@ -16,7 +16,7 @@ from dvgwm.robots.sim.tasks import TASKS
 from dvgwm.training.upper_bound import act_in_torch, summary, upper_bound
 
 pytestmark = [pytest.mark.torch, pytest.mark.sim]
-WEIGHTS = Path(__file__).parents[2] / "training" / "weights" / "a1_tiny"
+WEIGHTS = Path(__file__).parents[2] / "runtime" / "bundles" / "a1_tiny"
 SEED = 910_000
 
 
