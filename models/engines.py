@@ -91,7 +91,8 @@ class CleanDenoiseEngine(DenoiseEngine):
     def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor) -> Tensor:
         """Return the velocity of every branch."""
         if self.keypoints is not None and self.codec is not None:
-            points = self.keypoints(self.codec.decode_first(image.transpose(1, 2))[:, :, 0])
+            latents = image.transpose(1, 2).to(self.codec.get_buffer("first_basis").dtype)
+            points = self.keypoints(self.codec.decode_first(latents)[:, :, 0].float())
             text = torch.cat([text, points.expand(text.shape[0], -1, -1)], 1)
         told = self._told([state, image.expand(-1, state.shape[1], -1, -1, -1)], time, text)
         return self._towards(told[:, 1:], state, time, image)
