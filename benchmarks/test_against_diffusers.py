@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the export extra is not installed")
 diffusers = pytest.importorskip("diffusers", reason="the export extra is not installed")
 
 from dvgwm.models.build import build
-from dvgwm.models.engines import denoise_engine
+from dvgwm.models.denoisers import denoise_engine
 from dvgwm.models.presets import preset
 from dvgwm.models.weights import load_parts
 from dvgwm.runtime.denoise import Run

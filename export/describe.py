@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from dvgwm.models.build import Networks
-from dvgwm.models.engines import rescaling
+from dvgwm.models.denoisers import rescaling
 from dvgwm.models.presets import Preset, Scaling
 from dvgwm.runtime import __version__
 from dvgwm.runtime.backend import EngineSpec

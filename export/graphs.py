@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from dvgwm.models.build import Networks, moving_shapes
 from dvgwm.models.codec import LinearCodec, fit
+from dvgwm.models.denoisers import DenoiseEngine, denoise_engine
 from dvgwm.models.engines import (
     DecodeEngine,
-    DenoiseEngine,
     EncodeFramesEngine,
     EncodeImageEngine,
     EncodeTextEngine,
     PolicyEngine,
-    denoise_engine,
     streaming,
 )
 from dvgwm.models.fused import FusedTransformer, Recipe

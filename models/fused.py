@@ -158,7 +158,7 @@ class Block(nn.Module):
 
 
 class FusedTransformer(nn.Module):
-    """`CogVideoXTransformer3DModel` with the forward that `models.engines.DenoiseEngine` calls, on fused kernels.
+    """`CogVideoXTransformer3DModel` with the forward that `models.denoisers.DenoiseEngine` calls, on fused kernels.
 
     The first and the last block, the embeddings, modulations and the output stay in the recipe's dtype under FP8.
     """

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional
 
-from dvgwm.models.engines import rescaling
+from dvgwm.models.denoisers import rescaling
 from dvgwm.models.presets import Scaling
 
 KERNELS = ("area", "bilinear", "bicubic")

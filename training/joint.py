@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dvgwm.models.build import Networks
-from dvgwm.models.engines import denoise_engine, preview_signal
+from dvgwm.models.denoisers import denoise_engine, preview_signal
 from dvgwm.models.presets import Preset
 from dvgwm.runtime.chunks import ChunkPlan
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dvgwm.models.build import Networks
 from dvgwm.models.codec import GROUP
-from dvgwm.models.engines import denoise_engine, preview_signal
+from dvgwm.models.denoisers import denoise_engine, preview_signal
 from dvgwm.models.presets import Preset
 from dvgwm.runtime.sampler import Table
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dvgwm.models.build import Networks
-from dvgwm.models.engines import denoise_engine, preview_signal
+from dvgwm.models.denoisers import denoise_engine, preview_signal
 from dvgwm.models.presets import Preset
 
 from .config import RefinerPart

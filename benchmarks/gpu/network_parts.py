@@ -24,8 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dvgwm.kernels.affine_step import affine_step
 from dvgwm.kernels.bridge import bridge
+from dvgwm.models.denoisers import DenoiseEngine, rescaling
 from dvgwm.models.dit import build_transformer
-from dvgwm.models.engines import DecodeEngine, DenoiseEngine, rescaling
+from dvgwm.models.engines import DecodeEngine
 from dvgwm.models.fused import RECIPES, FusedTransformer
 from dvgwm.models.fused_vae import FusedDecoder
 from dvgwm.models.presets import DiT, Preset, VaeSize, preset

@@ -14,16 +14,9 @@ from torch.nn import functional
 from dvgwm.export.attention import OperatorAttention
 from dvgwm.models.build import build, moving_shapes, parameters
 from dvgwm.models.codec import MOVES, LinearCodec, StreamingLinear, fit, to_patches
+from dvgwm.models.denoisers import DenoiseEngine, denoise_engine, preview_signal, rescaling
 from dvgwm.models.dit import JointAttention, rotary_positions, widen_input
-from dvgwm.models.engines import (
-    DecodeEngine,
-    DenoiseEngine,
-    EncodeImageEngine,
-    denoise_engine,
-    preview_signal,
-    rescaling,
-    streaming,
-)
+from dvgwm.models.engines import DecodeEngine, EncodeImageEngine, streaming
 from dvgwm.models.keypoints import Keypoints
 from dvgwm.models.policy import SpatialSoftmax
 from dvgwm.models.presets import PRESETS, DiT, LinearCodecSize, preset

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 diffusers = pytest.importorskip("diffusers", reason="the train extra is not installed")
 
 from dvgwm.models.codec import LinearCodec
-from dvgwm.models.engines import preview_signal
+from dvgwm.models.denoisers import preview_signal
 from dvgwm.models.presets import Scaling
 from dvgwm.training import objectives as o
 from dvgwm.training.degradation import degrade_pixels, raised
@@ -178,7 +178,7 @@ def test_raised_latents_are_the_runtimes_bridge():
     low, high = Scaling((0.1,), (2.0,)), Scaling((-0.2,), (0.5,))
     latents = random(1, 3, 4, 5, 6).float()
     made = raised(latents, (10, 12), low, high)
-    from dvgwm.models.engines import rescaling
+    from dvgwm.models.denoisers import rescaling
 
     scale, shift = (np.asarray(part, np.float32) for part in rescaling(low, high))
     backend = HostBackend("host", lambda path, spec: None)
