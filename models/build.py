@@ -8,24 +8,23 @@ from torch import Tensor, nn
 
 from .codec import LinearCodec
 from .dit import build_transformer
-from .keypoints import Keypoints
 from .policy import ActionUNet, FrameEncoder
 from .presets import LinearCodecSize, Preset, VaeSize
 from .text import build_text_encoder
 from .vae import build_vae
+from .waypoints import Waypoints, path_channels
 
 
 @dataclass(frozen=True)
 class Networks:
     """The modules of one preset, in evaluation mode; ``refiner`` is None for one-stage systems.
 
-    ``keypoints`` are the preview's, None where it is shown none.
-
+    ``waypoints`` tell the path that the preview draws along, None where it finds its own.
     ``low_codec`` is the preview's: a linear codec has a basis for each size, a VAE is the same for both.
     """
 
     preview: CogVideoXTransformer3DModel
-    keypoints: Keypoints | None
+    waypoints: Waypoints | None
     refiner: CogVideoXTransformer3DModel | None
     low_codec: nn.Module
     codec: nn.Module
@@ -37,7 +36,7 @@ class Networks:
         """Return the modules by name."""
         named = {
             "preview": self.preview,
-            "keypoints": self.keypoints,
+            "waypoints": self.waypoints,
             "refiner": self.refiner,
             "low_codec": None if self.low_codec is self.codec else self.low_codec,
             "codec": self.codec,
@@ -53,9 +52,10 @@ def build(preset: Preset, seed: int = 0, device: str = "cpu") -> Networks:
     with torch.device(device), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         frame_encoder, codec = FrameEncoder(preset.policy), _codec(preset.codec)
+        channels, dof = preset.preview.waypoints, preset.policy.dof
         networks = Networks(
-            preview=build_transformer(preset.preview, preset, conditions=1),
-            keypoints=Keypoints(preset.preview.keypoints, preset.text.width) if preset.preview.keypoints else None,
+            preview=build_transformer(preset.preview, preset, 1, path_channels(dof) if channels else 0),
+            waypoints=Waypoints(channels, preset.text.width, preset.frames - 1, dof) if channels else None,
             refiner=_refiner(preset),
             low_codec=_codec(preset.codec) if isinstance(codec, LinearCodec) and preset.low != preset.high else codec,
             codec=codec,

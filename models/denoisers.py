@@ -13,6 +13,7 @@ from .build import Networks
 from .codec import LinearCodec
 from .dit import rotary_positions
 from .presets import DiT, Preset, Scaling
+from .waypoints import Waypoints, along, first_frame
 
 
 class DenoiseEngine(nn.Module):
@@ -39,7 +40,7 @@ class DenoiseEngine(nn.Module):
 
     def _velocity(self, parts: list[Tensor], time: Tensor, text: Tensor) -> Tensor:
         branches = text.shape[0]
-        stacked = torch.cat(parts, 2).expand(branches, -1, -1, -1, -1)
+        stacked = torch.cat([part.expand(branches, -1, -1, -1, -1) for part in parts], 2)
         index = 1000.0 * (1.0 - time) if self.flow else time
         (velocity,) = self.transformer(
             hidden_states=stacked,
@@ -73,7 +74,7 @@ class CleanDenoiseEngine(DenoiseEngine):
     ) -> None:
         super().__init__(transformer, dit, grid, latent_frames, flow)
         self.margin = dit.margin
-        self.keypoints: nn.Module | None = None
+        self.waypoints: Waypoints | None = None
         self.codec: LinearCodec | None = None
         aside = dit.margin // dit.patch
         for name in ("cosines", "sines"):
@@ -83,18 +84,23 @@ class CleanDenoiseEngine(DenoiseEngine):
         self.register_buffer("alpha", alpha.float(), persistent=False)
         self.register_buffer("sigma", sigma.float(), persistent=False)
 
-    def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor) -> Tensor:
-        """Return the velocity of every branch."""
-        if self.keypoints is not None and self.codec is not None:
-            latents = image.transpose(1, 2).to(self.codec.get_buffer("first_basis").dtype)
-            points = self.keypoints(self.codec.decode_first(latents)[:, :, 0].float())
-            text = torch.cat([text, points.expand(text.shape[0], -1, -1)], 1)
-        told = self._told([state, image.expand(-1, state.shape[1], -1, -1, -1)], time, text)
-        return self._towards(told[:, 1:], state, time, image)
+    def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor, poses: Tensor | None = None) -> Tensor:
+        """Return the velocity of every branch; ``poses`` B N D take the place of those that the waypoints tell."""
+        parts = [state, image.expand(-1, state.shape[1], -1, -1, -1)]
+        if self.waypoints is not None:
+            parts.append(along(self.path(text, image) if poses is None else poses, *state.shape[-2:]))
+        return self._towards(self._told(parts, time, text)[:, 1:], state, time, image)
 
-    def show_keypoints(self, keypoints: nn.Module, codec: LinearCodec) -> None:
-        """Let the network see ``keypoints`` of the first frame, as ``codec`` decodes it, after the text."""
-        self.keypoints, self.codec = keypoints, codec
+    def follow(self, waypoints: Waypoints, codec: LinearCodec) -> None:
+        """Let the network draw along the path that ``waypoints`` tell of the first frame, as ``codec`` decodes it."""
+        self.waypoints, self.codec = waypoints, codec
+
+    def path(self, text: Tensor, image: Tensor) -> Tensor:
+        """Return the poses, B N D in [-1, 1], that the waypoints tell every branch of the text."""
+        assert self.waypoints is not None, "waypoints"
+        assert self.codec is not None, "their codec"
+        frame = first_frame(self.codec, image, self.margin)
+        return self.waypoints(frame.expand(len(text), -1, -1, -1), text).clamp(-1.0, 1.0)
 
     def _told(self, parts: list[Tensor], time: Tensor, text: Tensor) -> Tensor:
         middle = slice(self.margin, parts[0].shape[-1] - self.margin)
@@ -140,7 +146,7 @@ class CleanRefineEngine(CleanDenoiseEngine):
 def denoise_engine(network: nn.Module, preset: Preset, flow: bool, networks: Networks | None = None) -> DenoiseEngine:
     """Return the engine of the preset's preview, with ``flow`` of its refiner, in the form that the preset names.
 
-    ``networks`` has what is beside ``network``: the preview's keypoints, and the codecs.
+    ``networks`` has what is beside ``network``: the preview's waypoints, and the codecs.
     """
     dit, size = (preset.refiner, preset.high) if flow else (preset.preview, preset.low)
     assert dit is not None, "a system with two stages"
@@ -153,9 +159,9 @@ def denoise_engine(network: nn.Module, preset: Preset, flow: bool, networks: Net
         return refine
     if dit.predicts == "clean":
         clean = CleanDenoiseEngine(network, dit, grid, frames, flow, snr_shift)
-        if networks is not None and networks.keypoints is not None and not flow:
+        if networks is not None and networks.waypoints is not None and not flow:
             assert isinstance(networks.low_codec, LinearCodec), "clean latents are a linear codec's"
-            clean.show_keypoints(networks.keypoints, networks.low_codec)
+            clean.follow(networks.waypoints, networks.low_codec)
         return clean
     engine = DenoiseEngine(network, dit, grid, frames, flow)
     return GuidedRefineEngine(engine, preset.preview_scaling, preset.refiner_scaling) if sees else engine

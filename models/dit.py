@@ -42,8 +42,8 @@ class JointAttention:
         return mixed[:, words:], mixed[:, :words]
 
 
-def build_transformer(dit: DiT, preset: Preset, conditions: int) -> CogVideoXTransformer3DModel:
-    """Return a transformer for the preset's latents with ``conditions`` latents concatenated to the state's channels.
+def build_transformer(dit: DiT, preset: Preset, conditions: int, path: int = 0) -> CogVideoXTransformer3DModel:
+    """Return a transformer for the preset's latents, ``conditions`` latents and ``path`` channels after the state's own.
 
     Positions are 3D RoPE in every size; CogVideoX-5B-I2V's learned position embedding is dropped (DVG-WM).
     """
@@ -51,7 +51,7 @@ def build_transformer(dit: DiT, preset: Preset, conditions: int) -> CogVideoXTra
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=dit.heads,
         attention_head_dim=dit.head_width,
-        in_channels=channels * (1 + conditions),
+        in_channels=channels * (1 + conditions) + path,
         out_channels=channels,
         time_embed_dim=dit.time_embed,
         text_embed_dim=preset.text.width,

@@ -14,7 +14,8 @@ class DiT:
     ``predicts`` says what its output is: the ``velocity`` (CogVideoX, DVG-WM), or the ``clean`` latents, of which the
     engine makes the velocity. A small network cannot pass noise through its narrow layers (Li and He 2025,
     arXiv 2511.13720). One that tells clean latents leaves out ``margin`` columns of them at either side, where its camera
-    sees nothing move: they stay as they are. It is also shown ``keypoints`` of the first frame, as tokens after the text's.
+    sees nothing move: they stay as they are. It draws along the
+    tool's path that a network of ``waypoints`` channels tells it (`waypoints.Waypoints`); 0: it finds its own.
     """
 
     layers: int
@@ -25,7 +26,7 @@ class DiT:
     rope: str = "stretched"
     predicts: str = "velocity"
     margin: int = 0
-    keypoints: int = 0
+    waypoints: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ _ALL = (
         family="dvgwm",
         low=(64, 96),
         high=(128, 192),
-        preview=DiT(layers=6, heads=4, time_embed=128, predicts="clean", margin=2, keypoints=32),
+        preview=DiT(layers=6, heads=4, time_embed=128, predicts="clean", margin=2),
         refiner=DiT(layers=3, heads=3, time_embed=64, predicts="clean", margin=4),
         refiner_sees_preview=True,
         codec=LinearCodecSize(patch=8, channels=80),

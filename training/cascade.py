@@ -29,19 +29,26 @@ class Cascade:
         steps, guidance = sampling.preview_steps, sampling.preview_guidance
         self.rows = table(SamplerSpec("ddim_v", steps, guidance, snr_shift=sampling.preview_snr_shift))
 
-    def frames(self, images: Sequence[ImageArray], instructions: Sequence[str], seed: int) -> list[ImageArray]:
-        """Return the imagined futures, uint8 T H W 3 each, of first frames H W 3 and their instructions."""
-        _, high = self.latents(images, instructions, seed)
+    def frames(
+        self, images: Sequence[ImageArray], instructions: Sequence[str], seed: int, poses: Tensor | None = None
+    ) -> list[ImageArray]:
+        """Return the imagined futures, uint8 T H W 3 each, of first frames H W 3 and their instructions.
+
+        With ``poses``, B N D in [-1, 1], a preview that draws along a path is given that one.
+        """
+        _, high = self.latents(images, instructions, seed, poses)
         return to_frames(frames_of(self.networks.codec, high, self.preset.refiner_scaling))
 
     @torch.no_grad()
-    def latents(self, images: Sequence[ImageArray], instructions: Sequence[str], seed: int) -> tuple[Tensor, Tensor]:
+    def latents(
+        self, images: Sequence[ImageArray], instructions: Sequence[str], seed: int, poses: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the preview's and the refiner's latents, B T C h w, of imagined futures."""
         generator = torch.Generator().manual_seed(seed)
         low, high = (self._first(images, which) for which in ("low", "high"))
         tokens = torch.stack([self.tokens(words) for words in instructions])
         noise = torch.randn(len(low), self.preset.latent_frames, *low.shape[2:], generator=generator)
-        imagined = self.preview.imagine(self.rows, noise, tokens, low)
+        imagined = self.preview.imagine(self.rows, noise, tokens, low, poses)
         return imagined, self.refiner.refined({"low": imagined, "high": high, "tokens": tokens}, generator)
 
     def enlarged(self, low: Tensor) -> Tensor:

@@ -110,8 +110,15 @@ def policy(**options: Any) -> None:
 
 @cli.command()
 @loop_options
+def waypoints(**options: Any) -> None:
+    """Train the waypoints: instruction and first frame to the path along which a small preview draws."""
+    _train("waypoints", **options)
+
+
+@cli.command()
+@loop_options
 def preview(**options: Any) -> None:
-    """Train the preview: instruction and first frame to low-resolution latents (v-prediction)."""
+    """Train the preview: instruction and first frame to low-resolution latents (v-prediction). Wants the waypoints if any."""
     _train("preview", **options)
 
 

@@ -153,8 +153,9 @@ class LatentClips(TorchDataset[dict[str, Tensor]]):
     """Clips written by `write_clips`: the named arrays, float32 T C h w, the instruction's ``tokens``, int64 L.
 
     ``live`` makes more latents from a clip's frames and a number in 0..1: a linear codec's are made faster than read.
-    With ``acting`` also the chunks of actions that the clip's plan has, ``actions``, float32 C horizon D in [-1, 1]; with
-    ``posed`` the tool's ``poses`` in the frames after the first, float32 N D in [-1, 1].
+    There are ``also`` the chunks of ``actions`` that the clip's plan has, float32 C horizon D in [-1, 1], and the tool's
+    ``poses`` in the frames after the first, float32 N D in [-1, 1]. Of a clip's latents the first ``latent_frames`` are
+    read, none: all.
     """
 
     def __init__(
@@ -164,16 +165,16 @@ class LatentClips(TorchDataset[dict[str, Tensor]]):
         names: Sequence[str],
         arrays: Arrays,
         tokens: Callable[[str], Tensor],
-        acting: bool = False,
-        posed: bool = False,
+        also: Sequence[str] = (),
         live: Mapping[str, Callable[[ImageArray, float], Tensor]] = MappingProxyType({}),
+        latent_frames: int | None = None,
     ) -> None:
         if (facts := _read(path / f"{names[0]}.json")) is None:
             raise ConfigError("CLIPS_MISSING", f"{path} holds no {names[0]} latents; write them first")
         rows = facts["windows"]
-        self.preset, self.arrays, self.acting, self.posed, self.live = preset, arrays, acting, posed, live
+        self.preset, self.arrays, self.also, self.live = preset, arrays, also, live
         self.windows = tuple(Window(**row) for row in rows)
-        self._latents = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in names}
+        self._latents = {name: np.load(path / f"{name}.npy", mmap_mode="r")[:, :latent_frames] for name in names}
         words = {arrays.instructions[window.episode] for window in self.windows}
         self._tokens = {each: tokens(each) for each in words}
 
@@ -187,11 +188,11 @@ class LatentClips(TorchDataset[dict[str, Tensor]]):
             frames, draw = self.frames(index), float(np.random.default_rng((5, index)).uniform())
             made |= {name: latents(frames, draw) for name, latents in self.live.items()}
         made["tokens"] = self._tokens[self.arrays.instructions[window.episode]]
-        if self.acting:
+        if "actions" in self.also:
             policy = self.preset.policy
             starts = ChunkPlan(self.preset.frames, policy.stride, policy.offsets).starts
             made["actions"] = self._actions(window, starts[:, None] + np.arange(policy.horizon))
-        if self.posed:
+        if "poses" in self.also:
             made["poses"] = self._actions(window, np.arange(self.preset.frames - 1))
         return made
 

@@ -66,17 +66,27 @@ class Part:
 class PreviewPart(Part):
     """The preview's loop; the drops are for guidance (CogVideoX: .1 and .05).
 
-    ``lean`` draws steps near pure noise more often; ``moving_weight`` adds to the weight of latents that move;
-    ``pose_weight`` is that of the auxiliary loss, the tool's poses told from the hidden tokens. ``loudness`` weights
-    what is large in pixels (`objectives.channel_weight`).
+    ``lean`` draws steps near pure noise more often; ``moving_weight`` adds to the weight of latents that move; ``loudness``
+    weights what is large in pixels (`objectives.channel_weight`).
     """
 
     lean: float = 0.0
     moving_weight: float = 0.0
-    pose_weight: float = 0.0
     loudness: float = 0.0
     drop_text: float = 0.1
     drop_image: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class WaypointsPart(Part):
+    """The waypoints' loop, of the presets that have them; a small network that sees many layouts a second."""
+
+    steps: int = 7000
+    batch: int = 64
+    learning_rate: float = 3e-3
+    clip: float = 1.0
+    decay: float = 0.6
+    ema: float = 0.995
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +138,7 @@ class Run:
     seed: int
     data: DataSettings
     codec: CodecSettings
+    waypoints: WaypointsPart
     preview: PreviewPart
     refiner: RefinerPart
     policy: PolicyPart
@@ -138,6 +149,7 @@ class Run:
 _SECTIONS = {
     "data": DataSettings,
     "codec": CodecSettings,
+    "waypoints": WaypointsPart,
     "preview": PreviewPart,
     "refiner": RefinerPart,
     "policy": PolicyPart,

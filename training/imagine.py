@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.record.lerobot import Episode, Schema
@@ -14,6 +15,7 @@ from .arrays import Arrays, open_arrays, save_arrays, save_index
 from .cascade import Cascade
 from .config import Run
 from .data import EPISODES_A_FILE, TEST, TRAIN, Census, Report, census, split
+from .policy import normalise
 
 BATCH = 5
 
@@ -21,6 +23,7 @@ BATCH = 5
 def record_imagined(run: Run, cascade: Cascade, root: Path, episodes: int, report: Report) -> Census:
     """Write ``episodes`` imagined futures, a fifth of them of held-out demonstrations, with the experts' actions.
 
+    A preview that draws along a path is given the expert's, so that frames and actions belong together.
     It goes on where it was stopped. Raises `ConfigError` where there are not so many demonstrations.
     """
     source, arrays = open_dataset(run.data.path), open_arrays(run.data.path, run.data.camera)
@@ -51,8 +54,12 @@ def _imagined(run: Run, cascade: Cascade, arrays: Arrays, numbers: Sequence[int]
     for begin in range(0, len(numbers), BATCH):
         some = numbers[begin : begin + BATCH]
         words = [arrays.instructions[number] for number in some]
-        videos = cascade.frames([arrays.frames(number)[0] for number in some], words, run.seed + some[0])
-        for number, said, video in zip(some, words, videos, strict=True):
-            action = np.asarray(arrays.actions(number), np.float64)
-            action = action[np.minimum(np.arange(run.preset.frames), len(action) - 1)]
+        steps = np.arange(run.preset.frames)
+        actions = [np.asarray(arrays.actions(number), np.float64) for number in some]
+        actions = [action[np.minimum(steps, len(action) - 1)] for action in actions]
+        firsts = [arrays.frames(number)[0] for number in some]
+        poses = [torch.from_numpy(normalise(action[:-1].astype(np.float32), run.preset.actions)) for action in actions]
+        path = torch.stack(poses) if cascade.networks.waypoints is not None else None
+        videos = cascade.frames(firsts, words, run.seed + some[0], path)
+        for number, said, video, action in zip(some, words, videos, actions, strict=True):
             yield Episode(said, {run.data.camera: video}, action, action, {"demonstration": int(number)})

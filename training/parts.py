@@ -36,30 +36,36 @@ from .policy import PolicyObjective, Windows
 from .preview import PreviewObjective
 from .refiner import RefinerObjective
 from .upper_bound import act_in_torch, acting_stage, summary, upper_bound
-from .watch import look_at_preview, look_at_refiner
+from .watch import look_at_preview, look_at_refiner, look_at_waypoints
+from .waypoints import WaypointsObjective
 
 Report = Callable[[Progress], None]
 Count = Callable[[int, int], None]
-PREVIEWS_WATCHED, REFINED_WATCHED = 10, 5
+PATHS_WATCHED, PREVIEWS_WATCHED, REFINED_WATCHED = 400, 10, 5
 CODEC_TESTED = 100
 """Held-out episodes on which a codec is judged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a part trains: its networks, what its clips hold (none: windows of frames), and the parts it goes on from."""
+    """What a part trains: its networks, what its clips hold (none: windows of frames), and the parts it goes on from.
+
+    ``latent_frames`` is how many of a clip's latents it reads, none: all.
+    """
 
     networks: tuple[str, ...]
     clips: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    latent_frames: int | None = None
 
 
 KINDS = {
     "policy": Kind(("frame_encoder", "policy")),
-    "preview": Kind(("preview", "keypoints", "text"), ("low",)),
-    "refiner": Kind(("refiner",), ("low", "high", "degraded"), ("preview",)),
+    "waypoints": Kind(("waypoints", "text"), ("low",), (), latent_frames=1),
+    "preview": Kind(("preview", "text"), ("low",), ("waypoints",)),
+    "refiner": Kind(("refiner",), ("low", "high", "degraded"), ("waypoints", "preview")),
     "tune": Kind(("frame_encoder", "policy"), (), ("policy",)),
-    "joint": Kind(("refiner", "frame_encoder", "policy"), ("low", "high"), ("preview", "refiner", "tune")),
+    "joint": Kind(("refiner", "frame_encoder", "policy"), ("low", "high"), ("waypoints", "preview", "refiner", "tune")),
 }
 """Every part by name, a later one's networks before an earlier one's."""
 
@@ -107,6 +113,8 @@ def train_part(
         cascade = Cascade(run, networks, tokens_of(run.preset))
         look = look_at_refiner(run.preset, cascade, cast(LatentClips, held), REFINED_WATCHED)
     objective = _objective(run, networks, name, part)
+    if name == "waypoints":
+        look = look_at_waypoints(run.preset, cast(LatentClips, held), PATHS_WATCHED)
     if name == "preview":
         look = look_at_preview(run.preset, networks.low_codec, cast(LatentClips, held), PREVIEWS_WATCHED)
     reached: list[Progress] = []
@@ -127,7 +135,7 @@ def imagined(run: Run) -> Path:
 def imagine(run: Run, episodes: int, report: Count) -> Census:
     """Write what the trained cascade imagines of ``episodes`` demonstrations, as a data set."""
     networks = _with_codecs(run)
-    for name in ("preview", "refiner"):
+    for name in ("waypoints", "preview", "refiner"):
         _take(run, networks, name)
     return record_imagined(run, Cascade(run, networks, tokens_of(run.preset)), imagined(run), episodes, report)
 
@@ -182,12 +190,16 @@ def _objective(run: Run, networks: Networks, name: str, part: Any) -> nn.Module:
         return PolicyObjective(run.preset, networks, part)
     if name == "joint":
         return JointObjective(run.preset, networks, part)
+    if name == "waypoints":
+        return WaypointsObjective(run.preset, networks, part)
     made = PreviewObjective if name == "preview" else RefinerObjective
     return made(run.preset, networks, part, tokens_of(run.preset)(""))
 
 
 def _take(run: Run, networks: Networks, name: str) -> None:
-    """Give ``networks`` what the part called ``name`` has learned."""
+    """Give ``networks`` what the part called ``name`` has learned, nothing where the preset has none of it."""
+    if KINDS[name].networks[0] not in networks.parts():
+        return
     objective = _objective(run, networks, name, getattr(run, name))
     load_weights(objective, _found(run, name), getattr(objective, "borrowed", ()))
 
@@ -222,13 +234,13 @@ def _clips(run: Run, networks: Networks, kind: Kind, counted: Count) -> tuple[La
     quick = [name for name in names if name != "low"] if isinstance(run.preset.codec, LinearCodecSize) else []
     kept = [name for name in names if name not in quick]
     live = {name: partial(_latents, run, networks, name) for name in quick}
-    made, acting = [], "policy" in kind.networks
-    posed = "preview" in kind.networks and run.preview.pose_weight > 0.0
+    made, words = [], tokens_of(run.preset)
+    also = ["actions"] * ("policy" in kind.networks) + ["poses"] * (networks.waypoints is not None)
     for name, some, later in zip(("train", "test"), numbers, (run.data.later, 0.0), strict=True):
         folder = run.out / "latents" / name
         chosen = windows(run.preset, arrays, some, later, run.seed)
         write_clips(folder, run.preset, networks, arrays, chosen, kept, counted)
-        made.append(LatentClips(run.preset, folder, kept, arrays, tokens_of(run.preset), acting, posed, live))
+        made.append(LatentClips(run.preset, folder, kept, arrays, words, also, live, kind.latent_frames))
     return made[0], made[1]
 
 

@@ -1,12 +1,11 @@
 """The preview: CogVideoX's v-prediction on low-resolution latents, text encoder and all or adapters only."""
 
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from dvgwm.models.build import Networks
-from dvgwm.models.codec import GROUP
 from dvgwm.models.denoisers import denoise_engine, preview_signal
 from dvgwm.models.presets import Preset
 from dvgwm.runtime.sampler import Table
@@ -19,7 +18,6 @@ from .objectives import (
     diffuse,
     drop,
     moving_weight,
-    pose_error,
     preview_steps,
     squared_error,
     velocity,
@@ -30,34 +28,28 @@ from .sampling import guided, sample
 class PreviewObjective(nn.Module):
     """The loss of a batch of low-resolution latents ``low``, B T C h w, and ``tokens``, B L (CogVideoX; DVG-WM, Table 7).
 
-    ``empty`` are the tokens, int64 L, of no instruction. A text encoder of a full-size preset stays frozen. With a
-    ``pose_weight`` the tool's ``poses``, B N D, of the N frames after the first are told from the hidden tokens too: a
-    latent says little about where a small network has put the arm. Its head is not exported.
+    ``empty`` are the tokens, int64 L, of no instruction. A text encoder of a full-size preset stays frozen. A preview that
+    draws along a path learns it from the tool's true ``poses``, B N D: what is shown is then as sharp as what it is told.
+    The waypoints, and the text encoder that was trained with them, stay as they are.
     """
 
     empty: Tensor
     alpha: Tensor
     sigma: Tensor
     loud: Tensor
-    hidden: Tensor
-    borrowed = ("engine.codec.",)
 
     def __init__(self, preset: Preset, networks: Networks, part: PreviewPart, empty: Tensor) -> None:
         super().__init__()
         self.engine = denoise_engine(prepared(networks.preview, part), preset, False, networks)
-        if networks.keypoints is not None:
-            networks.keypoints.requires_grad_(True)
+        self.follows = networks.waypoints is not None
+        self.borrowed: tuple[str, ...] = ("engine.codec.",)
+        if self.follows:
+            self.engine.waypoints.requires_grad_(False)
+            self.borrowed += ("engine.waypoints.", "text.")
         self.clean = preset.preview.predicts == "clean"
         self.register_buffer("loud", channel_weight(networks.low_codec, part.loudness), persistent=False)
-        self.pose = None
-        if part.pose_weight:
-            height, width = preset.grid(preset.low)
-            tokens = height * (width - 2 * preset.preview.margin) // preset.preview.patch**2
-            hidden = preset.preview.heads * preset.preview.head_width
-            self.pose = nn.Linear(tokens * hidden, GROUP * preset.policy.dof)
-            blocks: Any = self.engine.transformer.transformer_blocks
-            blocks[2 * len(blocks) // 3 - 1].register_forward_hook(self.keep_hidden)
-        self.text, self.part = networks.text.requires_grad_(preset.text.tokenizer == "bytes"), part
+        self.text, self.part = networks.text, part
+        self.text.requires_grad_(preset.text.tokenizer == "bytes" and not self.follows)
         alpha, sigma = preview_signal(preset.sampling.preview_snr_shift)
         self.register_buffer("alpha", alpha.float(), persistent=False)
         self.register_buffer("sigma", sigma.float(), persistent=False)
@@ -72,33 +64,20 @@ class PreviewObjective(nn.Module):
         alpha, sigma = self.alpha[steps], self.sigma[steps]
         text = self.embed(torch.where(no_text[:, None], self.empty, batch["tokens"]))
         image = torch.where(no_image.view(-1, 1, 1, 1, 1), 0.0, clean[:, :1])
-        predicted = self.engine(diffuse(clean, noise, alpha, sigma), steps.to(clean.dtype), text, image)
+        path = {"poses": batch["poses"]} if self.follows else {}
+        predicted = self.engine(diffuse(clean, noise, alpha, sigma), steps.to(clean.dtype), text, image, **path)
         weight = clean_weight(sigma).view(-1, 1, 1, 1, 1) if self.clean else torch.ones(1, device=clean.device)
         weight = weight * self.loud
         if self.part.moving_weight:
             weight = weight * moving_weight(clean, self.part.moving_weight)
-        loss = squared_error(predicted, velocity(clean, noise, alpha, sigma), weight)
-        if self.pose is None:
-            return loss
-        poses = batch["poses"].flatten(0, 1)
-        known = torch.ones(len(poses), device=poses.device)
-        return loss + self.part.pose_weight * pose_error(self.poses(clean.shape[1]).flatten(0, 1), poses, known)
-
-    def poses(self, latent_frames: int) -> Tensor:
-        """Return the poses, B N D in [-1, 1], told from the last forward's hidden tokens, of the frames after the first."""
-        assert self.pose is not None, "a pose weight"
-        told = self.pose(self.hidden.unflatten(1, (latent_frames, -1))[:, 1:].flatten(2))
-        return told.unflatten(2, (GROUP, -1)).flatten(1, 2)
-
-    def keep_hidden(self, block: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Tensor, Tensor]) -> None:
-        """Keep the video tokens, B (T h w) D, that ``block`` hands on; a forward hook."""
-        self.hidden = outputs[0]
+        return squared_error(predicted, velocity(clean, noise, alpha, sigma), weight)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Return the embeddings, B L D, of tokens."""
         return self.text(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
 
-    def imagine(self, rows: Table, noise: Tensor, tokens: Tensor, image: Tensor) -> Tensor:
-        """Return low-resolution latents, B T C h w, made from ``noise`` by the sampler's rows."""
+    def imagine(self, rows: Table, noise: Tensor, tokens: Tensor, image: Tensor, poses: Tensor | None = None) -> Tensor:
+        """Return low-resolution latents, B T C h w, made from ``noise`` by the sampler's rows, along ``poses`` if given."""
         text, empty = self.embed(tokens), self.embed(self.empty[None]).expand(len(tokens), -1, -1)
-        return sample(rows, noise, guided(self.engine, text, empty, image))
+        engine = self.engine if poses is None else partial(self.engine, poses=poses)
+        return sample(rows, noise, guided(engine, text, empty, image))

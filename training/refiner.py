@@ -23,7 +23,10 @@ from .objectives import (
 
 
 class RefinerObjective(nn.Module):
-    """The loss of a batch of latents ``low``, ``high``, with a ``pixel_share`` ``degraded``, B T C h w, and ``tokens``, B L."""
+    """The loss of a batch of latents ``low``, ``high``, with a ``pixel_share`` ``degraded``, B T C h w, and ``tokens``, B L.
+
+    Of a preview that draws along a path also the tool's ``poses``, B N D.
+    """
 
     alpha: Tensor
     sigma: Tensor
@@ -57,16 +60,20 @@ class RefinerObjective(nn.Module):
             tokens = torch.where(no_text[:, None], self.get_buffer("empty"), batch["tokens"])
             text = self.text(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
             if self.preview is not None:
-                batch = batch | {"low": self.told(batch["low"], text, generator)}
+                batch = batch | {"low": self.told(batch, text, generator)}
         start = self.start(batch, generator)
         conditions = (batch["low"],) if self.preset.refiner_sees_preview else ()
         predicted = self.engine(flow_state(start, high, tau), tau, text, high[:, :1], *conditions)
         weight = clean_weight(1.0 - tau).view(-1, 1, 1, 1, 1) if self.clean else torch.ones(1, device=device)
         return squared_error(predicted, flow_velocity(start, high), weight * self.loud)
 
-    def told(self, low: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
-        """Return ``low`` with a share of the clips as the preview tells them from a noisy state, as soft as it is."""
+    def told(self, batch: dict[str, Tensor], text: Tensor, generator: torch.Generator) -> Tensor:
+        """Return ``low`` with a share of the clips as the preview tells them from a noisy state, as soft as it is.
+
+        A preview that draws along a path is given the true one: the refiner is to sharpen what is shown, not to move it.
+        """
         assert self.preview is not None
+        low = batch["low"]
         chosen = drop(len(low), self.part.generated, generator).nonzero().flatten()
         if not len(chosen):
             return low
@@ -75,7 +82,8 @@ class RefinerObjective(nn.Module):
         noise = torch.randn(low[chosen].shape, generator=generator, device=low.device)
         alpha, sigma = self.preview_alpha[steps], self.preview_sigma[steps]
         state = diffuse(low[chosen], noise, alpha, sigma)
-        velocity = self.preview(state, steps.to(low.dtype), text[chosen], low[chosen][:, :1])
+        path = {"poses": batch["poses"][chosen]} if "poses" in batch else {}
+        velocity = self.preview(state, steps.to(low.dtype), text[chosen], low[chosen][:, :1], **path)
         # The clean latents that state and velocity are of.
         return low.index_copy(0, chosen, diffuse(state, -velocity, alpha, sigma))
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from dvgwm.models.presets import Preset
 from dvgwm.runtime.sampler import SamplerSpec, table
@@ -17,6 +18,7 @@ from .codec import to_model
 from .measures import moving, psnr_db
 from .preview import PreviewObjective
 from .sheet import sheet, to_frames
+from .waypoints import WaypointsObjective
 
 LOOK_STEPS, COLUMNS, DRAWN = 10, 7, 4
 
@@ -28,32 +30,49 @@ def look_at_preview(preset: Preset, codec: nn.Module, clips: LatentClips, count:
 
     The picture has the true frames of a clip above the imagined ones. ``unexplained`` is the share of what changes in the
     pixels that is not told from pure noise, where the network could know everything: what it has learned, whatever the sampler.
-    ``pose_error_mm`` is how far the poses told with it are from the tool's.
+    One that draws along a path is also given the true one, ``on_path_unexplained``: what it cannot draw.
     """
     # Drawn, not every n-th: episodes take turns at the tasks.
-    drawn = np.random.default_rng(0).permutation(len(clips))[:count]
-    chosen = [clips[int(n)] for n in drawn]
+    picked = np.random.default_rng(0).permutation(len(clips))[:count]
+    chosen = [clips[int(n)] for n in picked]
     clean, tokens = (torch.stack([clip[name] for clip in chosen]) for name in ("low", "tokens"))
-    poses = torch.stack([clip["poses"] for clip in chosen]) if "poses" in chosen[0] else torch.empty(0)
-    upper, lower = (torch.tensor(bounds[:3]) for bounds in (preset.actions.upper, preset.actions.lower))
-    half_m = (upper - lower) / 2
+    poses = torch.stack([clip["poses"] for clip in chosen]) if "poses" in chosen[0] else None
     rows, first = (
         table(SamplerSpec("ddim_v", steps, snr_shift=preset.sampling.preview_snr_shift)) for steps in (LOOK_STEPS, 1)
     )
+    truth = frames_of(codec, clean, preset.preview_scaling)
 
     def look(objective: PreviewObjective) -> tuple[Mapping[str, float], Mapping[str, ImageArray]]:
         device = objective.alpha.device
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
         inputs = noise.to(device), tokens.to(device), clean[:, :1].to(device)
-        made, told = (objective.imagine(some, *inputs).float().cpu() for some in (rows, first))
-        imagined, once, truth = (frames_of(codec, some, preset.preview_scaling) for some in (made, told, clean))
+        imagined, once = (drawn(objective.imagine(some, *inputs)) for some in (rows, first))
         figures, pictures = judged(imagined, truth)
-        missed, all_ = ((frames - truth).square().mean() for frames in (once, truth[:, :, :1]))
-        figures = {**figures, "unexplained": float(missed / all_)}
-        if objective.pose is not None:  # the hidden tokens are those of pure noise, imagined last
-            off_m = (objective.poses(clean.shape[1]).float().cpu() - poses)[..., :3] * half_m
-            figures["pose_error_mm"] = 1000.0 * float(off_m.norm(dim=-1).mean())
+        figures = {**figures, "unexplained": missed(once)}
+        if poses is not None:
+            figures["on_path_unexplained"] = missed(drawn(objective.imagine(first, *inputs, poses.to(device))))
         return figures, pictures
+
+    def drawn(latents: Tensor) -> Tensor:
+        return frames_of(codec, latents.float().cpu(), preset.preview_scaling)
+
+    def missed(frames: Tensor) -> float:
+        return float((frames - truth).square().mean() / (truth[:, :, :1] - truth).square().mean())
+
+    return look
+
+
+def look_at_waypoints(preset: Preset, clips: LatentClips, count: int) -> Look:
+    """Return what tells ``pose_error_mm``, how far the waypoints of ``count`` held-out clips are from the tool's path."""
+    drawn = np.random.default_rng(0).permutation(len(clips))[:count]
+    batch = default_collate([clips[int(n)] for n in drawn])
+    upper, lower = (torch.tensor(bounds[:3]) for bounds in (preset.actions.upper, preset.actions.lower))
+
+    def look(objective: WaypointsObjective) -> tuple[Mapping[str, float], Mapping[str, ImageArray]]:
+        device = next(objective.parameters()).device
+        told = objective.told({name: tensor.to(device) for name, tensor in batch.items()}).float().cpu()
+        off_m = (told - batch["poses"])[..., :3] * (upper - lower) / 2
+        return {"pose_error_mm": 1000.0 * float(off_m.norm(dim=-1).mean())}, {}
 
     return look
 

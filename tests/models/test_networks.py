@@ -17,9 +17,9 @@ from dvgwm.models.codec import MOVES, LinearCodec, StreamingLinear, fit, to_patc
 from dvgwm.models.denoisers import DenoiseEngine, denoise_engine, preview_signal, rescaling
 from dvgwm.models.dit import JointAttention, rotary_positions, widen_input
 from dvgwm.models.engines import DecodeEngine, EncodeImageEngine, streaming
-from dvgwm.models.keypoints import Keypoints
 from dvgwm.models.policy import SpatialSoftmax
 from dvgwm.models.presets import PRESETS, DiT, LinearCodecSize, preset
+from dvgwm.models.waypoints import Waypoints, along, path_channels
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.sampler import SamplerSpec, table
 
@@ -209,40 +209,61 @@ def squares(count, generator):
     return frames, places
 
 
-def test_keypoints_tell_where_things_are_to_less_than_a_pixel():
+def test_waypoints_tell_where_things_are_to_less_than_a_pixel_and_heed_the_text():
     torch.manual_seed(0)
-    keypoints, head = Keypoints(2, 16, 8), torch.nn.Linear(32, 2)
-    parameters_ = [*keypoints.parameters(), *head.parameters()]
-    optimiser, generator = torch.optim.Adam(parameters_, 5e-3), torch.Generator().manual_seed(0)
-    for _ in range(150):
-        frames, places = squares(16, generator)
-        loss = (head(keypoints(frames).flatten(1)) - places).square().mean()
+    network = Waypoints(8, 16, frames=2, dof=2)
+    texts = torch.randn(2, 48, 16)  # one says "go there", the other "go to the opposite place"
+    optimiser, generator = torch.optim.Adam(network.parameters(), 5e-3), torch.Generator().manual_seed(0)
+
+    def missed(count):
+        frames, places = squares(count, generator)
+        said = torch.randint(2, (count,), generator=generator)
+        wanted = places * (1.0 - 2.0 * said[:, None])
+        return network(frames, texts[said])[:, 1] - wanted
+
+    for _ in range(300):
+        loss = missed(16).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    frames, places = squares(64, generator)
     with torch.no_grad():
-        told = head(keypoints(frames).flatten(1))
-    pixels = (told - places).abs().mean(0) * torch.tensor([31 / 2, 47 / 2])
+        pixels = missed(64).abs().mean(0) * torch.tensor([31 / 2, 47 / 2])
     assert pixels.max() < 1.0
 
 
-def test_keypoints_of_the_first_frame_are_shown_after_the_text():
-    told = replace(preset("test_tiny").preview, predicts="clean", keypoints=3)
+def test_a_preview_draws_along_the_path_that_is_told_or_given():
+    told = replace(preset("test_tiny").preview, predicts="clean", waypoints=2)
     size = replace(preset("test_tiny"), preview=told, refiner=None, codec=LinearCodecSize(8, 4))
     networks = build(size, 0)
     networks.low_codec.first_basis.normal_()
     clean, text = torch.randn(1, 13, 4, *size.grid(size.low)), torch.randn(2, 48, 16)
     network = Told(clean)
     engine = denoise_engine(network, size, False, networks)
+    inputs = torch.randn(clean.shape), torch.tensor([999.0]), text
     for image in (clean[:, :1], clean[:, :1] + 1.0):
-        engine(torch.randn(clean.shape), torch.tensor([999.0]), text, image)
-    first, other = network.texts
-    assert first.shape == (2, 48 + 3, 16)
-    assert torch.equal(first[:, :48], text)
+        engine(*inputs, image)
+    first, other = network.seen
+    assert first.shape == (2, 13, networks.preview.config.in_channels, 4, 6)
+    assert torch.equal(first[:, :, :4], inputs[0].expand(2, -1, -1, -1, -1))
     frame = networks.low_codec.decode_first(clean[:, :1].transpose(1, 2))[:, :, 0]
-    assert torch.allclose(first[1:, 48:], networks.keypoints(frame), atol=1e-6)
-    assert not torch.allclose(first[:, 48:], other[:, 48:], atol=1e-3)
+    poses = networks.waypoints(frame.expand(2, -1, -1, -1), text).clamp(-1.0, 1.0)
+    assert not torch.allclose(poses[0], poses[1]), "every branch's text has a path"
+    assert torch.allclose(first[:, 5, 8 : 8 + 28, 1, 2], poses[:, 16:20].flatten(1), atol=1e-6)
+    assert torch.allclose(first[:, 0, 8 : 8 + 28, 1, 2], poses[:, :4].flatten(1), atol=1e-6)
+    assert not torch.allclose(first[:, :, 8:], other[:, :, 8:], atol=1e-4)
+    given = torch.rand(2, 48, 7) * 2 - 1
+    engine(*inputs, clean[:, :1], given)
+    assert torch.allclose(network.seen[2][:, 5, 8 : 8 + 28, 1, 2], given[:, 16:20].flatten(1))
+
+
+def test_every_latent_is_told_where_it_is():
+    told = along(torch.zeros(1, 8, 7), 5, 3)
+    assert told.shape == (1, 3, path_channels(7), 5, 3)
+    where = told[0, :, 7 * 28 : 7 * 28 + 3]
+    assert where[:, :, 2, 1].tolist() == [[-1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    assert where[1, :, 4, 2].tolist() == [0.0, 1.0, 1.0]
+    places = told[0, 0, 7 * 28 :].flatten(1).T
+    assert torch.cdist(places, places).fill_diagonal_(9.0).min() > 0.1, "no two latents of a frame are told the same"
 
 
 def test_a_margin_is_left_out_and_stays_still():

@@ -26,6 +26,7 @@ from dvgwm.training.policy import PolicyObjective, Windows, disturb, normalise
 from dvgwm.training.preview import PreviewObjective
 from dvgwm.training.refiner import RefinerObjective
 from dvgwm.training.vae import VaeObjective
+from dvgwm.training.waypoints import WaypointsObjective
 
 pytestmark = pytest.mark.torch
 
@@ -54,19 +55,23 @@ def learns(objective, batch, steps=40, rate=3e-3):
 def test_a_whole_run_from_codec_to_joint_phase(small_run):
     run = small_run
     with pytest.raises(ConfigError, match="make it first with `dvgwm-train codec`"):
-        parts.train_part(run, "preview", silent, silent)
+        parts.train_part(run, "waypoints", silent, silent)
     codecs = parts.fit_codecs(run, silent)
     assert codecs["low_codec"]["psnr_db"] > 25
     policy = parts.train_part(run, "policy", silent, silent)
     assert policy["step"] == 30
+    with pytest.raises(ConfigError, match="make it first with `dvgwm-train waypoints`"):
+        parts.train_part(run, "preview", silent, silent)
+    parts.train_part(run, "waypoints", silent, silent)
+    (*_, watched) = map(json.loads, (run.out / "waypoints" / "watched.jsonl").read_text().splitlines())
+    assert 0.0 < watched["pose_error_mm"] < 400.0
     preview = parts.train_part(run, "preview", silent, silent)
     assert {path.name for path in (run.out / "latents" / "test").iterdir()} == {"low.npy", "low.json"}
     pictures = list((run.out / "preview" / "pictures").glob("imagined_*.png"))
     assert len(pictures) == 2
     (*_, watched) = map(json.loads, (run.out / "preview" / "watched.jsonl").read_text().splitlines())
-    assert {"held_out_loss", "psnr_over_still_db", "moving_psnr_over_still_db", "unexplained", "pose_error_mm"} <= set(
-        watched
-    )
+    assert {"held_out_loss", "psnr_over_still_db", "moving_psnr_over_still_db", "unexplained"} <= set(watched)
+    assert 0.0 < watched["on_path_unexplained"] < 2.0
     assert 0.0 < watched["unexplained"] < 2.0
     refiner = parts.train_part(run, "refiner", silent, silent)
     (*_, watched) = map(json.loads, (run.out / "refiner" / "watched.jsonl").read_text().splitlines())
@@ -115,7 +120,7 @@ def small(small_run):
     names = ("low", "high", "degraded")
     write_clips(run.out / "two", run.preset, networks, arrays, chosen, names, silent)
     tokens = parts.tokens_of(run.preset)
-    clips = LatentClips(run.preset, run.out / "two", names, arrays, tokens, acting=True, posed=True)
+    clips = LatentClips(run.preset, run.out / "two", names, arrays, tokens, ("actions", "poses"))
     batch = torch.utils.data.default_collate([clips[n] for n in range(2)])
     return run, networks, batch, tokens("")
 
@@ -128,45 +133,51 @@ def test_preview_and_refiner_fit_a_batch(small):
     assert last < 0.9 * first
 
 
-def test_the_previews_hidden_tokens_tell_the_tools_poses(small):
-    run, networks, batch, empty = small
+def test_the_waypoints_fit_the_tools_path(small):
+    run, networks, batch, _ = small
     arrays, size = open_arrays(run.data.path, "scene"), run.preset
     assert batch["poses"].shape == (2, size.frames - 1, 7)
     wanted = normalise(np.asarray(arrays.actions(0)), size.actions)
     assert torch.allclose(batch["poses"][0], torch.from_numpy(wanted[: size.frames - 1]))
-    objective = PreviewObjective(size, networks, replace(run.preview, pose_weight=1.0), empty)
-    plain = PreviewObjective(size, networks, replace(run.preview, pose_weight=0.0), empty)
-    with torch.no_grad():
-        loss = objective(batch, seeded()) - plain(batch, seeded())
-        told = objective.pose(objective.hidden.unflatten(1, (size.latent_frames, -1))[:, 1:].flatten(2))
-    # Four frames of every latent frame after the first, in order.
-    told = told.reshape(2, size.frames - 1, 7)
-    error = torch.nn.functional.smooth_l1_loss(told, batch["poses"], beta=0.1)
-    assert float(loss) == pytest.approx(float(error), rel=1e-3)
+    objective = WaypointsObjective(size, networks, run.waypoints)
     first, last = learns(objective, batch)
-    assert last < 0.6 * first
+    assert last < 0.3 * first
+    assert networks.text.encoder.block[0].layer[0].SelfAttention.q.weight.grad.abs().max() > 0, "the text learns too"
+    plain = replace(size, preview=replace(size.preview, waypoints=0))
+    with pytest.raises(ConfigError, match="finds its own path"):
+        WaypointsObjective(plain, build(plain), run.waypoints)
+
+
+def test_the_preview_is_taught_along_the_true_path_and_leaves_waypoints_and_text_alone(small):
+    run, networks, batch, empty = small
+    objective = PreviewObjective(run.preset, networks, run.preview, empty)
+    elsewhere = batch | {"poses": -batch["poses"]}
+    with torch.no_grad():
+        assert float(objective(batch, seeded())) != float(objective(elsewhere, seeded()))
     objective(batch, seeded()).backward()
-    blocks = networks.preview.transformer_blocks
-    assert blocks[0].attn1.to_q.weight.grad.abs().max() > 0
+    borrowed = [*networks.waypoints.parameters(), *networks.text.parameters()]
+    assert all(parameter.grad is None for parameter in borrowed)
+    assert networks.preview.patch_embed.proj.weight.grad.abs().max() > 0
 
 
 def test_the_refiner_starts_from_what_the_preview_tells(small):
     run, networks, batch, empty = small
     objective = RefinerObjective(run.preset, networks, replace(run.refiner, generated=1.0), empty)
     clean, text = batch["low"], torch.zeros(2, run.preset.text.max_tokens, run.preset.text.width)
-    told = objective.told(clean, text, seeded())
+    told = objective.told(batch, text, seeded())
     assert torch.allclose(told[:, :1], clean[:, :1], atol=1e-4), "the first frame is given"
     assert (told - clean)[:, 1:].abs().max() > 0.1
 
-    def perfect(state, steps, text, image):
+    def perfect(state, steps, text, image, poses):
+        assert torch.equal(poses, batch["poses"]), "along the true path"
         alpha, sigma = (table[steps.long()].view(-1, 1, 1, 1, 1) for table in (objective.alpha, objective.sigma))
         return (alpha * state - clean) / sigma
 
     del objective.preview
     objective.preview = perfect
-    assert torch.allclose(objective.told(clean, text, seeded()), clean, atol=1e-4)
+    assert torch.allclose(objective.told(batch, text, seeded()), clean, atol=1e-4)
     objective.part = replace(run.refiner, generated=0.0)
-    assert torch.equal(objective.told(clean, text, seeded()), clean)
+    assert torch.equal(objective.told(batch, text, seeded()), clean)
 
 
 def test_the_joint_gradient_reaches_the_last_refine_step_and_no_further(small):
