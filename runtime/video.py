@@ -12,6 +12,8 @@ from .types import ImageArray
 
 BAND_PX, GAP_PX = 16, 4
 MIN_HEIGHT_PX = 256
+PALETTE_FRAMES = 8
+"""Frames, spread over a GIF, from which its colours are taken."""
 
 
 def write_video(path: Path, frames: ImageArray, fps: float) -> Path:
@@ -108,8 +110,13 @@ def encode_mp4(
 
 
 def encode_gif(frames: ImageArray, fps: float) -> bytes:
-    """Return uint8 T H W 3 frames as the bytes of an animated GIF that plays on and on."""
-    images = [Image.fromarray(frame) for frame in frames]
+    """Return uint8 T H W 3 frames as the bytes of an animated GIF that plays on and on.
+
+    One palette for all and no dithering: what does not move stays the same and costs nothing.
+    """
+    shown = np.concatenate(frames[:: max(1, len(frames) // PALETTE_FRAMES)], 0)
+    palette = Image.fromarray(shown).quantize(256)
+    images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     buffer = io.BytesIO()
     images[0].save(buffer, "gif", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
     return buffer.getvalue()

@@ -1,5 +1,6 @@
 """Recordings in, videos and the report out."""
 
+import io
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from dvgwm.runtime.image import fit
 from dvgwm.runtime.profiler import Profiler
 from dvgwm.runtime.report import Report, write_report
 from dvgwm.runtime.types import ArmEvent
-from dvgwm.runtime.video import contact_sheet, side_by_side, write_video
+from dvgwm.runtime.video import contact_sheet, encode_gif, side_by_side, write_video
 
 CLIPS = Path(__file__).parents[3] / "shared" / "data" / "video"
 
@@ -116,6 +117,23 @@ def test_side_by_side_is_large_enough_to_see_and_holds_the_last_frame():
     assert made.shape == (5, 16 + 256, 2 * 384 + 4, 3)
     assert np.array_equal(made[4, 20:, :384], made[2, 20:, :384])
     assert (made[0, :16, :80] < 128).any(), "a label"
+
+
+def test_a_gif_costs_what_moves_and_keeps_colours_and_time():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    ground = np.asarray(Image.fromarray(noise).resize((12, 8)).resize((96, 64)))
+    still = np.repeat(ground[None], 20, 0)
+    moving = still.copy()
+    for index, frame in enumerate(moving):
+        frame[20:30, 3 * index : 3 * index + 10] = 255, 0, 0
+    made = encode_gif(moving, 10.0)
+    assert len(made) < 3 * len(encode_gif(still[:1], 10.0)) + 20 * 400
+    with Image.open(io.BytesIO(made)) as image:
+        assert (image.n_frames, image.info["duration"], image.info["loop"]) == (20, 100, 0)
+        image.seek(19)
+        last = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(last - moving[19]).mean() < 12
+    assert last[25, 60].tolist() == pytest.approx([255, 0, 0], abs=20)
 
 
 def test_a_contact_sheet_shows_every_nth_frame_in_lines():
