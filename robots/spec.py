@@ -60,6 +60,9 @@ class SimulatedRobot(Robot, Protocol):
     def solved(self) -> bool:
         """Return whether the goal is reached now."""
 
+    def heeds(self, instruction: str) -> bool | None:
+        """Return whether what ``instruction`` names of several things was moved furthest; None where it names none."""
+
 
 @dataclass(frozen=True, slots=True)
 class RobotSpec:

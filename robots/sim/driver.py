@@ -120,6 +120,18 @@ class MujocoRobot:
         """Return the names of the things that were displaced by more than 2 cm since the start."""
         return moved_bodies(self._start, self.bodies(), self.layout.task.movable)
 
+    def heeds(self, instruction: str) -> bool | None:
+        """Return whether, of the things that it could name, the one that ``instruction`` names was moved furthest.
+
+        None where there is one thing only, or the instruction is another task's.
+        """
+        targets = {self.layout.task.instruction(target): target for target in self.layout.task.targets}
+        if len(targets) == 1 or instruction not in targets:
+            return None
+        now = self.bodies()
+        furthest = max(targets.values(), key=lambda name: float(np.linalg.norm(now[name] - self._start[name])))
+        return furthest == targets[instruction] and furthest in self.moved()
+
     def _command(self, targets: DoubleArray) -> None:
         self._data.ctrl[:6] = targets[:6]
         self._data.ctrl[6:] = targets[6] * FINGER_TRAVEL_M

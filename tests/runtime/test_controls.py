@@ -104,7 +104,9 @@ def test_evaluate_shows_the_policy_what_its_control_says(make_bundle, monkeypatc
     line = ["evaluate", "--backend", "fake", "--bundle", str(make_bundle().path), "--cache-dir", str(tmp_path)]
     line += ["--episodes", "1", "--max-actions", "8", "--json", *(["--control", control] if control else [])]
     done = click.testing.CliRunner().invoke(cli, line, catch_exceptions=False)
-    assert json.loads(done.output)["control"] == control
+    facts = json.loads(done.output)
+    assert facts["control"] == control
+    assert 0.0 <= facts["object_accuracy"] <= 1.0
     from dvgwm.robots.galaxea_a1 import ROBOT as SPEC
     from dvgwm.robots.spec import SimulationOptions
 

@@ -59,6 +59,26 @@ def test_the_other_instruction_asks_for_another_thing_of_the_same_task_where_the
     assert (robot.other_instruction in sentences) == (len(sentences) > 1)
 
 
+def test_an_instruction_is_heeded_where_what_it_names_was_moved_furthest():
+    robot = robot_at("push_cube", 2)
+    others = [name for name in TASKS["push_cube"].targets if name != robot.layout.target]
+    asked, other = robot.instruction, TASKS["push_cube"].instruction(others[0])
+
+    def shift(name, metres):
+        joint = robot._model.body(name).jntadr[0]
+        robot._data.qpos[robot._model.jnt_qposadr[joint]] += metres
+        robot.advance(0.02)
+
+    assert robot.heeds(asked) is False, "nothing has moved"
+    shift(others[0], 0.04)
+    assert (robot.heeds(asked), robot.heeds(other)) == (False, True)
+    shift(robot.layout.target, 0.08)
+    assert (robot.heeds(asked), robot.heeds(other)) == (True, False)
+    assert robot.heeds("stack the red cube on the yellow block") is None
+    sweeping = robot_at("sweep", 2)
+    assert sweeping.heeds(sweeping.instruction) is None, "there is but one thing to sweep"
+
+
 def test_a_rehearsal_is_the_experts_episode_seen():
     shown = ROBOT.rehearse("stack_cube", 1, 32, 48)
     assert len(shown) >= 49
