@@ -123,10 +123,15 @@ class PolicyPart(Part):
 
 @dataclass(frozen=True, slots=True)
 class JointPart(Part):
-    """The paper's second phase: the policy's loss alone, through the decoder and the last ``refine_steps`` of the refiner."""
+    """The paper's second phase: the policy's loss alone, through the decoder and the last ``refine_steps`` of the refiner.
+
+    A share ``generated`` of the clips is what the preview tells from a step of ``told_at``.
+    """
 
     refine_steps: int = 1
     draws: int = 8
+    generated: float = 0.0
+    told_at: tuple[int, int] = (500, 999)
 
 
 @dataclass(frozen=True, slots=True)

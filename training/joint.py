@@ -15,6 +15,7 @@ from .degradation import raised
 from .lora import prepared
 from .objectives import degrade_latents, policy_signal
 from .policy import noise_error
+from .told import Told
 
 
 class JointObjective(nn.Module):
@@ -25,13 +26,14 @@ class JointObjective(nn.Module):
     does not say.
     """
 
-    borrowed = ("codec.", "text.")
+    borrowed = ("codec.", "text.", "told.")
 
     def __init__(self, preset: Preset, networks: Networks, part: JointPart) -> None:
         super().__init__()
         assert networks.refiner is not None, "a system with two stages"
         self.refiner = denoise_engine(prepared(networks.refiner, part), preset, True, networks)
         self.codec, self.text = networks.codec.requires_grad_(False), networks.text.requires_grad_(False)
+        self.told = Told(preset, networks, part.generated, part.told_at) if part.generated else None
         self.encoder = networks.frame_encoder.requires_grad_(True)
         self.unet = networks.policy.requires_grad_(True)
         self.preset, self.part = preset, part
@@ -42,12 +44,19 @@ class JointObjective(nn.Module):
         self.register_buffer("sigma", sigma.float(), persistent=False)
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Return the policy's loss on what the refiner makes of ``low``."""
+        """Return the policy's loss on what the refiner makes of ``low``, or of what the preview tells of it."""
+        if self.told is not None:
+            with torch.no_grad():
+                batch = batch | {"low": self.told(batch, self.embed(batch["tokens"]), generator)}
         frames = self.frames(batch, generator)
         features = self.encoder.features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         shown = features[:, self.plan.places].flatten(2).flatten(0, 1)
         signal = self.get_buffer("alpha"), self.get_buffer("sigma")
         return noise_error(self.unet, shown, batch["actions"].flatten(0, 1), signal, self.part.draws, generator)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings, B L D, of tokens."""
+        return self.text(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
 
     def frames(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the refined frames that the policy sees, B N 3 H W in [0, 1]."""
@@ -61,8 +70,7 @@ class JointObjective(nn.Module):
         preset, low = self.preset, batch["low"]
         count, steps = len(low), preset.sampling.refine_steps
         with torch.no_grad():
-            tokens = batch["tokens"]
-            text = self.text(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+            text = self.embed(batch["tokens"])
             up = raised(low, preset.grid(preset.high), preset.preview_scaling, preset.refiner_scaling)
             noise = torch.randn(up.shape, generator=generator, device=up.device)
             alpha, sigma = (part.to(up)[preset.sampling.bridge_step].expand(count) for part in preview_signal(1.0))

@@ -14,12 +14,12 @@ from .objectives import (
     channel_weight,
     clean_weight,
     degrade_latents,
-    diffuse,
     drop,
     flow_state,
     flow_velocity,
     squared_error,
 )
+from .told import Told
 
 
 class RefinerObjective(nn.Module):
@@ -31,9 +31,7 @@ class RefinerObjective(nn.Module):
     alpha: Tensor
     sigma: Tensor
     loud: Tensor
-    preview_alpha: Tensor
-    preview_sigma: Tensor
-    borrowed = ("preview.", "text.")
+    borrowed = ("told.", "text.")
 
     def __init__(self, preset: Preset, networks: Networks, part: RefinerPart, empty: Tensor) -> None:
         super().__init__()
@@ -42,13 +40,10 @@ class RefinerObjective(nn.Module):
         self.clean = preset.refiner is not None and preset.refiner.predicts == "clean"
         self.text, self.preset, self.part = networks.text.requires_grad_(False), preset, part
         self.register_buffer("loud", channel_weight(networks.codec, part.loudness), persistent=False)
-        self.preview = None
-        if part.generated:
-            self.preview = denoise_engine(networks.preview, preset, False, networks).requires_grad_(False)
-        # Strengths are steps of the shift-1 grid.
-        for prefix, shift in (("", 1.0), ("preview_", preset.sampling.preview_snr_shift)):
-            for name, part_ in zip(("alpha", "sigma"), preview_signal(shift), strict=True):
-                self.register_buffer(prefix + name, part_.float(), persistent=False)
+        self.told = Told(preset, networks, part.generated, part.told_at) if part.generated else None
+        alpha, sigma = preview_signal(1.0)  # strengths are steps of the shift-1 grid
+        self.register_buffer("alpha", alpha.float(), persistent=False)
+        self.register_buffer("sigma", sigma.float(), persistent=False)
         self.register_buffer("empty", empty, persistent=False)
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
@@ -59,33 +54,13 @@ class RefinerObjective(nn.Module):
         with torch.no_grad():
             tokens = torch.where(no_text[:, None], self.get_buffer("empty"), batch["tokens"])
             text = self.text(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
-            if self.preview is not None:
+            if self.told is not None:
                 batch = batch | {"low": self.told(batch, text, generator)}
         start = self.start(batch, generator)
         conditions = (batch["low"],) if self.preset.refiner_sees_preview else ()
         predicted = self.engine(flow_state(start, high, tau), tau, text, high[:, :1], *conditions)
         weight = clean_weight(1.0 - tau).view(-1, 1, 1, 1, 1) if self.clean else torch.ones(1, device=device)
         return squared_error(predicted, flow_velocity(start, high), weight * self.loud)
-
-    def told(self, batch: dict[str, Tensor], text: Tensor, generator: torch.Generator) -> Tensor:
-        """Return ``low`` with a share of the clips as the preview tells them from a noisy state, as soft as it is.
-
-        A preview that draws along a path is given the true one: the refiner is to sharpen what is shown, not to move it.
-        """
-        assert self.preview is not None
-        low = batch["low"]
-        chosen = drop(len(low), self.part.generated, generator).nonzero().flatten()
-        if not len(chosen):
-            return low
-        first, last = self.part.told_at
-        steps = torch.randint(first, last + 1, (len(chosen),), generator=generator, device=low.device)
-        noise = torch.randn(low[chosen].shape, generator=generator, device=low.device)
-        alpha, sigma = self.preview_alpha[steps], self.preview_sigma[steps]
-        state = diffuse(low[chosen], noise, alpha, sigma)
-        path = {"poses": batch["poses"][chosen]} if "poses" in batch else {}
-        velocity = self.preview(state, steps.to(low.dtype), text[chosen], low[chosen][:, :1], **path)
-        # The clean latents that state and velocity are of.
-        return low.index_copy(0, chosen, diffuse(state, -velocity, alpha, sigma))
 
     def start(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return where the flow begins: pixels or latents degraded, then noise of a strength drawn from its range."""

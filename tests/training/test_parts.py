@@ -25,6 +25,7 @@ from dvgwm.training.lora import prepared
 from dvgwm.training.policy import PolicyObjective, Windows, disturb, normalise
 from dvgwm.training.preview import PreviewObjective
 from dvgwm.training.refiner import RefinerObjective
+from dvgwm.training.told import Told
 from dvgwm.training.vae import VaeObjective
 from dvgwm.training.waypoints import WaypointsObjective
 
@@ -160,24 +161,40 @@ def test_the_preview_is_taught_along_the_true_path_and_leaves_waypoints_and_text
     assert networks.preview.patch_embed.proj.weight.grad.abs().max() > 0
 
 
-def test_the_refiner_starts_from_what_the_preview_tells(small):
-    run, networks, batch, empty = small
-    objective = RefinerObjective(run.preset, networks, replace(run.refiner, generated=1.0), empty)
+def test_what_the_preview_tells_takes_the_place_of_true_latents(small):
+    run, networks, batch, _ = small
+    told = Told(run.preset, networks, 1.0, (500, 999))
     clean, text = batch["low"], torch.zeros(2, run.preset.text.max_tokens, run.preset.text.width)
-    told = objective.told(batch, text, seeded())
-    assert torch.allclose(told[:, :1], clean[:, :1], atol=1e-4), "the first frame is given"
-    assert (told - clean)[:, 1:].abs().max() > 0.1
+    made = told(batch, text, seeded())
+    assert torch.allclose(made[:, :1], clean[:, :1], atol=1e-4), "the first frame is given"
+    assert (made - clean)[:, 1:].abs().max() > 0.1
 
     def perfect(state, steps, text, image, poses):
         assert torch.equal(poses, batch["poses"]), "along the true path"
-        alpha, sigma = (table[steps.long()].view(-1, 1, 1, 1, 1) for table in (objective.alpha, objective.sigma))
+        alpha, sigma = (table[steps.long()].view(-1, 1, 1, 1, 1) for table in (told.alpha, told.sigma))
         return (alpha * state - clean) / sigma
 
-    del objective.preview
-    objective.preview = perfect
-    assert torch.allclose(objective.told(batch, text, seeded()), clean, atol=1e-4)
-    objective.part = replace(run.refiner, generated=0.0)
-    assert torch.equal(objective.told(batch, text, seeded()), clean)
+    del told.engine
+    told.engine = perfect
+    assert torch.allclose(told(batch, text, seeded()), clean, atol=1e-4)
+    told.share = 0.0
+    assert torch.equal(told(batch, text, seeded()), clean)
+
+
+def test_refiner_and_joint_phase_are_shown_what_the_preview_tells(small):
+    run, networks, batch, empty = small
+    made = (
+        RefinerObjective(run.preset, networks, replace(run.refiner, generated=1.0), empty),
+        JointObjective(run.preset, networks, replace(run.joint, generated=1.0)),
+    )
+    for objective in made:
+        seen = []
+        objective.told.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
+        objective(batch, seeded())
+        assert (seen[0] - batch["low"])[:, 1:].abs().max() > 0.1
+    true = JointObjective(run.preset, networks, replace(run.joint, generated=0.0))
+    with torch.no_grad():
+        assert float(true(batch, seeded())) != float(made[1](batch, seeded()))
 
 
 def test_the_joint_gradient_reaches_the_last_refine_step_and_no_further(small):
