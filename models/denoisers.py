@@ -100,7 +100,7 @@ class CleanDenoiseEngine(DenoiseEngine):
         assert self.waypoints is not None, "waypoints"
         assert self.codec is not None, "their codec"
         frame = first_frame(self.codec, image, self.margin)
-        return self.waypoints(frame.expand(len(text), -1, -1, -1), text).clamp(-1.0, 1.0)
+        return self.waypoints(frame.expand(text.shape[0], -1, -1, -1), text).clamp(-1.0, 1.0)
 
     def _told(self, parts: list[Tensor], time: Tensor, text: Tensor) -> Tensor:
         middle = slice(self.margin, parts[0].shape[-1] - self.margin)

@@ -39,7 +39,7 @@ class Waypoints(nn.Module):
         height, width = image.shape[2:]
         places = torch.stack([columns.expand(height, -1), rows[:, None].expand(-1, width)])
         said = text.mean(1)
-        seen = self.stem(torch.cat([image, places.expand(len(image), -1, -1, -1)], 1))
+        seen = self.stem(torch.cat([image, places.expand(image.shape[0], -1, -1, -1)], 1))
         for block, film in zip(self.blocks, self.films, strict=True):
             scale, shift = film(said)[:, :, None, None].chunk(2, 1)
             seen = block(seen) * (1.0 + scale) + shift
@@ -71,7 +71,7 @@ def along(poses: Tensor, height: int, width: int) -> Tensor:
     groups = torch.cat([groups[:, :1], groups], 1)
     shape = *groups.shape[:2], -1, height, width
     axes = [torch.linspace(-1, 1, size, device=poses.device) for size in (groups.shape[1], height, width)]
-    where = torch.stack(torch.meshgrid(*axes, indexing="ij"), 1).expand(len(poses), -1, -1, -1, -1)
+    where = torch.stack(torch.meshgrid(*axes, indexing="ij"), 1).expand(poses.shape[0], -1, -1, -1, -1)
     return torch.cat([_waves(groups)[..., None, None].expand(shape), _waves(where)], 2)
 
 
