@@ -25,8 +25,8 @@ from .interface import run_module
 class Gate:
     """How far an engine and a whole plan may be from torch in float32, in ``measure`` (max_abs or relative_l2).
 
-    ``engine`` is per dtype of the output; ``control`` is how many tolerances another seed has to be away, or the check
-    would pass on a stale buffer.
+    ``engine`` is per dtype of the output, a max_abs of float32 for numbers up to 1; ``control`` is how many tolerances
+    another seed has to be away, or the check would pass on a stale buffer.
     """
 
     measure: str
@@ -72,8 +72,16 @@ def engine_parity(graph: Graph, backend: Backend, path: Path, spec: EngineSpec, 
     for dtype in dtypes:
         left, right, far = ([array for array in side if array.dtype == dtype] for side in (wanted, got, other))
         name = graph.name if len(dtypes) == 1 else f"{graph.name} ({dtype})"
-        parity[name] = gate(name, left, right, far, limits, limits.engine[dtype])
+        parity[name] = gate(name, left, right, far, limits, tolerance(limits, left))
     return parity
+
+
+def tolerance(limits: Gate, wanted: list[NDArray[Any]]) -> float:
+    """Return what ``limits`` allow an engine whose outputs, of one dtype, are ``wanted``: rounding grows with the numbers."""
+    allowed = limits.engine[str(wanted[0].dtype)]
+    if limits.measure != "max_abs" or wanted[0].dtype != np.float32:
+        return allowed
+    return allowed * max(1.0, *(float(np.abs(array).max()) for array in wanted))
 
 
 def plan_parity(bundle: Bundle, backend: Backend, graphs: tuple[Graph, ...], limits: Gate) -> dict[str, Parity]:

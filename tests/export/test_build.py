@@ -18,7 +18,7 @@ from dvgwm.export.describe import card_of
 from dvgwm.export.graphs import decoders, graphs
 from dvgwm.export.interface import engine_spec, run_module
 from dvgwm.export.onnx_graph import export_onnx
-from dvgwm.export.verify import BFLOAT16, LOSSLESS, ParityError, gate
+from dvgwm.export.verify import BFLOAT16, LOSSLESS, ParityError, gate, tolerance
 from dvgwm.models.build import build
 from dvgwm.models.presets import preset
 from dvgwm.runtime.backends.onnx import open_backend
@@ -152,6 +152,13 @@ def test_the_gate_fails_on_distance_on_staleness_and_on_nan():
         with pytest.raises(ParityError) as caught:
             gate("x", right, got, far, LOSSLESS, 1e-4)
         assert caught.value.log_code == code
+
+
+def test_what_is_lossless_grows_with_float32_numbers_and_with_nothing_else():
+    small, large = [np.full(4, 0.2, np.float32)], [np.ones(3, np.float32), np.array([-5.0], np.float32)]
+    assert (tolerance(LOSSLESS, small), tolerance(LOSSLESS, large)) == pytest.approx((1e-4, 5e-4))
+    assert tolerance(LOSSLESS, [np.full(4, 200, np.uint8)]) == 1.0
+    assert tolerance(BFLOAT16, large) == 0.045
 
 
 def test_a_bounded_gate_measures_relative_error_around_middle_grey():
