@@ -28,17 +28,20 @@ Look = Callable[[Any], tuple[Mapping[str, float], Mapping[str, ImageArray]]]
 def look_at_preview(preset: Preset, codec: nn.Module, clips: LatentClips, count: int) -> Look:
     """Return what samples the preview on ``count`` held-out clips: PSNR over the still first frame's, and a picture.
 
-    The picture has the true frames of a clip above the imagined ones. ``unexplained`` is the share of what changes in the
-    pixels that is not told from pure noise, where the network could know everything: what it has learned, whatever the sampler.
-    One that draws along a path is also given the true one, ``on_path_unexplained``: what it cannot draw.
+    The picture has the true frames of a clip above the imagined ones, in the preset's steps, at most `LOOK_STEPS`.
+    ``unexplained`` is the share of what changes in the pixels that is not told from pure noise, where the network could
+    know everything: what it has learned, whatever the sampler. One that draws along a path is also given the true one,
+    ``on_path_unexplained``: what it cannot draw.
     """
     # Drawn, not every n-th: episodes take turns at the tasks.
     picked = np.random.default_rng(0).permutation(len(clips))[:count]
     chosen = [clips[int(n)] for n in picked]
     clean, tokens = (torch.stack([clip[name] for clip in chosen]) for name in ("low", "tokens"))
     poses = torch.stack([clip["poses"] for clip in chosen]) if "poses" in chosen[0] else None
+    sampling = preset.sampling
     rows, first = (
-        table(SamplerSpec("ddim_v", steps, snr_shift=preset.sampling.preview_snr_shift)) for steps in (LOOK_STEPS, 1)
+        table(SamplerSpec("ddim_v", steps, snr_shift=sampling.preview_snr_shift))
+        for steps in (min(LOOK_STEPS, sampling.preview_steps), 1)
     )
     truth = frames_of(codec, clean, preset.preview_scaling)
 
