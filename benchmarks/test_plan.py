@@ -39,7 +39,7 @@ def test_stage(benchmark, record, pipeline, tensors, name):
 def test_plan(benchmark, record, one_plan):
     benchmark.pedantic(one_plan, rounds=5, warmup_rounds=1)
     record("plan", median_s=benchmark.stats["median"], max_s=benchmark.stats["max"])
-    assert benchmark.stats["median"] <= 10.0
+    assert benchmark.stats["median"] <= 4.0
 
 
 def test_overhead(benchmark, record, one_plan):

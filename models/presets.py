@@ -179,7 +179,7 @@ _ALL = (
         family="dvgwm",
         low=(64, 96),
         high=(128, 192),
-        preview=DiT(layers=6, heads=4, time_embed=128, predicts="clean", margin=2),
+        preview=DiT(layers=5, heads=4, time_embed=32, predicts="clean", margin=2, waypoints=32),
         refiner=DiT(layers=3, heads=3, time_embed=64, predicts="clean", margin=4),
         refiner_sees_preview=True,
         codec=LinearCodecSize(patch=8, channels=80),

@@ -43,11 +43,11 @@ def transformer():
 
 
 @pytest.fixture(scope="module")
-def inputs():
+def inputs(transformer):
     generator = torch.Generator().manual_seed(2)
-    grid = SIZE.grid(SIZE.low)
+    grid, channels = SIZE.grid(SIZE.low), transformer.config.in_channels
     return {
-        "hidden_states": torch.randn(2, SIZE.latent_frames, 2 * SIZE.codec.channels, *grid, generator=generator),
+        "hidden_states": torch.randn(2, SIZE.latent_frames, channels, *grid, generator=generator),
         "encoder_hidden_states": torch.randn(2, SIZE.text.max_tokens, SIZE.text.width, generator=generator),
         "timestep": torch.tensor([499.0, 499.0]),
         "image_rotary_emb": rotary_positions(SIZE.preview, grid, SIZE.latent_frames),

@@ -35,6 +35,25 @@ def test_its_card_says_what_it_was_made_of_and_what_it_cannot_do():
 
 @pytest.mark.ort
 @pytest.mark.sim
+def test_what_it_imagines_moves_the_arm_on_purpose_and_a_still_picture_does_not():
+    pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+    pytest.importorskip("mujoco", reason="the sim extra is not installed")
+    from click.testing import CliRunner
+
+    from dvgwm.runtime.cli import cli
+
+    def told(*more):
+        line = ["evaluate", "--episodes", "10", "--seed", "910000", "--plan-time", "0", "--json", *more]
+        return json.loads(CliRunner().invoke(cli, line, catch_exceptions=False).output.splitlines()[-1])
+
+    acted = told()
+    assert acted["success_rate"] >= 0.4
+    assert acted["object_accuracy"] >= 0.5
+    assert told("--control", "frozen")["success_rate"] == 0.0
+
+
+@pytest.mark.ort
+@pytest.mark.sim
 def test_the_first_command_plays_an_episode_without_torch(tmp_path):
     pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
     pytest.importorskip("mujoco", reason="the sim extra is not installed")
