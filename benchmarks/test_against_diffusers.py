@@ -36,7 +36,8 @@ class TellsCleanLatents(torch.nn.Module):
 
     def __init__(self, network, engine):
         super().__init__()
-        self.config, self.dtype, self.engine = network.config, network.dtype, engine
+        self.config, self.dtype, self.device, self.engine = network.config, network.dtype, network.device, engine
+        self.cache_context = network.cache_context
 
     def forward(self, hidden_states, encoder_hidden_states, timestep, **_):
         state, image = hidden_states[:1].chunk(2, 2)
