@@ -57,7 +57,8 @@ class CleanDenoiseEngine(DenoiseEngine):
 
     The first frame's latents are known: the network sees them beside every latent frame, and they are the first of what
     is clean. The preview's velocity is ``(alpha x_t - z) / sigma``, with ``flow`` the refiner's is ``(z - x_tau) / (1 - tau)``.
-    In the margin nothing changes: latents are a linear codec's, of differences to the first frame, and 0 there.
+    In the margin nothing changes: latents are a linear codec's, of differences to the first frame, and 0 there. With
+    waypoints (`follow`) the network also sees, at every latent, the tool's path.
     """
 
     alpha: Tensor
