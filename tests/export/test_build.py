@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from dvgwm.export.interface import engine_spec, run_module
 from dvgwm.export.onnx_graph import export_onnx
 from dvgwm.export.verify import BFLOAT16, LOSSLESS, ParityError, gate, tolerance
 from dvgwm.models.build import build
-from dvgwm.models.presets import preset
+from dvgwm.models.presets import LinearCodecSize, preset
 from dvgwm.runtime.backends.onnx import open_backend
 from dvgwm.runtime.bundle import read_bundle
 from dvgwm.runtime.errors import ConfigError
@@ -139,6 +140,22 @@ def test_a_failed_gate_writes_no_bundle(tmp_path, monkeypatch):
     with pytest.raises(ParityError):
         build_bundle(Order("test_tiny", "onnx", tmp_path / "b", 0), silent)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_preview_with_waypoints_exports_for_any_number_of_branches(tmp_path):
+    size = preset("test_tiny")
+    told = replace(size.preview, predicts="clean", waypoints=2)
+    size = replace(size, preview=told, refiner=None, codec=LinearCodecSize(8, 4))
+    made = next(graph for graph in graphs(size, build(size, 0)) if graph.name == "preview")
+    export_onnx(made.module, made.inputs, made.outputs, made.dynamic, tmp_path / made.file, made.opset)
+    engine = open_backend(1).load(tmp_path / made.file, engine_spec(made))
+    for branches in (1, 2, 3):
+        inputs = dict(made.inputs) | {"text": torch.randn(branches, *made.inputs["text"].shape[1:])}
+        with torch.no_grad():
+            (wanted,) = run_module(made.module, list(inputs.values()))
+        got = engine.run({name: tensor.numpy() for name, tensor in inputs.items()})["velocity"]
+        assert got.shape[0] == branches
+        assert np.abs(got - wanted.numpy()).max() < 1e-4
 
 
 def test_the_gate_fails_on_distance_on_staleness_and_on_nan():

@@ -13,9 +13,11 @@ pytest.importorskip("pyarrow", reason="the train extra is not installed")
 from safetensors.torch import load_file
 
 from dvgwm.models.build import build, parameters
+from dvgwm.models.denoisers import CleanDenoiseEngine
 from dvgwm.models.presets import preset
 from dvgwm.models.weights import load_parts, load_weights, save_parts, save_tensors
 from dvgwm.runtime.errors import ConfigError
+from dvgwm.runtime.sampler import SamplerSpec, table
 from dvgwm.training import parts
 from dvgwm.training.arrays import open_arrays
 from dvgwm.training.clips import LatentClips, windows, write_clips
@@ -53,7 +55,7 @@ def learns(objective, batch, steps=40, rate=3e-3):
     return losses[0], losses[-1]
 
 
-def test_a_whole_run_from_codec_to_joint_phase(small_run):
+def test_a_whole_run_from_codec_to_joint_phase(small_run, monkeypatch):
     run = small_run
     with pytest.raises(ConfigError, match="make it first with `dvgwm-train codec`"):
         parts.train_part(run, "waypoints", silent, silent)
@@ -67,6 +69,8 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run):
     (*_, watched) = map(json.loads, (run.out / "waypoints" / "watched.jsonl").read_text().splitlines())
     assert 0.0 < watched["pose_error_mm"] < 400.0
     preview = parts.train_part(run, "preview", silent, silent)
+    kept = load_file(run.out / "preview" / "weights.safetensors")
+    assert all(name.startswith("engine.transformer.") for name in kept), "waypoints and text are another part's"
     assert {path.name for path in (run.out / "latents" / "test").iterdir()} == {"low.npy", "low.json"}
     pictures = list((run.out / "preview" / "pictures").glob("imagined_*.png"))
     assert len(pictures) == 2
@@ -83,12 +87,23 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run):
     with pytest.raises(ConfigError, match="or `imagine`"):
         parts.train_part(run, "tune", silent, silent)
     imagined = parts.imagined(run)
+    followed, along = [], CleanDenoiseEngine.forward
+
+    def watched_path(self, state, time, text, image, poses=None):
+        if self.waypoints is not None:
+            followed.append(poses)
+        return along(self, state, time, text, image, poses)
+
+    monkeypatch.setattr(CleanDenoiseEngine, "forward", watched_path)
     census = parts.imagine(run, 10, silent)
+    monkeypatch.undo()
     assert (census.train, census.test, census.shortest, census.longest) == (8, 2, 49, 49)
     videos, truth = open_arrays(imagined, "scene"), open_arrays(run.data.path, "scene")
     assert videos.instructions[:8] == truth.instructions[:8]
     assert np.allclose(videos.actions(3), truth.actions(3)[:49], atol=1e-6)
     assert videos.frames(3).shape == (49, 64, 96, 3)
+    wanted = normalise(np.asarray(truth.actions(3))[:48], run.preset.actions)
+    assert np.allclose(followed[0][3], wanted, atol=1e-5), "frames and actions belong together"
     assert np.abs(videos.frames(3)[0].astype(int) - truth.frames(3)[0]).mean() < 12, "it begins at the first frame"
     before = videos.frames(3).copy()
     assert parts.imagine(run, 10, silent) == census
@@ -156,6 +171,10 @@ def test_the_preview_is_taught_along_the_true_path_and_leaves_waypoints_and_text
     with torch.no_grad():
         assert float(objective(batch, seeded())) != float(objective(elsewhere, seeded()))
     objective(batch, seeded()).backward()
+    rows = table(SamplerSpec("ddim_v", 1))
+    inputs = torch.randn(batch["low"].shape), batch["tokens"], batch["low"][:, :1]
+    own, given = (objective.imagine(rows, *inputs, poses) for poses in (None, batch["poses"]))
+    assert not torch.allclose(own, given), "what it draws along the true path is looked at, too"
     borrowed = [*networks.waypoints.parameters(), *networks.text.parameters()]
     assert all(parameter.grad is None for parameter in borrowed)
     assert networks.preview.patch_embed.proj.weight.grad.abs().max() > 0
