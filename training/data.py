@@ -1,9 +1,11 @@
 """Demonstrations on disk: the simulated expert's, any LeRobot data set's; and which of them are learned from."""
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,7 @@ def record_simulation(root: Path, episodes: int, seed: int, workers: int, report
     left = [(root, index, seed) for index in files if not written(root, index)]
     done = len(files) - len(left)
     report(done * EPISODES_A_FILE, episodes)
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+    with _started(workers) as pool:
         for _ in pool.imap_unordered(_record_file, left):
             done += 1
             report(done * EPISODES_A_FILE, episodes)
@@ -75,6 +77,23 @@ def record_simulation(root: Path, episodes: int, seed: int, workers: int, report
     dataset = open_dataset(root)
     save_index(root, [(dataset.length(n), dataset.instruction(n)) for n in range(len(dataset))], EPISODES_A_FILE)
     return census(dataset)
+
+
+def _started(workers: int) -> Pool:
+    """Return a pool whose workers have all been handed their orders.
+
+    Stopped by a signal in the middle of that, this process would leave a worker to end with a traceback: SIGTERM waits.
+    """
+    early: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: early.append(number))
+    try:
+        pool = multiprocessing.get_context("spawn").Pool(workers)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if early:
+        pool.terminate()
+        signal.raise_signal(signal.SIGTERM)
+    return pool
 
 
 def record_episodes(
