@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dvgwm.runtime.bundle import Bundle, read_bundle
+from dvgwm.runtime.bundle.disk import Bundle, read_bundle
+from dvgwm.runtime.config.plugins import open_backend, shipped
 from dvgwm.runtime.pipeline import Pipeline
-from dvgwm.runtime.plugins import open_backend, shipped
 from dvgwm.runtime.types import Observation
 
 HERE = Path(__file__).parent
@@ -61,7 +61,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     for ready in (HERE.parent / "engines" / "a1_tiny", shipped("a1_tiny")):
         if (ready / "manifest.json").is_file():
             return read_bundle(ready, "onnx")
-    building = pytest.importorskip("dvgwm.export.build", reason="no engines/a1_tiny and no export extra to build it")
+    building = pytest.importorskip("dvgwm.export.assembly", reason="no engines/a1_tiny and no export extra to build it")
     order = building.Order("a1_tiny", "onnx", tmp_path_factory.mktemp("engines") / "a1_tiny", 0, building.STEPS[:3])
     return building.build_bundle(order, lambda *_: None).bundle
 

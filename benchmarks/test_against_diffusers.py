@@ -8,11 +8,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 diffusers = pytest.importorskip("diffusers", reason="the export extra is not installed")
 
-from dvgwm.models.build import build
 from dvgwm.models.denoisers import denoise_engine
+from dvgwm.models.networks import build
 from dvgwm.models.presets import preset
 from dvgwm.models.weights import load_parts
-from dvgwm.runtime.denoise import Run
+from dvgwm.runtime.denoise import Context
 from dvgwm.runtime.noise import draw
 from dvgwm.runtime.pipeline import silent
 from dvgwm.runtime.profiler import Profiler
@@ -69,9 +69,9 @@ def reference(bundle, pipeline):
 def test_preview(benchmark, record, reference, pipeline, observation, instruction):
     """Our preview takes at most 0.8 of diffusers' time, on the same weights, threads, precision, steps and guidance."""
     stages = {stage.spec.name: stage for stage in pipeline.stages}
-    run = Run(0, Profiler(), silent)
+    context = Context(0, Profiler(), silent)
     tensors = {"image": observation.images["scene"], "instruction": instruction}
-    tensors |= stages["encode_text"].run(tensors, run) | stages["encode_low"].run(tensors, run)
+    tensors |= stages["encode_text"].run(tensors, context) | stages["encode_low"].run(tensors, context)
     sampler = stages["preview"].spec.sampler
     noise = draw(0, "preview", 0, (*tensors["low_image"].shape[:1], 13, *tensors["low_image"].shape[2:]))
     image = observation.images["scene"]
@@ -91,7 +91,7 @@ def test_preview(benchmark, record, reference, pipeline, observation, instructio
         ).frames.numpy()
 
     def ours():
-        return stages["preview"].run(tensors, run)["low_latents"]
+        return stages["preview"].run(tensors, context)["low_latents"]
 
     def seconds(work):
         started = time.perf_counter()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dvgwm.runtime.denoise import Run
+from dvgwm.runtime.denoise import Context
 from dvgwm.runtime.pipeline import silent
 from dvgwm.runtime.profiler import Profiler
 
@@ -25,14 +25,14 @@ def tensors(pipeline, observation, instruction):
     made = {"image": observation.images["scene"], "instruction": instruction}
     for stage in pipeline.stages:
         made |= {"plan": made["frames"]} if stage.spec.kind == "act" else {}
-        made |= stage.run(made, Run(0, Profiler(), silent))
+        made |= stage.run(made, Context(0, Profiler(), silent))
     return made
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stage(benchmark, record, pipeline, tensors, name):
     stage = next(stage for stage in pipeline.stages if stage.spec.name == name)
-    benchmark.pedantic(lambda: stage.run(tensors, Run(0, Profiler(), silent)), rounds=5, warmup_rounds=1)
+    benchmark.pedantic(lambda: stage.run(tensors, Context(0, Profiler(), silent)), rounds=5, warmup_rounds=1)
     record(f"stage {name}", median_s=benchmark.stats["median"], max_s=benchmark.stats["max"])
 
 

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Build and return the exit code."""
     options = parser().parse_args(arguments)
     try:
-        from dvgwm.export.command import run
+        from dvgwm.export.console import run
     except ImportError as error:
         print(f"E2 EXPORT_MISSING {INSTALL} ({error})", file=sys.stderr)  # noqa: T201 (a command's own output)
         return 2

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from dvgwm.models.build import Networks
 from dvgwm.models.denoisers import rescaling
+from dvgwm.models.networks import Networks
 from dvgwm.models.presets import Preset, Scaling
 from dvgwm.runtime import __version__
-from dvgwm.runtime.backend import EngineSpec
-from dvgwm.runtime.manifest import (
+from dvgwm.runtime.backends.backend import EngineSpec
+from dvgwm.runtime.bundle.manifest import (
     SCHEMA,
     ActionContract,
     InputContract,
@@ -20,8 +20,8 @@ from dvgwm.runtime.manifest import (
     StageSpec,
     TextContract,
 )
-from dvgwm.runtime.sampler import SamplerSpec
-from dvgwm.runtime.schedule import signal_and_noise
+from dvgwm.runtime.samplers.schedule import signal_and_noise
+from dvgwm.runtime.samplers.spec import SamplerSpec
 
 
 def describe(

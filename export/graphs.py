@@ -9,7 +9,6 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
 
-from dvgwm.models.build import Networks, moving_shapes
 from dvgwm.models.codec import LinearCodec, fit
 from dvgwm.models.denoisers import DenoiseEngine, denoise_engine
 from dvgwm.models.engines import (
@@ -21,10 +20,11 @@ from dvgwm.models.engines import (
     streaming,
 )
 from dvgwm.models.fused import FusedTransformer, Recipe
+from dvgwm.models.networks import Networks, moving_shapes
 from dvgwm.models.presets import Preset
 from dvgwm.models.vae import CHUNKS
 
-from .attention import OperatorAttention
+from .onnx_attention import OperatorAttention
 from .onnx_graph import ATTENTION_OPSET, PLAIN_OPSET
 
 BRANCHES, FRAMES, CHUNKS_DRAWN = "branches", "frames", "chunks"

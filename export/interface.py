@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dvgwm.runtime.backend import EngineSpec
+from dvgwm.runtime.backends.backend import EngineSpec
 from dvgwm.runtime.types import TensorSpec
 
 from .graphs import Graph

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dvgwm.runtime.errors import BundleCorruptError
 
-from .stored import Place, refer
+from .shared_weights import Place, refer
 
 ATTENTION_OPSET = 23
 """The first opset with one `Attention` operator, which ONNX Runtime runs faster than the decomposed form."""

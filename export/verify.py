@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dvgwm.runtime.backend import Backend, EngineSpec
-from dvgwm.runtime.bundle import Bundle
+from dvgwm.runtime.backends.backend import Backend, EngineSpec
+from dvgwm.runtime.backends.host import HostBackend
+from dvgwm.runtime.bundle.disk import Bundle
+from dvgwm.runtime.bundle.manifest import Parity
 from dvgwm.runtime.errors import DvgwmError
-from dvgwm.runtime.host import HostBackend
-from dvgwm.runtime.manifest import Parity
 from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.types import Observation, Tensor
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dvgwm.runtime.schedule import cogvideox_signal
+from dvgwm.runtime.samplers.schedule import cogvideox_signal
 
-from .build import Networks
 from .codec import LinearCodec
 from .dit import rotary_positions
+from .networks import Networks
 from .presets import DiT, Preset, Scaling
 from .waypoints import Waypoints, along, first_frame
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dvgwm.runtime.errors import ConfigError
 
-from .build import Networks
+from .networks import Networks
 
 
 def save_parts(networks: Networks, names: tuple[str, ...], folder: Path, dtype: torch.dtype = torch.float16) -> None:

@@ -8,7 +8,7 @@ from dvgwm.runtime.errors import ConfigError, GateLatchError, ShapeError
 from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, Observation
 
 from . import motion
-from .spec import RobotSpec, SimulatedRobot, SimulationOptions
+from .spec import ArmModel, RobotSpec, SimulatedRobot, SimulationOptions
 
 EE_WIDTH = 7
 """An end effector's action: x, y, z, a rotation vector, the gripper opening."""
@@ -18,20 +18,43 @@ OnFrame = Callable[[Observation, DoubleArray], None]
 
 
 class VirtualArm:
-    """A simulated robot played on its own virtual clock; implements `runtime.types.Arm`."""
+    """A simulated robot played on its own virtual clock; implements `runtime.types.SimulatedArm`."""
 
-    def __init__(self, spec: RobotSpec, robot: SimulatedRobot, on_frame: OnFrame | None = None) -> None:
-        self.spec, self.robot = spec, robot
+    def __init__(self, model: ArmModel, robot: SimulatedRobot, on_frame: OnFrame | None = None) -> None:
+        self.model, self.robot = model, robot
         self._on_frame = on_frame
         self._events: list[ArmEvent] = []
         robot.connect()
         self._origin_s, self._ticks, self._sequence = robot.time_s, 0, 0
-        self._core = motion.start(spec.limits, spec.period_s, robot.positions())
+        self._core = motion.start(model.limits, model.period_s, robot.positions())
 
     @property
     def time_s(self) -> float:
         """The arm's clock."""
-        return self._origin_s + self._ticks * self.spec.period_s
+        return self._origin_s + self._ticks * self.model.period_s
+
+    @property
+    def instruction(self) -> str:
+        """The sentence that names the scene's goal."""
+        return self.robot.instruction
+
+    @property
+    def other_instruction(self) -> str:
+        """A sentence that asks for something else of the same scene."""
+        return self.robot.other_instruction
+
+    @property
+    def renderer(self) -> str:
+        """How its camera images are made."""
+        return self.robot.renderer
+
+    def solved(self) -> bool:
+        """Return whether the goal is reached now."""
+        return self.robot.solved()
+
+    def heeds(self, instruction: str) -> bool | None:
+        """Return whether, of several things, the one that ``instruction`` names moved furthest; None where it names none."""
+        return self.robot.heeds(instruction)
 
     def observe(self) -> Observation:
         """Return the cameras' frames and the measured joints now."""
@@ -55,7 +78,7 @@ class VirtualArm:
 
     def hold(self, seconds: float) -> None:
         """Let time pass while the arm comes to rest and holds."""
-        for _ in range(round(seconds / self.spec.period_s)):
+        for _ in range(round(seconds / self.model.period_s)):
             self._tick(motion.Mailbox(stop=True))
 
     def events(self) -> Sequence[ArmEvent]:
@@ -74,7 +97,7 @@ class VirtualArm:
         self.robot.disconnect()
 
     def _play_until(self, time_s: float, box: motion.Mailbox) -> None:
-        while self._core.gate.latched is None and self.time_s < time_s - self.spec.period_s / 2:
+        while self._core.gate.latched is None and self.time_s < time_s - self.model.period_s / 2:
             self._tick(box)
         if self._core.gate.latched is not None:
             self.stop()
@@ -86,15 +109,15 @@ class VirtualArm:
         self._core, command, event = motion.step(self._core, self.time_s, box)
         if event is not None:
             self._events.append(event)
-        self.robot.send_action({f"{name}.pos": q for name, q in zip(self.spec.joint_names, command, strict=True)})
-        self.robot.advance(self.spec.period_s)
+        self.robot.send_action({f"{name}.pos": q for name, q in zip(self.model.joint_names, command, strict=True)})
+        self.robot.advance(self.model.period_s)
         self._ticks += 1
 
     def _joint_targets(self, chunk: ActionChunk) -> tuple[tuple[float, ...], ...]:
         if chunk.space == "joint":
             return tuple(tuple(map(float, action)) for action in chunk.actions)
         if chunk.space != "ee":
-            raise ConfigError("ACTION_SPACE", f"{self.spec.name}: wanted joint or ee actions, got {chunk.space!r}")
+            raise ConfigError("ACTION_SPACE", f"{self.model.name}: wanted joint or ee actions, got {chunk.space!r}")
         if chunk.actions.shape[1] != EE_WIDTH:
             raise ShapeError("ACTION_WIDTH", f"wanted ee actions of {EE_WIDTH} numbers, got {chunk.actions.shape[1]}")
         near, targets, missed = np.asarray(self._core.gate.position), [], 0
@@ -110,12 +133,12 @@ class VirtualArm:
 
     def _inverse(self, action: DoubleArray, near: DoubleArray) -> tuple[DoubleArray, bool]:
         if not np.isfinite(action).all():
-            return np.full(self.spec.limits.dof - 1, np.nan), True
-        return self.spec.kinematics.inverse(action[:6], near)
+            return np.full(self.model.limits.dof - 1, np.nan), True
+        return self.model.kinematics.inverse(action[:6], near)
 
 
 def open_arm(
     spec: RobotSpec, *, task: str, seed: int, height_px: int, width_px: int, on_frame: OnFrame | None = None
 ) -> VirtualArm:
     """Return the simulated robot of ``spec`` at ``task``, its layout drawn from ``seed``, behind motion and gate."""
-    return VirtualArm(spec, spec.simulate(SimulationOptions(task, seed, height_px, width_px)), on_frame)
+    return VirtualArm(spec.arm, spec.simulate(SimulationOptions(task, seed, height_px, width_px)), on_frame)

@@ -1,44 +1,14 @@
-"""The Galaxea A1: 6 joints and a parallel gripper, its kinematics, and how to simulate it."""
+"""The Galaxea A1 as a robot that dvgwm knows: its cameras, its tasks, and how to simulate it."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from math import pi
-
-import numpy as np
 
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.types import Observation
 
-from .kinematics import Origin, serial_kinematics, transform
-from .limits import JointLimits
+from .a1_model import A1
 from .sim.tasks import TASKS
 from .spec import RobotSpec, SimulatedRobot, SimulationOptions
-
-JOINT_NAMES = ("joint_1", "joint_2", "joint_3", "joint_4", "joint_5", "joint_6", "gripper")
-
-ORIGINS: tuple[Origin, ...] = (
-    ((-0.0011147, 0.0, 0.0892), (0.0, 0.0, pi)),
-    ((0.0, -0.00004, 0.0615), (pi / 2, 0.0, 0.0)),
-    ((0.34928, 0.02, 0.0), (0.0, 0.0, pi / 2)),
-    ((0.07, -0.00395, -0.00004), (-pi / 2, pi / 2, 0.0)),
-    ((0.0, 0.0, 0.2776), (-pi / 2, 0.0, pi)),
-    ((0.0, -0.1575, -0.00023266), (pi / 2, 0.0, 0.0)),
-)
-"""Joint origins of the vendor's URDF (A1 SDK, September 2024); every joint turns about its z axis."""
-
-TOOL_LENGTH_M = 0.14
-TOOL = transform((0.0, 0.0, TOOL_LENGTH_M), np.diag([1.0, -1.0, -1.0]))
-"""From joint 6 to the point between the fingertips. Its axes are the base's when the gripper points straight down, so
-that rotation vectors of grasps from above stay near zero; the fingers close along its y axis."""
-
-LIMITS = JointLimits(
-    lower=(-2.8798, 0.0, -3.3161, -2.8798, -1.6581, -1.8326, 0.0),
-    upper=(2.8798, 3.1415, 0.0, 2.8798, 1.6581, 1.8326, 1.0),
-    velocity=(1.0,) * 6 + (2.0,),
-    acceleration=(4.0,) * 6 + (10.0,),
-)
-
-KINEMATICS = serial_kinematics(ORIGINS, TOOL, LIMITS.lower[:6], LIMITS.upper[:6])
 
 
 def simulate(options: SimulationOptions) -> SimulatedRobot:
@@ -62,15 +32,4 @@ def rehearse(task: str, seed: int, height_px: int, width_px: int) -> Sequence[Ob
     return demonstrate(SimulationOptions(task, seed, height_px, width_px)).observations
 
 
-ROBOT = RobotSpec(
-    name="galaxea_a1",
-    joint_names=JOINT_NAMES,
-    limits=LIMITS,
-    cameras=("scene", "wrist"),
-    tasks=tuple(TASKS),
-    period_s=0.02,
-    kinematics=KINEMATICS,
-    simulate=simulate,
-    rehearse=rehearse,
-    drive=None,
-)
+ROBOT = RobotSpec(A1, ("scene", "wrist"), tuple(TASKS), simulate, rehearse, drive=None)

@@ -65,20 +65,32 @@ class SimulatedRobot(Robot, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ArmModel:
+    """What motion and gate need to know of an arm: joints in wire order with the gripper last, a command per period."""
+
+    name: str
+    joint_names: tuple[str, ...]
+    limits: JointLimits
+    period_s: float
+    kinematics: Kinematics
+
+
+@dataclass(frozen=True, slots=True)
 class RobotSpec:
-    """Everything the rest of the system needs to know of one robot; joints are in wire order with the gripper last.
+    """Everything the rest of the system needs to know of one robot; what an entry point of `dvgwm.robots` names.
 
     ``rehearse`` shows how a scripted expert does a task (its name, the layout's seed, height and width of the images): what
     is seen every tenth of a second.
     """
 
-    name: str
-    joint_names: tuple[str, ...]
-    limits: JointLimits
+    arm: ArmModel
     cameras: tuple[str, ...]
     tasks: tuple[str, ...]
-    period_s: float
-    kinematics: Kinematics
     simulate: Callable[[SimulationOptions], SimulatedRobot]
     rehearse: Callable[[str, int, int, int], Sequence[Observation]]
     drive: Callable[[Mapping[str, str]], Robot] | None
+
+    @property
+    def name(self) -> str:
+        """The robot's name."""
+        return self.arm.name

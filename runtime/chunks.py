@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .bundle.manifest import StageSpec
+from .errors import BundleIncompatibleError
 from .types import DoubleArray, FloatArray
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkPlan:
-    """Where the chunks of a plan of ``frames`` frames begin, and which frames each of them is shown.
+class Chunking:
+    """Where the action chunks of a plan of ``frames`` frames begin, and which frames each of them is shown.
 
     A chunk begins every ``stride`` frames and sees those at ``offsets`` from its start; the last one still sees all of
     its frames. The plan has an action for every step from one frame to the next.
@@ -27,14 +29,14 @@ class ChunkPlan:
         return np.arange(0, self.frames - max(self.offsets), self.stride)
 
     @property
-    def seen(self) -> NDArray[np.int64]:
-        """The frames that any chunk sees, each once."""
-        return np.unique(self._wanted)
+    def shown(self) -> NDArray[np.int64]:
+        """The frames that any chunk is shown, each once."""
+        return np.unique(self._by_chunk)
 
     @property
-    def places(self) -> NDArray[np.int64]:
-        """For every chunk and offset, where among ``seen`` its frame is."""
-        return np.searchsorted(self.seen, self._wanted)
+    def shown_index(self) -> NDArray[np.int64]:
+        """For every chunk and offset, where among ``shown`` its frame is."""
+        return np.searchsorted(self.shown, self._by_chunk)
 
     @property
     def actions(self) -> int:
@@ -42,8 +44,21 @@ class ChunkPlan:
         return self.frames - 1
 
     @property
-    def _wanted(self) -> NDArray[np.int64]:
+    def _by_chunk(self) -> NDArray[np.int64]:
         return np.asarray(self.starts[:, None] + np.asarray(self.offsets))
+
+
+def chunking(spec: StageSpec) -> Chunking:
+    """Return the chunks of a diffusion policy's stage; raises `BundleIncompatibleError` where they leave actions out."""
+    chunks = Chunking(int(spec.number("frames")), int(spec.number("stride")), tuple(map(int, spec.vector("offsets"))))
+    horizon = len(spec.vector("blend"))
+    if not len(chunks.starts) or chunks.starts[-1] + horizon < chunks.actions or chunks.stride > horizon:
+        raise BundleIncompatibleError(
+            "STAGE_CHUNKS",
+            f"stage {spec.name}: chunks of {horizon} actions every {chunks.stride} frames leave some of "
+            f"{chunks.actions} out",
+        )
+    return chunks
 
 
 def agree(samples: FloatArray, medoid_above: float) -> tuple[FloatArray, FloatArray]:

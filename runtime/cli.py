@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 import click
 
 from . import __version__
+from .commands.program import run_program
 from .errors import ConfigError
-from .program import run_program
 
 EPILOG = """\b
 Examples:
@@ -88,9 +88,9 @@ def cli(context: click.Context, /, **options: Any) -> None:
     options.pop("debug")
     if context.invoked_subcommand is not None:
         return
-    from .recording import plan_recording
-    from .run import simulate
-    from .settings import RecordingSettings, SimulationSettings
+    from .commands.recording import plan_recording
+    from .config.settings import RecordingSettings, SimulationSettings
+    from .loop import simulate
 
     if options["live"]:
         raise ConfigError(
@@ -109,7 +109,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 def inspect(bundle: Path) -> None:
     """Check every file of BUNDLE and print what it holds."""
-    from .inspection import show
+    from .display.inspection import show
 
     _finish(show(bundle))
 
@@ -135,8 +135,8 @@ def evaluate(**options: Any) -> None:
 
     With --control the policy is shown something else than what was imagined: where success falls, imagination acts.
     """
-    from .evaluation import evaluate as run_evaluation
-    from .settings import SimulationSettings
+    from .commands.evaluation import evaluate as run_evaluation
+    from .config.settings import SimulationSettings
 
     count, quiet, control = (options.pop(name) for name in ("episodes", "only_json", "control"))
     unused = {"task": None, "instruction": None, "out": None, "gif": None}
@@ -146,7 +146,7 @@ def evaluate(**options: Any) -> None:
 @cli.command()
 def doctor() -> None:
     """Say what this machine has and lacks for running dvgwm."""
-    from .inspection import diagnose
+    from .display.inspection import diagnose
 
     _finish(diagnose())
 

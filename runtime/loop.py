@@ -1,14 +1,21 @@
-"""Observe, imagine, act, play: one episode on one arm."""
+"""One episode on one arm: observe, imagine, act, play. `simulate` runs the one that the command line asks for."""
 
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import numpy as np
+
+from .config.plugins import load_robot, open_simulation
+from .config.settings import SimulationSettings
 from .denoise import Progress
+from .display.results import Finished, outputs, progress_bars, publish
 from .pipeline import Pipeline, silent
 from .profiler import Profiler
-from .types import ActionChunk, Arm, ArmEvent, Observation, Plan
+from .types import ActionChunk, Arm, ArmEvent, ImageArray, Observation, Plan, SimulatedArm
 
 Imagine = Callable[[Sequence[Observation], str, int, Profiler, Progress], Plan]
 """What `Pipeline.imagine` is: observations, instruction, seed, profiler and progress to a plan."""
@@ -23,6 +30,14 @@ class EpisodeOptions:
     execute: int
     max_actions: int
 
+    @staticmethod
+    def of(settings: SimulationSettings, pipeline: Pipeline, arm: SimulatedArm) -> "EpisodeOptions":
+        """Return what ``settings`` ask for; where they say nothing, the task's sentence and the bundle's rate of planning."""
+        rates = pipeline.manifest.rates
+        instruction = arm.instruction if settings.instruction is None else settings.instruction
+        execute = settings.execute or rates.replan_every or rates.act_every
+        return EpisodeOptions(instruction, settings.seed, execute, settings.max_actions)
+
 
 @dataclass(slots=True)
 class Episode:
@@ -36,6 +51,65 @@ class Episode:
     events: list[ArmEvent] = field(default_factory=list)
     spread: list[float] = field(default_factory=list)
     solved: bool = False
+
+    def imagined(self, played: int) -> ImageArray:
+        """Return the imagined frames that were acted on, ``played`` of each plan, to set beside what was then seen."""
+        plans = [plan.frames for _, plan in self.plans]
+        return np.concatenate([plans[0][:1], *(frames[1 : played + 1] for frames in plans)])
+
+
+def simulate(settings: SimulationSettings) -> dict[str, Any]:
+    """Run one episode in simulation, show it, and return its facts; raises the errors of every part."""
+    spec = load_robot(settings.robot)
+    task = settings.chosen_task(spec)
+    started = time.perf_counter()
+    with outputs(settings.out) as (directory, shown_as), settings.engines.open() as pipeline:
+        camera = pipeline.manifest.input.camera
+        real: list[ImageArray] = []
+        arm = open_simulation(spec, task, settings.seed, pipeline, lambda seen, _: real.append(seen.images[camera]))
+        with closing(arm), progress_bars() as progress:
+            real.append(arm.observe().images[camera])
+            pipeline.warmup()
+            profiler, begun = Profiler(), time.perf_counter()
+            options = EpisodeOptions.of(settings, pipeline, arm)
+            spend = settings.plan_clock(arm)
+            episode = run_episode(arm, pipeline, options, profiler, solved=arm.solved, spend=spend, progress=progress)
+            wall_s = time.perf_counter() - begun
+            arm.stop()
+            renderer = arm.renderer
+        outcome = f"{'solved' if episode.solved else 'not solved'} after {episode.actions} actions"
+        facts = {
+            "robot": f"{spec.name}, simulated, camera by {renderer}",
+            "task": f"{task}, seed {settings.seed}",
+            "plan time": settings.plan_time,
+        }
+        result = {
+            "command": "run",
+            "robot": settings.robot,
+            "simulated": True,
+            "renderer": renderer,
+            "task": task,
+            "seed": settings.seed,
+            "solved": episode.solved,
+            "actions": episode.actions,
+            "plan_time": settings.plan_time,
+            "events": sorted({event.log_code for event in episode.events}),
+            "sample_spread": float(np.mean(episode.spread)) if episode.spread else None,
+        }
+        done = Finished(
+            title=f"dvgwm on {spec.name}",
+            outcome=outcome,
+            facts=facts,
+            plans=[plan for _, plan in episode.plans],
+            imagined=episode.imagined(min(pipeline.manifest.rates.act_every, options.execute)),
+            real=np.stack(real),
+            events=episode.events,
+            profiler=profiler,
+            cold_start_s=begun - started,
+            wall_s=wall_s,
+            result=result,
+        )
+        return publish(directory, shown_as, pipeline, done, settings.gif)
 
 
 def run_episode(
@@ -55,20 +129,22 @@ def run_episode(
     clock can let them pass while the arm holds. Raises what the arm and the pipeline raise, after the arm has been told to
     brake.
     """
-    episode, foresee = Episode(), imagine or pipeline.imagine
+    episode, imagine = Episode(), imagine or pipeline.imagine
     history: deque[Observation] = deque(maxlen=max(pipeline.manifest.rates.history, 1))
+    stride = min(pipeline.manifest.rates.act_every, options.execute)
     try:
         while episode.actions < options.max_actions and not episode.solved:
             _observe(arm, history, profiler)
-            if _due(pipeline, episode, options):
+            if _plan_is_due(pipeline, episode, options):
                 started = time.perf_counter()
-                plan = foresee(history, options.instruction, _plan_seed(options, episode), profiler, progress)
+                seed = options.seed * 1000 + len(episode.plans)  # every plan of an episode has noise of its own
+                plan = imagine(history, options.instruction, seed, profiler, progress)
                 episode.plans.append((history[-1].time_s, plan))
                 spend(time.perf_counter() - started)
                 history.pop()  # the arm held still while it planned: seen again, not twice
                 _observe(arm, history, profiler)
             chunk = pipeline.act(episode.plans[-1][1], history, options.instruction, profiler, progress)
-            chunk = _head(chunk, min(_stride(pipeline, options), options.max_actions - episode.actions))
+            chunk = _head(chunk, min(stride, options.max_actions - episode.actions))
             with profiler.span("motion"):
                 arm.play(chunk)
             episode.actions += len(chunk.actions)
@@ -86,21 +162,12 @@ def _observe(arm: Arm, history: deque[Observation], profiler: Profiler) -> None:
         history.append(arm.observe())
 
 
-def _due(pipeline: Pipeline, episode: Episode, options: EpisodeOptions) -> bool:
+def _plan_is_due(pipeline: Pipeline, episode: Episode, options: EpisodeOptions) -> bool:
     rates = pipeline.manifest.rates
     if not episode.plans or not rates.replan_every:
         return not episode.plans
     # A plan is good for as long as it is followed by default, and for all that one call of the policy gives.
     return episode.actions % min(options.execute, max(rates.replan_every, rates.act_every)) == 0
-
-
-def _stride(pipeline: Pipeline, options: EpisodeOptions) -> int:
-    return min(pipeline.manifest.rates.act_every, options.execute)
-
-
-def _plan_seed(options: EpisodeOptions, episode: Episode) -> int:
-    """Give every plan of an episode noise of its own."""
-    return options.seed * 1000 + len(episode.plans)
 
 
 def _head(chunk: ActionChunk, count: int) -> ActionChunk:

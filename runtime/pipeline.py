@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Backend, Engine
-from .bundle import Bundle
-from .denoise import Progress, Run
+from .backends.backend import Backend, Engine
+from .bundle.disk import Bundle
+from .bundle.manifest import Manifest, StageSpec
+from .bundle.prompts import PromptStore
+from .bundle.tokenizer import check_instruction, tokenize
+from .denoise import Context, Progress
 from .errors import BundleIncompatibleError, ConfigError
-from .manifest import Manifest, StageSpec
 from .profiler import Profiler
-from .prompts import PromptStore
-from .sampler import SamplerSpec, instead
+from .samplers.spec import SamplerSpec, instead
 from .stages import Stage, batch_sizes, open_stage
-from .tokenizer import check_instruction, tokenize
 from .types import ActionChunk, FloatArray, Observation, Plan, Tensor, check_image
 
 PLAN = {"plan", "observations"}
@@ -134,10 +134,10 @@ class Pipeline:
         Raises `CameraMismatchError` for a frame of another size, `ConfigError` for an empty or over-long instruction,
         `BundleIncompatibleError` for an unknown one where the bundle has no text encoder.
         """
-        run = Run(seed, profiler or Profiler(), progress)
+        context = Context(seed, profiler or Profiler(), progress)
         words = check_instruction(instruction)
         tensors: dict[str, Any] = {"image": self._image(observations[-1]), "instruction": words}
-        self._run(self._imagine, tensors, run)
+        self._run(self._imagine, tensors, context)
         frames = tensors[self._imagine[-1].spec.output]
         latents = {
             stage.spec.output: np.asarray(self.backend.download(tensors[stage.spec.output]), np.float32)
@@ -156,13 +156,13 @@ class Pipeline:
         progress: Progress = silent,
     ) -> ActionChunk:
         """Return the actions that follow the last observation, one per action period, the first one period later."""
-        run = Run(plan.seed, profiler or Profiler(), progress)
+        context = Context(plan.seed, profiler or Profiler(), progress)
         words = check_instruction(instruction)
         wanted = max(self.manifest.rates.history, 1)
         images = [self._image(observation) for observation in list(observations)[-wanted:]]
         images = [images[0]] * (wanted - len(images)) + images
         tensors: dict[str, Any] = {"plan": plan.frames, "observations": np.stack(images), "instruction": words}
-        self._run(self._act, tensors, run)
+        self._run(self._act, tensors, context)
         actions = np.asarray(tensors[self._act[-1].spec.output], np.float64)
         contract = self.manifest.action
         times = np.asarray(observations[-1].time_s + contract.period_s * np.arange(1, len(actions) + 1), np.float64)
@@ -180,11 +180,11 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def _run(self, stages: Sequence[Stage], tensors: dict[str, Any], run: Run) -> None:
+    def _run(self, stages: Sequence[Stage], tensors: dict[str, Any], context: Context) -> None:
         for stage in stages:
-            run.progress(stage.spec.name, 0, 0)
-            with run.profiler.span(stage.spec.name):
-                tensors |= stage.run(tensors, run)
+            context.progress(stage.spec.name, 0, 0)
+            with context.profiler.span(stage.spec.name):
+                tensors |= stage.run(tensors, context)
                 self.backend.synchronize()  # a stage's time is its own, not the next one's that waits for it
 
     def _image(self, observation: Observation) -> Tensor:

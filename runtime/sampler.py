@@ -1,22 +1,17 @@
-"""One coefficient table drives every sampler.
+"""A sampler as rows of coefficients, and one step by one of them.
 
-Each row advances the state by ``x <- a x + b v + c h + d xi`` and the history by ``h <- p x + q v``, where
-``v = v_u + guidance (v_c - v_u)`` is the network's output after guidance. Tables are built in float64.
+Each row takes the state ``x`` and a carried history ``h`` one step on, with ``v`` the network's output and ``xi`` noise:
+``x <- a x + b v + c h + d xi`` and ``h <- p x + q v``. With guidance ``v = v_u + guidance (v_c - v_u)``. Every sampler that
+we know is linear in this way, so one kernel steps them all (`samplers.rows` makes the rows).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from math import cos, log, pi, sqrt
+from math import inf
 
 import numpy as np
 
 from .errors import InternalError, ShapeError
-from .sampler_spec import PREDICTS, SamplerSpec, instead
-from .schedule import cogvideox_signal, edm_levels, flow_times, leading, squared_cosine_signal, trailing
-from .types import DoubleArray, FloatArray
-
-__all__ = ["KINDS", "PREDICTS", "SamplerSpec", "Step", "Table", "advance", "guidance_at", "instead", "table"]
+from .types import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +31,23 @@ class Step:
     guidance: float = 1.0
     clip: tuple[float, float, float] | None = None
 
+    def coefficients(self) -> tuple[float, ...]:
+        """Return a, b, c, d, p, q, guidance, limit, a0, b0, as every kernel takes them; without a clip x0 is x itself."""
+        limit, a0, b0 = self.clip or (inf, 1.0, 0.0)
+        return (self.a, self.b, self.c, self.d, self.p, self.q, self.guidance, limit, a0, b0)
+
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class Sampler:
     """A sampler's rows; the state starts as noise times ``initial_scale``."""
 
     steps: tuple[Step, ...]
     initial_scale: float
-    has_history: bool
-    has_noise: bool
 
-
-def table(spec: SamplerSpec) -> Table:
-    """Return the rows of ``spec``."""
-    steps = KINDS[spec.kind](spec)
-    sigma = spec.sigma_max
-    return Table(
-        steps,
-        sigma / (1.0 + sigma) if spec.kind == "edm_euler" else 1.0,
-        any(step.c != 0.0 for step in steps),
-        any(step.d != 0.0 for step in steps),
-    )
+    @property
+    def has_history(self) -> bool:
+        """Whether any row reads the history."""
+        return any(step.c != 0.0 for step in self.steps)
 
 
 def advance(
@@ -99,117 +90,3 @@ def _check_row(
     for name, coefficient, tensor in (("history", step.c, history), ("noise", step.d, noise)):
         if coefficient != 0.0 and tensor is None:
             raise InternalError("SAMPLER_INPUT", f"the row at time {step.time:g} needs {name}, got none; pass it")
-
-
-def guidance_at(spec: SamplerSpec, index: int, timestep: float) -> float:
-    """Return the guidance weight of one step.
-
-    ``dynamic_step`` is the cosine over the step index, falling from 1 + guidance to 1. ``dynamic_timestep`` is that
-    formula as CogVideoX's own sampler and diffusers code it: with the raw timestep (0..999) in the index's place, so
-    that the weight jumps.
-    """
-    if spec.guidance_schedule == "constant":
-        return spec.guidance
-    at = index if spec.guidance_schedule == "dynamic_step" else timestep
-    progress = ((spec.steps - at) / spec.steps) ** spec.guidance_exponent
-    return 1.0 + spec.guidance * (1.0 - cos(pi * progress)) / 2.0
-
-
-def _grid(spec: SamplerSpec) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
-    """Return timesteps, and alpha and sigma at each of them and at the clean end."""
-    times = trailing(spec.train_steps, spec.steps)
-    signal = cogvideox_signal(spec.train_steps, spec.beta_start, spec.beta_end, spec.snr_shift)
-    alpha = np.append(signal[times.astype(int)], 1.0)
-    return times, alpha, np.sqrt(np.maximum(1.0 - alpha**2, 0.0))
-
-
-def _ddim_v(spec: SamplerSpec) -> tuple[Step, ...]:
-    times, alpha, sigma = _grid(spec)
-    return tuple(
-        Step(
-            float(times[i]),
-            float(alpha[i + 1] * alpha[i] + sigma[i + 1] * sigma[i]),
-            float(sigma[i + 1] * alpha[i] - alpha[i + 1] * sigma[i]),
-            guidance=guidance_at(spec, i, times[i]),
-        )
-        for i in range(spec.steps)
-    )
-
-
-def _multistep_ratio(alpha: DoubleArray, sigma: DoubleArray, i: int) -> float:
-    """Return r = h_i / (2 h_(i-1)); 0 where history is missing or a log-SNR step is infinite."""
-    if i < 2 or sigma[i + 1] == 0.0:
-        return 0.0
-    here, before = (log(alpha[k + 1] * sigma[k] / (sigma[k + 1] * alpha[k])) for k in (i, i - 1))
-    return here / (2.0 * before)
-
-
-def _dpmpp_2m(spec: SamplerSpec) -> tuple[Step, ...]:
-    times, alpha, sigma = _grid(spec)
-    rows = []
-    for i, ddim in enumerate(_ddim_v(spec)):
-        e = alpha[i] * sigma[i + 1] / (sigma[i] * alpha[i + 1])
-        gain = float(alpha[i + 1] * (1.0 - e)) * _multistep_ratio(alpha, sigma, i)
-        a, b = ddim.a + gain * float(alpha[i]), ddim.b - gain * float(sigma[i])
-        rows.append(Step(float(times[i]), a, b, -gain, 0.0, float(alpha[i]), -float(sigma[i]), ddim.guidance))
-    return tuple(rows)
-
-
-def _dpmpp_2m_sde(spec: SamplerSpec) -> tuple[Step, ...]:
-    times, alpha, sigma = _grid(spec)
-    rows = []
-    for i in range(spec.steps):
-        e = float(alpha[i] * sigma[i + 1] / (sigma[i] * alpha[i + 1]))
-        gain, r = float(alpha[i + 1]) * (1.0 - e * e), _multistep_ratio(alpha, sigma, i)
-        a = e * float(sigma[i + 1] / sigma[i]) + gain * (1.0 + r) * float(alpha[i])
-        b = -gain * (1.0 + r) * float(sigma[i])
-        spread = float(sigma[i + 1]) * sqrt(1.0 - e * e)
-        weight = guidance_at(spec, i, times[i])
-        rows.append(Step(float(times[i]), a, b, -gain * r, spread, float(alpha[i]), -float(sigma[i]), weight))
-    return tuple(rows)
-
-
-def _euler_flow(spec: SamplerSpec) -> tuple[Step, ...]:
-    times = flow_times(spec.steps, spec.time_shift)
-    return tuple(
-        Step(float(now), 1.0, float(then - now), guidance=guidance_at(spec, i, now))
-        for i, (now, then) in enumerate(pairwise(times))
-    )
-
-
-def _edm_euler(spec: SamplerSpec) -> tuple[Step, ...]:
-    """Euler on u = x / (1 + sigma) over tau = sigma / (1 + sigma) (Cosmos-Predict2, Dream4manip)."""
-    sigmas = edm_levels(spec.sigma_min, spec.sigma_max, spec.rho, spec.steps, spec.trained_intervals)
-    sigmas = np.append(sigmas, 0.0 if spec.final_sigma_zero else spec.sigma_min)
-    taus = sigmas / (1.0 + sigmas)
-    return tuple(
-        Step(float(now), 1.0, float(then - now), guidance=guidance_at(spec, i, now))
-        for i, (now, then) in enumerate(pairwise(taus))
-    )
-
-
-def _ddim_epsilon(spec: SamplerSpec) -> tuple[Step, ...]:
-    times = leading(spec.train_steps, spec.steps)
-    signal = squared_cosine_signal(spec.train_steps)
-    alpha = np.append(signal[times.astype(int)], 1.0)
-    sigma = np.sqrt(np.maximum(1.0 - alpha**2, 0.0))
-    return tuple(
-        Step(
-            float(times[i]),
-            float(alpha[i + 1]),
-            float(sigma[i + 1]),
-            guidance=guidance_at(spec, i, times[i]),
-            clip=(spec.clip, float(1.0 / alpha[i]), -float(sigma[i] / alpha[i])),
-        )
-        for i in range(spec.steps)
-    )
-
-
-KINDS: dict[str, Callable[[SamplerSpec], tuple[Step, ...]]] = {
-    "ddim_v": _ddim_v,
-    "dpmpp_2m": _dpmpp_2m,
-    "dpmpp_2m_sde": _dpmpp_2m_sde,
-    "euler_flow": _euler_flow,
-    "edm_euler": _edm_euler,
-    "ddim_epsilon": _ddim_epsilon,
-}

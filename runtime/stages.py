@@ -1,212 +1,69 @@
-"""The six kinds of stage: named tensors in, named tensors out."""
+"""The stages of a pipeline: each makes a named tensor from earlier ones, with the engines that the manifest gives it.
 
-from collections.abc import Mapping
+A stage's kind and engines choose the function that does its work (`WORK`). What the functions share is in `Stage`.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from .backend import Backend, Engine
-from .chunks import ChunkPlan, agree, blend
-from .denoise import Run, denoise
+from .backends.backend import Backend, Engine
+from .bundle.manifest import ActionContract, StageSpec
+from .bundle.prompts import PromptStore
+from .cameras.image import fit
+from .chunks import agree, blend, chunking
+from .denoise import Context, denoise
 from .errors import BundleIncompatibleError, OutputError
-from .image import fit
-from .manifest import ActionContract, StageSpec
 from .noise import draw
-from .prompts import PromptStore
-from .sampler import Table, table
-from .types import FloatArray, ImageArray, Tensor
+from .sampler import Sampler
+from .samplers.rows import build_sampler
+from .types import FloatArray, Tensor
 
 Tensors = Mapping[str, Any]
 
 
-class Stage(Protocol):
-    """One step of the pipeline, opened on a backend."""
-
-    @property
-    def spec(self) -> StageSpec:
-        """What the manifest says of it."""
-
-    def run(self, tensors: Tensors, run: Run) -> Tensors:
-        """Return the tensors that this stage makes from the earlier ones."""
-
-
 @dataclass(frozen=True, slots=True)
-class EncodeText:
-    """The instruction's embedding, and guidance's empty one, from the prompt store."""
+class Stage:
+    """One step of the pipeline, opened on a backend; ``engines`` are keyed by role."""
 
     spec: StageSpec
+    engines: Mapping[str, Engine]
     backend: Backend
     prompts: PromptStore
+    actions: ActionContract
+    sampler: Sampler | None
 
-    def run(self, tensors: Tensors, run: Run) -> Tensors:
-        instruction = tensors[self.spec.inputs["instruction"]]
-        embed = self.prompts.embed
-        return {
-            self.spec.output: self.backend.upload(embed(instruction)),
-            f"{self.spec.output}_empty": self.backend.upload(embed("")),
-        }
+    def run(self, tensors: Tensors, context: Context) -> dict[str, Any]:
+        """Return the tensors that this stage makes from the earlier ones."""
+        return WORK[_key(self.spec)](self, tensors, context)
 
+    def input(self, tensors: Tensors, name: str) -> Any:
+        """Return the earlier tensor that this stage calls ``name``."""
+        return tensors[self.spec.inputs[name]]
 
-@dataclass(frozen=True, slots=True)
-class EncodeImage:
-    """The first frame's latents, scaled channel by channel for the network that is conditioned on them."""
+    def initial_state(self, shape: tuple[int, ...], seed: int) -> Tensor:
+        """Return the noise that the sampler starts from."""
+        assert self.sampler is not None
+        return self.backend.upload(draw(seed, self.spec.name, 0, shape) * np.float32(self.sampler.initial_scale))
 
-    spec: StageSpec
-    backend: Backend
-    engine: Engine
-
-    def run(self, tensors: Tensors, run: Run) -> Tensors:
-        (image_spec,) = self.engine.spec.inputs
-        _, height, width, _ = image_spec.shape
-        image = fit(tensors[self.spec.inputs["image"]], int(height), int(width))
-        with run.profiler.span(f"{self.spec.name}: engine", flop=self.engine.spec.flop):
-            encoded = self.engine.run({"image": self.backend.upload(image[None])})["latents"]
-        raw = np.asarray(self.backend.download(encoded), np.float32)
-        mean, std = (_channels(self.spec, name) for name in ("mean", "std"))
-        return {self.spec.output: self.backend.upload((raw - mean[:, None, None]) / std[:, None, None])}
+    def denoise(self, state: Tensor, conditions: Mapping[str, Tensor], context: Context) -> None:
+        """Take ``state`` in place through all of the sampler's rows."""
+        assert self.sampler is not None
+        denoise(self.spec.name, self.engines["denoise"], self.backend, self.sampler, state, conditions, context)
 
 
-@dataclass(frozen=True, slots=True)
-class Denoise:
-    """Latents from noise, or from an earlier stage's latents where ``inputs`` names a ``state``."""
-
-    spec: StageSpec
-    backend: Backend
-    engine: Engine
-    table: Table
-
-    def run(self, tensors: Tensors, run: Run) -> Tensors:
-        shape = tuple(int(size) for size in _input(self.engine, "state").shape)
-        if "state" in self.spec.inputs:
-            state = self.backend.upload(self.backend.download(tensors[self.spec.inputs["state"]]))
-        else:
-            state = self.backend.upload(draw(run.seed, self.spec.name, 0, shape) * np.float32(self.table.initial_scale))
-        denoise(self.spec.name, self.engine, self.backend, self.table, state, self._conditions(tensors), run)
-        return {self.spec.output: state}
-
-    def _conditions(self, tensors: Tensors) -> dict[str, Tensor]:
-        guided = any(step.guidance != 1.0 for step in self.table.steps)
-        conditions = {}
-        for name, source in self.spec.inputs.items():
-            if name == "state":
-                continue
-            empty = self.spec.unconditional.get(name) if guided else None
-            conditions[name] = (
-                tensors[source] if empty is None else self.backend.concatenate([tensors[empty], tensors[source]])
-            )
-        return conditions
-
-
-@dataclass(frozen=True, slots=True)
-class Bridge:
-    """The refiner's start: preview latents rescaled, upsampled and degraded with noise (DVG-WM, Eq. A.8)."""
-
-    spec: StageSpec
-    backend: Backend
-
-    def run(self, tensors: Tensors, run: Run) -> Tensors:
-        latents = tensors[self.spec.inputs["latents"]]
-        frames, height, width = (int(_number(self.spec, name)) for name in ("frames", "height", "width"))
-        noise = draw(run.seed, self.spec.name, 0, (1, frames, latents.shape[2], height, width))
-        with run.profiler.span(f"{self.spec.name}: kernel"):
-            start = self.backend.bridge(
-                latents,
-                (frames, height, width),
-                _channels(self.spec, "scale"),
-                _channels(self.spec, "shift"),
-                _number(self.spec, "signal"),
-                _number(self.spec, "strength"),
-                self.backend.upload(noise),
-            )
-        return {self.spec.output: start}
-
-
-@dataclass(frozen=True, slots=True)
-class Decode:
-    """Frames from latents, chunk by chunk with the decoder's cache carried along."""
-
-    spec: StageSpec
-    backend: Backend
-    first: Engine
-    following: Engine
-
-    def run(self, tensors: Tensors, run: Run) -> Tensors:
-        latents = tensors[self.spec.inputs["latents"]]
-        head, chunk = (int(_input(engine, "latents").shape[1]) for engine in (self.first, self.following))
-        frames: list[ImageArray] = []
-        cache: dict[str, Tensor] = {}
-        total = latents.shape[1]
-        for begin, end in [(0, head), *((at, at + chunk) for at in range(head, total, chunk))]:
-            engine = self.following if begin else self.first
-            with run.profiler.span(f"{self.spec.name}: engine", flop=engine.spec.flop):
-                outputs = dict(engine.run({"latents": latents[:, begin:end], **cache}))
-            frames.append(self.backend.download(outputs.pop("frames"))[0])
-            cache = self._carried(outputs)
-            run.progress(self.spec.name, end, total)
-        return {self.spec.output: np.concatenate(frames)}
-
-    def _carried(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        carry = self.following.spec.carry
-        return {carry[name]: tensor for name, tensor in outputs.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class DiffusionAct:
-    """Actions by diffusion policy: chunks that overlap, each shown a few imagined frames, every frame encoded once.
-
-    Beside the actions it gives the standard deviation of its samples, as a share of each action's range.
-    """
-
-    spec: StageSpec
-    backend: Backend
-    encoder: Engine
-    policy: Engine
-    table: Table
-    contract: ActionContract
-
-    def run(self, tensors: Tensors, run: Run) -> Tensors:
-        plan, samples = chunk_plan(self.spec), int(_number(self.spec, "samples"))
-        frames = np.ascontiguousarray(tensors[self.spec.inputs["plan"]][plan.seen])
-        with run.profiler.span(f"{self.spec.name}: encoder", flop=self.encoder.spec.flop * len(frames)):
-            encoded = self.encoder.run({"frames": self.backend.upload(frames)})["features"]
-        features = np.asarray(self.backend.download(encoded))[plan.places].reshape(len(plan.starts), -1)
-        conditions = {"features": self.backend.upload(np.tile(features, (samples, 1)))}
-        _, horizon, dof = (size for size in _input(self.policy, "state").shape)
-        shape = samples * len(plan.starts), int(horizon), int(dof)
-        state = self.backend.upload(draw(run.seed, self.spec.name, 0, shape) * np.float32(self.table.initial_scale))
-        denoise(self.spec.name, self.policy, self.backend, self.table, state, conditions, run)
-        drawn = np.asarray(self.backend.download(state), np.float32).reshape(samples, len(plan.starts), *shape[1:])
-        chosen, spread = agree(drawn, _number(self.spec, "medoid_above"))
-        weights = _channels(self.spec, "blend")
-        actions, doubt = (blend(part, plan.starts, weights, plan.actions) for part in (chosen, spread))
-        return {
-            self.spec.output: unnormalise(actions.astype(np.float32), self.contract),
-            f"{self.spec.output}_spread": doubt / 2.0,  # of a range from -1 to 1
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class DirectAct:
-    """Actions by one forward pass from the imagined keyframes and the newest observations (Dream4manip's action model)."""
-
-    spec: StageSpec
-    backend: Backend
-    engine: Engine
-    contract: ActionContract
-
-    def run(self, tensors: Tensors, run: Run) -> Tensors:
-        inputs = {
-            spec.name: self.backend.upload(self._fitted(spec.name, tensors[self.spec.inputs[spec.name]]))
-            for spec in self.engine.spec.inputs
-        }
-        with run.profiler.span(f"{self.spec.name}: engine", flop=self.engine.spec.flop):
-            actions = self.backend.download(self.engine.run(inputs)["actions"])
-        return {self.spec.output: unnormalise(actions[0].astype(np.float32), self.contract)}
-
-    def _fitted(self, name: str, value: Tensor) -> Tensor:
-        """Give uint8 frames the leading batch axis that the engine wants."""
-        return value[None] if value.ndim + 1 == len(_input(self.engine, name).shape) else value
+def open_stage(
+    spec: StageSpec, engines: Mapping[str, Engine], backend: Backend, prompts: PromptStore, actions: ActionContract
+) -> Stage:
+    """Return the stage that ``spec`` describes, ready to run; raises `BundleIncompatibleError` where there is no such."""
+    if _key(spec) not in WORK:
+        raise BundleIncompatibleError(
+            "STAGE_PARTS", f"stage {spec.name}: no {spec.kind} has engines {sorted(engines)} and sampler {spec.sampler}"
+        )
+    sampler = None if spec.sampler is None else build_sampler(spec.sampler)
+    return Stage(spec, engines, backend, prompts, actions, sampler)
 
 
 def batch_sizes(spec: StageSpec) -> dict[str, int]:
@@ -214,22 +71,119 @@ def batch_sizes(spec: StageSpec) -> dict[str, int]:
     guided = spec.sampler is not None and spec.sampler.guidance != 1.0
     sizes = {"branches": 1 + guided}
     if spec.kind == "act" and "denoise" in spec.engines:
-        plan = chunk_plan(spec)
-        sizes |= {"frames": len(plan.seen), "chunks": len(plan.starts) * int(_number(spec, "samples"))}
+        chunks = chunking(spec)
+        sizes |= {"frames": len(chunks.shown), "chunks": len(chunks.starts) * int(spec.number("samples"))}
     return sizes
 
 
-def chunk_plan(spec: StageSpec) -> ChunkPlan:
-    """Return where the chunks of a diffusion policy's stage begin and what they are shown."""
-    offsets = tuple(map(int, _channels(spec, "offsets")))
-    plan = ChunkPlan(int(_number(spec, "frames")), int(_number(spec, "stride")), offsets)
-    reach = len(_channels(spec, "blend"))
-    if not len(plan.starts) or plan.starts[-1] + reach < plan.actions or plan.stride > reach:
-        raise BundleIncompatibleError(
-            "STAGE_CHUNKS",
-            f"stage {spec.name}: chunks of {reach} actions every {plan.stride} frames leave some of {plan.actions} out",
+def encode_text(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
+    """Return the instruction's embedding, and guidance's empty one, from the prompt store."""
+    output, embed, upload = stage.spec.output, stage.prompts.embed, stage.backend.upload
+    return {output: upload(embed(stage.input(tensors, "instruction"))), f"{output}_empty": upload(embed(""))}
+
+
+def encode_image(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
+    """Return the first frame's latents, scaled channel by channel for the network that is conditioned on them."""
+    engine = stage.engines["encode"]
+    _, height, width, _ = engine.spec.input("image").shape
+    image = fit(stage.input(tensors, "image"), int(height), int(width))
+    with context.profiler.span(f"{stage.spec.name}: engine", flop=engine.spec.flop):
+        encoded = engine.run({"image": stage.backend.upload(image[None])})["latents"]
+    raw = np.asarray(stage.backend.download(encoded), np.float32)
+    mean, std = (stage.spec.vector(name)[:, None, None] for name in ("mean", "std"))
+    return {stage.spec.output: stage.backend.upload((raw - mean) / std)}
+
+
+def denoise_latents(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
+    """Return latents made from noise, or from an earlier stage's latents where the inputs name a ``state``."""
+    if "state" in stage.spec.inputs:
+        state = stage.backend.upload(stage.backend.download(stage.input(tensors, "state")))
+    else:
+        state = stage.initial_state(tuple(map(int, stage.engines["denoise"].spec.input("state").shape)), context.seed)
+    stage.denoise(state, _conditions(stage, tensors), context)
+    return {stage.spec.output: state}
+
+
+def _conditions(stage: Stage, tensors: Tensors) -> dict[str, Tensor]:
+    """Return the engine's inputs beside state and time; with guidance the unconditional branch comes first."""
+    assert stage.sampler is not None
+    guided = any(step.guidance != 1.0 for step in stage.sampler.steps)
+    conditions = {name: tensors[source] for name, source in stage.spec.inputs.items() if name != "state"}
+    for name, source in stage.spec.unconditional.items():
+        if guided and name in conditions:
+            conditions[name] = stage.backend.concatenate([tensors[source], conditions[name]])
+    return conditions
+
+
+def bridge(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
+    """Return the refiner's start: preview latents rescaled, upsampled and degraded with noise (DVG-WM, Eq. A.8)."""
+    spec, latents = stage.spec, stage.input(tensors, "latents")
+    frames, height, width = (int(spec.number(name)) for name in ("frames", "height", "width"))
+    noise = draw(context.seed, spec.name, 0, (1, frames, latents.shape[2], height, width))
+    with context.profiler.span(f"{spec.name}: kernel"):
+        start = stage.backend.bridge(
+            latents,
+            (frames, height, width),
+            spec.vector("scale"),
+            spec.vector("shift"),
+            spec.number("signal"),
+            spec.number("strength"),
+            stage.backend.upload(noise),
         )
-    return plan
+    return {spec.output: start}
+
+
+def decode(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
+    """Return frames, uint8 T H W 3, decoded chunk by chunk with the decoder's cache carried along."""
+    latents, name = stage.input(tensors, "latents"), stage.spec.name
+    first, following = stage.engines["decode_first"], stage.engines["decode_next"]
+    head, chunk = (int(engine.spec.input("latents").shape[1]) for engine in (first, following))
+    frames, cache, total = [], dict[str, Tensor](), latents.shape[1]
+    for begin, end in [(0, head), *((at, at + chunk) for at in range(head, total, chunk))]:
+        engine = following if begin else first
+        with context.profiler.span(f"{name}: engine", flop=engine.spec.flop):
+            outputs = dict(engine.run({"latents": latents[:, begin:end], **cache}))
+        frames.append(stage.backend.download(outputs.pop("frames"))[0])
+        cache = {following.spec.carry[output]: tensor for output, tensor in outputs.items()}
+        context.progress(name, end, total)
+    return {stage.spec.output: np.concatenate(frames)}
+
+
+def act_by_diffusion(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
+    """Return actions by diffusion policy: chunks that overlap, each shown a few imagined frames, every frame encoded once.
+
+    Beside the actions there is the standard deviation of the policy's samples, as a share of each action's range.
+    """
+    spec, backend, encoder = stage.spec, stage.backend, stage.engines["encode"]
+    chunks, samples = chunking(spec), int(spec.number("samples"))
+    count = len(chunks.starts)
+    frames = np.ascontiguousarray(stage.input(tensors, "plan")[chunks.shown])
+    with context.profiler.span(f"{spec.name}: encoder", flop=encoder.spec.flop * len(frames)):
+        encoded = encoder.run({"frames": backend.upload(frames)})["features"]
+    features = np.asarray(backend.download(encoded))[chunks.shown_index].reshape(count, -1)
+    _, horizon, dof = stage.engines["denoise"].spec.input("state").shape
+    state = stage.initial_state((samples * count, int(horizon), int(dof)), context.seed)
+    stage.denoise(state, {"features": backend.upload(np.tile(features, (samples, 1)))}, context)
+    drawn = np.asarray(backend.download(state), np.float32).reshape(samples, count, int(horizon), int(dof))
+    chosen, deviation = agree(drawn, spec.number("medoid_above"))
+    actions, spread = (blend(c, chunks.starts, spec.vector("blend"), chunks.actions) for c in (chosen, deviation))
+    return {
+        spec.output: unnormalise(actions.astype(np.float32), stage.actions),
+        f"{spec.output}_spread": spread / 2.0,  # of a range from -1 to 1
+    }
+
+
+def act_directly(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
+    """Return actions by one forward pass from keyframes and the newest observations (Dream4manip's action model)."""
+    engine = stage.engines["act"]
+    inputs = {}
+    for spec in engine.spec.inputs:
+        value = stage.input(tensors, spec.name)
+        # Frames come without the batch axis that the engine wants.
+        inputs[spec.name] = stage.backend.upload(value[None] if value.ndim + 1 == len(spec.shape) else value)
+    with context.profiler.span(f"{stage.spec.name}: engine", flop=engine.spec.flop):
+        actions = stage.backend.download(engine.run(inputs)["actions"])
+    return {stage.spec.output: unnormalise(actions[0].astype(np.float32), stage.actions)}
 
 
 def unnormalise(actions: FloatArray, contract: ActionContract) -> FloatArray:
@@ -240,49 +194,19 @@ def unnormalise(actions: FloatArray, contract: ActionContract) -> FloatArray:
     return np.asarray(lower + (np.clip(actions, -1.0, 1.0) + 1.0) * 0.5 * (upper - lower), np.float32)
 
 
-def open_stage(
-    spec: StageSpec, engines: Mapping[str, Engine], backend: Backend, prompts: PromptStore, contract: ActionContract
-) -> Stage:
-    """Return the stage that ``spec`` describes, ready to run."""
-    rows = None if spec.sampler is None else table(spec.sampler)
-    match (spec.kind, sorted(engines), rows):
-        case ("encode_text", _, None):
-            return EncodeText(spec, backend, prompts)
-        case ("encode_image", ["encode"], None):
-            return EncodeImage(spec, backend, engines["encode"])
-        case ("denoise", ["denoise"], Table()):
-            return Denoise(spec, backend, engines["denoise"], rows)
-        case ("bridge", [], None):
-            return Bridge(spec, backend)
-        case ("decode", ["decode_first", "decode_next"], None):
-            return Decode(spec, backend, engines["decode_first"], engines["decode_next"])
-        case ("act", ["denoise", "encode"], Table()):
-            return DiffusionAct(spec, backend, engines["encode"], engines["denoise"], rows, contract)
-        case ("act", ["act"], None):
-            return DirectAct(spec, backend, engines["act"], contract)
-    raise BundleIncompatibleError(
-        "STAGE_PARTS", f"stage {spec.name}: no {spec.kind} has engines {sorted(engines)} and sampler {spec.sampler}"
-    )
+Work = Callable[[Stage, Tensors, Context], dict[str, Any]]
+WORK: Mapping[tuple[str, tuple[str, ...], bool], Work] = {
+    ("encode_text", (), False): encode_text,
+    ("encode_text", ("encode",), False): encode_text,
+    ("encode_image", ("encode",), False): encode_image,
+    ("denoise", ("denoise",), True): denoise_latents,
+    ("bridge", (), False): bridge,
+    ("decode", ("decode_first", "decode_next"), False): decode,
+    ("act", ("denoise", "encode"), True): act_by_diffusion,
+    ("act", ("act",), False): act_directly,
+}
+"""What does the work of a stage, by its kind, its engines' roles and whether it has a sampler."""
 
 
-def _input(engine: Engine, name: str) -> Any:
-    for spec in engine.spec.inputs:
-        if spec.name == name:
-            return spec
-    raise BundleIncompatibleError("ENGINE_INPUT", f"{engine.spec.file}: wanted an input {name!r}; rebuild the bundle")
-
-
-def _number(spec: StageSpec, name: str) -> float:
-    value = spec.constants.get(name)
-    if not isinstance(value, int | float):
-        raise BundleIncompatibleError("STAGE_CONSTANT", f"stage {spec.name}: wanted a number {name!r}, got {value!r}")
-    return float(value)
-
-
-def _channels(spec: StageSpec, name: str) -> FloatArray:
-    value = spec.constants.get(name)
-    if isinstance(value, str) or value is None:
-        raise BundleIncompatibleError(
-            "STAGE_CONSTANT", f"stage {spec.name}: wanted {name!r} per channel, got {value!r}"
-        )
-    return np.atleast_1d(np.asarray(value, np.float32))
+def _key(spec: StageSpec) -> tuple[str, tuple[str, ...], bool]:
+    return spec.kind, tuple(sorted(spec.engines)), spec.sampler is not None

@@ -1,6 +1,6 @@
 """What the parts hand to one another: tensor specs, observations, plans, action chunks, and the two robot seams."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -120,6 +120,47 @@ class Arm(Protocol):
 
     def close(self) -> None:
         """Let go of the robot and its cameras."""
+
+
+class SimulatedArm(Arm, Protocol):
+    """An arm whose clock is virtual and whose world tells the truth."""
+
+    @property
+    def instruction(self) -> str:
+        """The sentence that names the scene's goal."""
+
+    @property
+    def other_instruction(self) -> str:
+        """A sentence that asks for something else of the same scene."""
+
+    @property
+    def renderer(self) -> str:
+        """How its camera images are made."""
+
+    def hold(self, seconds: float) -> None:
+        """Let time pass while the arm comes to rest and holds."""
+
+    def solved(self) -> bool:
+        """Return whether the goal is reached now."""
+
+    def heeds(self, instruction: str) -> bool | None:
+        """Return whether, of several things, the one that ``instruction`` names moved furthest; None where it names none."""
+
+
+class SimulatedRobotSpec(Protocol):
+    """What the runtime asks of a robot that an entry point names (`dvgwm.robots.spec.RobotSpec`)."""
+
+    @property
+    def name(self) -> str:
+        """The robot's name."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that it can be simulated at, the default one first."""
+
+    @property
+    def rehearse(self) -> Callable[[str, int, int, int], Sequence[Observation]]:
+        """What is seen while a scripted expert does a task: its name, the layout's seed, the images' height and width."""
 
 
 class Robot(Protocol):

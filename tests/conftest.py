@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dvgwm.runtime.backend import EngineSpec
-from dvgwm.runtime.bundle import Bundle, write_bundle
-from dvgwm.runtime.manifest import (
+from dvgwm.runtime.backends.backend import EngineSpec
+from dvgwm.runtime.bundle.disk import Bundle, write_bundle
+from dvgwm.runtime.bundle.manifest import (
     SCHEMA,
     ActionContract,
     InputContract,
@@ -19,7 +19,7 @@ from dvgwm.runtime.manifest import (
     StageSpec,
     TextContract,
 )
-from dvgwm.runtime.sampler import SamplerSpec
+from dvgwm.runtime.samplers.spec import SamplerSpec
 from dvgwm.runtime.types import Observation, TensorSpec
 
 WORKER = "PYTEST_XDIST_WORKER" in os.environ

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dvgwm.models.build import Networks
-from dvgwm.runtime.sampler import SamplerSpec, table
+from dvgwm.models.networks import Networks
+from dvgwm.runtime.samplers.rows import build_sampler
+from dvgwm.runtime.samplers.spec import SamplerSpec
 from dvgwm.runtime.types import ImageArray
 
 from .clips import encode, frames_of, scaled
@@ -27,7 +28,7 @@ class Cascade:
         self.preview = PreviewObjective(preset, networks, run.preview, tokens("")).eval()
         self.refiner = JointObjective(preset, networks, run.joint).eval()
         steps, guidance = sampling.preview_steps, sampling.preview_guidance
-        self.rows = table(SamplerSpec("ddim_v", steps, guidance, snr_shift=sampling.preview_snr_shift))
+        self.rows = build_sampler(SamplerSpec("ddim_v", steps, guidance, snr_shift=sampling.preview_snr_shift))
 
     def frames(
         self, images: Sequence[ImageArray], instructions: Sequence[str], seed: int, poses: Tensor | None = None

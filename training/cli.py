@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from dvgwm.runtime.program import run_program
+from dvgwm.runtime.commands.program import run_program
 
 EPILOG = """\b
 From nothing to a policy that acts (each command goes on where it was stopped):
@@ -209,7 +209,7 @@ def export(name: str, out: Path | None, folder: Path | None, bundle: Path | None
     target = folder or run.out / "weights"
     made = collect(run, target)
     if bundle is not None:
-        from dvgwm.export.build import Order, build_bundle
+        from dvgwm.export.assembly import Order, build_bundle
 
         with Lines() as lines:
             counted = lines.count("graphs")

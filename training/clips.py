@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from dvgwm.models.build import Networks
+from dvgwm.models.networks import Networks
 from dvgwm.models.presets import Preset, Scaling
-from dvgwm.runtime.chunks import ChunkPlan
+from dvgwm.runtime.chunks import Chunking
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.files import write_json
 from dvgwm.runtime.types import ImageArray
@@ -190,7 +190,7 @@ class LatentClips(TorchDataset[dict[str, Tensor]]):
         made["tokens"] = self._tokens[self.arrays.instructions[window.episode]]
         if "actions" in self.also:
             policy = self.preset.policy
-            starts = ChunkPlan(self.preset.frames, policy.stride, policy.offsets).starts
+            starts = Chunking(self.preset.frames, policy.stride, policy.offsets).starts
             made["actions"] = self._actions(window, starts[:, None] + np.arange(policy.horizon))
         if "poses" in self.also:
             made["poses"] = self._actions(window, np.arange(self.preset.frames - 1))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dvgwm.models.codec import LinearCodec, fit
 from dvgwm.models.presets import Preset
-from dvgwm.runtime.image import fit as fit_image
+from dvgwm.runtime.cameras.image import fit as fit_image
 from dvgwm.runtime.types import ImageArray
 
 from .arrays import Arrays

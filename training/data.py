@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from dvgwm.robots.galaxea_a1 import JOINT_NAMES, ROBOT
+from dvgwm.robots.a1_model import A1
 from dvgwm.robots.sim.cameras import CAMERAS
 from dvgwm.robots.sim.expert import Demonstration, demonstrate
 from dvgwm.robots.sim.tasks import TASKS
 from dvgwm.robots.spec import SimulationOptions
+from dvgwm.runtime.cameras.image import fit
 from dvgwm.runtime.errors import ConfigError
-from dvgwm.runtime.image import fit
 from dvgwm.runtime.record.lerobot import INFO, Episode, Schema
 from dvgwm.runtime.record.reader import Dataset, open_dataset
 from dvgwm.runtime.record.writer import finish, write_episodes, written
@@ -218,7 +218,7 @@ def _batched(episodes: Iterable[Episode], count: int) -> Iterator[list[Episode]]
 
 
 def _schema() -> Schema:
-    return Schema(ROBOT.name, 1 / FRAME_S, dict.fromkeys(CAMERAS, SIZE_PX), JOINT_NAMES, TOOL_NAMES)
+    return Schema(A1.name, 1 / FRAME_S, dict.fromkeys(CAMERAS, SIZE_PX), A1.joint_names, TOOL_NAMES)
 
 
 def _check_seed(root: Path, seed: int) -> None:

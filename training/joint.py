@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dvgwm.models.build import Networks
 from dvgwm.models.denoisers import denoise_engine, preview_signal
+from dvgwm.models.networks import Networks
 from dvgwm.models.presets import Preset
-from dvgwm.runtime.chunks import ChunkPlan
+from dvgwm.runtime.chunks import Chunking
 
 from .clips import decode, unscaled
 from .config import JointPart
@@ -38,7 +38,7 @@ class JointObjective(nn.Module):
         self.unet = networks.policy.requires_grad_(True)
         self.preset, self.part = preset, part
         policy = preset.policy
-        self.plan = ChunkPlan(preset.frames, policy.stride, policy.offsets)
+        self.chunking = Chunking(preset.frames, policy.stride, policy.offsets)
         alpha, sigma = policy_signal(preset.sampling.policy_train_steps)
         self.register_buffer("alpha", alpha.float(), persistent=False)
         self.register_buffer("sigma", sigma.float(), persistent=False)
@@ -50,7 +50,7 @@ class JointObjective(nn.Module):
                 batch = batch | {"low": self.told(batch, self.embed(batch["tokens"]), generator)}
         frames = self.frames(batch, generator)
         features = self.encoder.features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        shown = features[:, self.plan.places].flatten(2).flatten(0, 1)
+        shown = features[:, self.chunking.shown_index].flatten(2).flatten(0, 1)
         signal = self.get_buffer("alpha"), self.get_buffer("sigma")
         return noise_error(self.unet, shown, batch["actions"].flatten(0, 1), signal, self.part.draws, generator)
 
@@ -62,7 +62,7 @@ class JointObjective(nn.Module):
         """Return the refined frames that the policy sees, B N 3 H W in [0, 1]."""
         latents = self.refined(batch, generator)
         video = decode(self.codec, unscaled(latents, self.preset.refiner_scaling))
-        seen = video[:, :, torch.from_numpy(self.plan.seen)].transpose(1, 2)
+        seen = video[:, :, torch.from_numpy(self.chunking.shown)].transpose(1, 2)
         return (seen * 0.5 + 0.5).clamp(0.0, 1.0)
 
     def refined(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:

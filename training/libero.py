@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from dvgwm.runtime.cameras.image import fit
 from dvgwm.runtime.errors import ConfigError
-from dvgwm.runtime.image import fit
 from dvgwm.runtime.record.lerobot import Episode, Schema
 from dvgwm.runtime.types import DoubleArray
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dvgwm.runtime.schedule import squared_cosine_signal
+from dvgwm.runtime.samplers.schedule import squared_cosine_signal
 
 TRAIN_STEPS = 1000
 

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset
 
-from dvgwm.models.build import Networks, build
 from dvgwm.models.codec import LinearCodec
+from dvgwm.models.networks import Networks, build
 from dvgwm.models.presets import LinearCodecSize, Preset
 from dvgwm.models.weights import load_parts, load_weights, save_parts, save_tensors
 from dvgwm.robots.sim.tasks import TASKS
-from dvgwm.runtime import plugins
-from dvgwm.runtime.bundle import read_bundle
+from dvgwm.runtime.bundle.disk import read_bundle
+from dvgwm.runtime.bundle.tokenizer import byte_tokens
+from dvgwm.runtime.config import plugins
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.record.reader import open_dataset
-from dvgwm.runtime.tokenizer import byte_tokens
 from dvgwm.runtime.types import ImageArray
 
 from .arrays import open_arrays

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset as TorchDataset
 
-from dvgwm.models.build import Networks
+from dvgwm.models.networks import Networks
 from dvgwm.models.policy import FrameEncoder
 from dvgwm.models.presets import Actions, Policy, Preset
-from dvgwm.runtime.chunks import ChunkPlan
+from dvgwm.runtime.chunks import Chunking
 from dvgwm.runtime.types import FloatArray
 
 from .arrays import Arrays
@@ -28,9 +28,9 @@ def normalise(values: FloatArray, actions: Actions) -> FloatArray:
     return np.asarray(np.clip(2.0 * (values - lower) / (upper - lower) - 1.0, -1.0, 1.0), np.float32)
 
 
-def policy_plan(policy: Policy, window: int) -> ChunkPlan:
+def window_chunking(policy: Policy, window: int) -> Chunking:
     """Return the chunks of a window of so many frames, ``stride`` apart."""
-    return ChunkPlan((window - 1) * policy.stride + 1, policy.stride, policy.offsets)
+    return Chunking((window - 1) * policy.stride + 1, policy.stride, policy.offsets)
 
 
 class Windows(TorchDataset[dict[str, Tensor]]):
@@ -44,7 +44,7 @@ class Windows(TorchDataset[dict[str, Tensor]]):
 
     def __init__(self, preset: Preset, arrays: Arrays, episodes: Sequence[int], window: int, seed: int) -> None:
         self.preset, self.arrays, self.episodes, self.window, self.seed = preset, arrays, episodes, window, seed
-        self.plan = policy_plan(preset.policy, window)
+        self.chunking = window_chunking(preset.policy, window)
 
     def __len__(self) -> int:
         return len(self.episodes) * VISITS
@@ -54,9 +54,9 @@ class Windows(TorchDataset[dict[str, Tensor]]):
         frames, actions = self.arrays.frames(number), self.arrays.actions(number)
         last = len(frames) - 1
         random = np.random.default_rng((self.seed, index))
-        begin = max(0, int(random.integers(-int(self.plan.starts[-1]), max(1, last - policy.stride))))
+        begin = max(0, int(random.integers(-int(self.chunking.starts[-1]), max(1, last - policy.stride))))
         shown = np.minimum(begin + policy.stride * np.arange(self.window), last)
-        taken = np.minimum(begin + self.plan.starts[:, None] + np.arange(policy.horizon), last)
+        taken = np.minimum(begin + self.chunking.starts[:, None] + np.arange(policy.horizon), last)
         wanted = normalise(np.asarray(actions), self.preset.actions)
         return {
             "frames": torch.from_numpy(np.asarray(frames[shown])),
@@ -84,7 +84,9 @@ class PolicyObjective(nn.Module):
         alpha, sigma = policy_signal(preset.sampling.policy_train_steps)
         self.register_buffer("alpha", alpha.float(), persistent=False)
         self.register_buffer("sigma", sigma.float(), persistent=False)
-        self.register_buffer("places", torch.from_numpy(policy_plan(policy, part.window).places), persistent=False)
+        self.register_buffer(
+            "places", torch.from_numpy(window_chunking(policy, part.window).shown_index), persistent=False
+        )
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the loss; each chunk is noised ``draws`` times, for the encoder costs more than the UNet."""

@@ -5,10 +5,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dvgwm.models.build import Networks
 from dvgwm.models.denoisers import denoise_engine, preview_signal
+from dvgwm.models.networks import Networks
 from dvgwm.models.presets import Preset
-from dvgwm.runtime.sampler import Table
+from dvgwm.runtime.sampler import Sampler
 
 from .config import PreviewPart
 from .lora import prepared
@@ -26,7 +26,7 @@ from .sampling import guided, sample
 
 
 class PreviewObjective(nn.Module):
-    """The loss of a batch of low-resolution latents ``low``, B T C h w, and ``tokens``, B L (CogVideoX; DVG-WM, Table 7).
+    """The loss of a batch of low-resolution latents ``low``, B T C h w, and ``tokens``, B L (CogVideoX; DVG-WM, Sampler 7).
 
     ``empty`` are the tokens, int64 L, of no instruction. A text encoder of a full-size preset stays frozen. A preview that
     draws along a path learns it from the tool's true ``poses``, B N D: what is shown is then as sharp as what it is told.
@@ -76,7 +76,9 @@ class PreviewObjective(nn.Module):
         """Return the embeddings, B L D, of tokens."""
         return self.text(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
 
-    def imagine(self, rows: Table, noise: Tensor, tokens: Tensor, image: Tensor, poses: Tensor | None = None) -> Tensor:
+    def imagine(
+        self, rows: Sampler, noise: Tensor, tokens: Tensor, image: Tensor, poses: Tensor | None = None
+    ) -> Tensor:
         """Return low-resolution latents, B T C h w, made from ``noise`` by the sampler's rows, along ``poses`` if given."""
         text, empty = self.embed(tokens), self.embed(self.empty[None]).expand(len(tokens), -1, -1)
         engine = self.engine if poses is None else partial(self.engine, poses=poses)

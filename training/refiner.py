@@ -3,22 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from dvgwm.models.build import Networks
 from dvgwm.models.denoisers import denoise_engine, preview_signal
+from dvgwm.models.networks import Networks
 from dvgwm.models.presets import Preset
 
 from .config import RefinerPart
 from .degradation import raised
 from .lora import prepared
-from .objectives import (
-    channel_weight,
-    clean_weight,
-    degrade_latents,
-    drop,
-    flow_state,
-    flow_velocity,
-    squared_error,
-)
+from .objectives import channel_weight, clean_weight, degrade_latents, drop, flow_state, flow_velocity, squared_error
 from .told import Told
 
 

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dvgwm.runtime.sampler import Table
+from dvgwm.runtime.sampler import Sampler
 
 Velocity = Callable[[Tensor, Tensor, float], Tensor]
 """State, time [1] and guidance weight to the velocity."""
 
 
 @torch.no_grad()
-def sample(table: Table, state: Tensor, velocity: Velocity) -> Tensor:
+def sample(table: Sampler, state: Tensor, velocity: Velocity) -> Tensor:
     """Return ``state`` after every row of ``table``, which draws no noise: the runtime's arithmetic in the state's dtype."""
     history = torch.zeros_like(state)
     for step in table.steps:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from dvgwm.models.build import Networks
 from dvgwm.models.denoisers import denoise_engine, preview_signal
+from dvgwm.models.networks import Networks
 from dvgwm.models.presets import Preset
 
 from .objectives import diffuse, drop

@@ -10,13 +10,13 @@ from dvgwm.export.describe import act_stage, action_contract
 from dvgwm.export.graphs import acting
 from dvgwm.export.interface import engine_spec
 from dvgwm.export.verify import torch_backend
-from dvgwm.models.build import Networks
+from dvgwm.models.networks import Networks
 from dvgwm.models.presets import Preset
 from dvgwm.robots.arm import open_arm
 from dvgwm.robots.galaxea_a1 import ROBOT
 from dvgwm.robots.sim.expert import demonstrate
 from dvgwm.robots.spec import SimulationOptions
-from dvgwm.runtime.denoise import Run
+from dvgwm.runtime.denoise import Context
 from dvgwm.runtime.profiler import Profiler
 from dvgwm.runtime.stages import Stage, open_stage
 from dvgwm.runtime.types import ActionChunk, DoubleArray, FloatArray, ImageArray
@@ -52,7 +52,7 @@ def acting_stage(stage: Stage) -> Act:
     """Return ``stage``, an opened act stage, as a function."""
 
     def act(frames: ImageArray, seed: int) -> tuple[DoubleArray, DoubleArray]:
-        made = stage.run({"plan": frames}, Run(seed, Profiler(), lambda *_: None))
+        made = stage.run({"plan": frames}, Context(seed, Profiler(), lambda *_: None))
         return tuple(np.asarray(made[name], np.float64) for name in ("actions", "actions_spread"))  # type: ignore[return-value]
 
     return act

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dvgwm.models.build import Networks
+from dvgwm.models.networks import Networks
 
 KL_WEIGHT = 1e-6
 

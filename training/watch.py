@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from dvgwm.models.presets import Preset
-from dvgwm.runtime.sampler import SamplerSpec, table
+from dvgwm.runtime.samplers.rows import build_sampler
+from dvgwm.runtime.samplers.spec import SamplerSpec
 from dvgwm.runtime.types import ImageArray
 
 from .cascade import Cascade
@@ -40,7 +41,7 @@ def look_at_preview(preset: Preset, codec: nn.Module, clips: LatentClips, count:
     poses = torch.stack([clip["poses"] for clip in chosen]) if "poses" in chosen[0] else None
     sampling = preset.sampling
     rows, first = (
-        table(SamplerSpec("ddim_v", steps, snr_shift=sampling.preview_snr_shift))
+        build_sampler(SamplerSpec("ddim_v", steps, snr_shift=sampling.preview_snr_shift))
         for steps in (min(LOOK_STEPS, sampling.preview_steps), 1)
     )
     truth = frames_of(codec, clean, preset.preview_scaling)

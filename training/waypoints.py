@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from dvgwm.models.build import Networks
 from dvgwm.models.codec import LinearCodec
+from dvgwm.models.networks import Networks
 from dvgwm.models.presets import Preset
 from dvgwm.models.waypoints import first_frame
 from dvgwm.runtime.errors import ConfigError

@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from dvgwm.kernels import affine_step, attention, attention_8bit, bridge, modulate, qk_norm_rope, quantise, spatial_norm
 from dvgwm.kernels.shipped import launches
-from dvgwm.runtime.cuda import CudaKernels
+from dvgwm.runtime.backends.cuda import CudaKernels
 from dvgwm.runtime.errors import ConfigError
 
 LIBRARIES = {

@@ -31,8 +31,9 @@ from dvgwm.models.fused import RECIPES, FusedTransformer
 from dvgwm.models.fused_vae import FusedDecoder
 from dvgwm.models.presets import DiT, Preset, VaeSize, preset
 from dvgwm.models.vae import CHUNKS, build_vae
-from dvgwm.runtime.sampler import SamplerSpec, table
-from dvgwm.runtime.schedule import signal_and_noise
+from dvgwm.runtime.samplers.rows import build_sampler
+from dvgwm.runtime.samplers.schedule import signal_and_noise
+from dvgwm.runtime.samplers.spec import SamplerSpec
 
 OURS = ("bfloat16", "bfloat16_kernel", "fp8", "fp8_8bit", "fp8_fp8")
 CHECKED_STEPS = 3
@@ -86,7 +87,7 @@ class Denoiser:
     def steps(self, run: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the latents after the first steps of the stage's sampler."""
         state = self.state.clone()
-        for step in table(self.sampler).steps[:CHECKED_STEPS]:
+        for step in build_sampler(self.sampler).steps[:CHECKED_STEPS]:
             velocity = run(state.to(dtype), torch.tensor([step.time], device=state.device)).float()
             numbers = (step.a, step.b, step.c, step.d, step.p, step.q, step.guidance, math.inf, 1.0, 0.0)
             affine_step(state, velocity, None, None, *numbers)
@@ -274,8 +275,8 @@ def plan_of(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, snr_shift_scale=1.0,
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing",
     )  # fmt: skip
-    rows = table(SamplerSpec("ddim_v", size.sampling.preview_steps, 6.0)).steps
-    flow = table(SamplerSpec("euler_flow", size.sampling.refine_steps)).steps
+    rows = build_sampler(SamplerSpec("ddim_v", size.sampling.preview_steps, 6.0)).steps
+    flow = build_sampler(SamplerSpec("euler_flow", size.sampling.refine_steps)).steps
 
     def stepped(run: Callable[[Tensor, Tensor], Tensor], state: Tensor, steps: tuple[Any, ...]) -> Tensor:
         for step in steps:

@@ -9,7 +9,7 @@ import numpy as np
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.types import DoubleArray, ImageArray
 
-from ..galaxea_a1 import JOINT_NAMES, KINEMATICS, LIMITS, ORIGINS, TOOL
+from ..a1_model import JOINT_NAMES, KINEMATICS, LIMITS, ORIGINS, TOOL
 from ..spec import SimulationOptions
 from .arm import FINGER_TRAVEL_M
 from .cameras import CAMERAS

@@ -6,11 +6,11 @@ import numpy as np
 
 from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, Observation
 
+from ..a1_model import A1, KINEMATICS, LIMITS
 from ..arm import VirtualArm
-from ..galaxea_a1 import KINEMATICS, LIMITS, ROBOT
 from ..spec import SimulationOptions
 from .driver import MujocoRobot
-from .plan import ExpertPlan, due_times_s, plan_expert
+from .trajectory import due_times_s, expert_trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +40,22 @@ def demonstrate(options: SimulationOptions, render: bool = True) -> Demonstratio
     """
     seen: list[Observation] = []
     robot = MujocoRobot(options)
-    arm = VirtualArm(ROBOT, robot, (lambda observation, _: seen.append(observation)) if render else None)
+    arm = VirtualArm(A1, robot, (lambda observation, _: seen.append(observation)) if render else None)
     try:
-        plan = plan_expert(robot.layout, np.array(robot.positions()), KINEMATICS, LIMITS)
+        trajectory = expert_trajectory(robot.layout, np.array(robot.positions()), KINEMATICS, LIMITS)
         if render:
             seen.append(arm.observe())
-        # The plan's own joints: the tool's poses would be solved for them a second time.
-        arm.play(ActionChunk(plan.joints, arm.time_s + due_times_s(len(plan.joints)), "joint"))
-        return _told(robot, plan, seen, tuple(arm.events()))
+        # The trajectory's own joints: the tool's poses would be solved for them a second time.
+        arm.play(ActionChunk(trajectory.joints, arm.time_s + due_times_s(len(trajectory.joints)), "joint"))
+        return Demonstration(
+            instruction=robot.instruction,
+            target=robot.layout.target,
+            observations=tuple(seen),
+            tool_actions=trajectory.tool,
+            joint_actions=trajectory.joints,
+            solved=robot.solved(),
+            moved=robot.moved(),
+            events=tuple(arm.events()),
+        )
     finally:
         arm.close()
-
-
-def _told(robot: MujocoRobot, plan: ExpertPlan, seen: list[Observation], events: tuple[ArmEvent, ...]) -> Demonstration:
-    return Demonstration(
-        instruction=robot.instruction,
-        target=robot.layout.target,
-        observations=tuple(seen),
-        tool_actions=plan.tool,
-        joint_actions=plan.joints,
-        solved=robot.solved(),
-        moved=robot.moved(),
-        events=events,
-    )

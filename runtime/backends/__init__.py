@@ -1,1 +1,1 @@
-"""Engine libraries, one file each."""
+"""Engine libraries behind one seam (`backend.py`), one file each, and what those in the host's memory share."""

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..backend import EngineSpec
-from ..buffers import Buffers, check_inputs
 from ..errors import InternalError
-from ..host import HostBackend
 from ..types import Tensor
+from .backend import EngineSpec
+from .buffers import Buffers, check_inputs
+from .host import HostBackend
 
 
 class FakeEngine:

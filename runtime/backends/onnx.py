@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from ..backend import EngineSpec
-from ..buffers import Buffers, check_inputs
 from ..errors import BundleIncompatibleError, InternalError
-from ..host import HostBackend
 from ..types import Tensor
+from .backend import EngineSpec
+from .buffers import Buffers, check_inputs
+from .host import HostBackend
 
 _DTYPES = {
     "tensor(float)": "float32",

@@ -18,11 +18,11 @@ from torch._inductor import aoti_load_package
 from dvgwm.kernels.affine_step import affine_step
 from dvgwm.kernels.bridge import bridge
 
-from .. import sampler
-from ..backend import EngineSpec
-from ..buffers import check_inputs
 from ..errors import BundleIncompatibleError, InternalError
+from ..sampler import Step
 from ..types import FloatArray, Tensor
+from .backend import EngineSpec
+from .buffers import check_inputs
 
 OPERATORS = ("attention", "attention_8bit", "modulate", "qk_norm_rope", "quantise", "scaled_linear", "spatial_norm")
 """Modules of `dvgwm.kernels` whose operators a package may call: it cannot be loaded before they are registered."""
@@ -160,7 +160,7 @@ class TorchBackend:
         return torch.cat(list(tensors))
 
     def affine_step(
-        self, step: sampler.Step, state: Tensor, velocity: Tensor, history: Tensor | None, noise: Tensor | None
+        self, step: Step, state: Tensor, velocity: Tensor, history: Tensor | None, noise: Tensor | None
     ) -> None:
         limit, a0, b0 = step.clip or (float("inf"), 1.0, 0.0)
         numbers = (step.a, step.b, step.c, step.d, step.p, step.q, step.guidance, limit, a0, b0)

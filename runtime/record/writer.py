@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dvgwm.runtime.display.video import encode_mp4
 from dvgwm.runtime.errors import RecordingError
 from dvgwm.runtime.files import write_atomic, write_json
 from dvgwm.runtime.types import DoubleArray
-from dvgwm.runtime.video import encode_mp4
 
 from .lerobot import (
     ACTION,

@@ -24,12 +24,12 @@ def test_every_folder_is_mapped_typed_and_importable_by_its_namespace():
 
 
 def test_entry_points_resolve():
-    from dvgwm.runtime import plugins
+    from dvgwm.runtime.config import plugins
 
     assert plugins.names("robots") == ("galaxea_a1",)
-    assert plugins.load("robots", "galaxea_a1").name == "galaxea_a1"
+    assert plugins.load_robot("galaxea_a1").name == "galaxea_a1"
     assert plugins.open_backend("fake", None).name == "fake"
-    assert callable(plugins.open_arm())
+    assert callable(plugins.load("arm", "open_arm"))
 
 
 def cmake(tmp_path, *options):
@@ -55,7 +55,7 @@ def test_cmake_compiles_and_installs_the_kernels_as_package_data(tmp_path):
     pytest.importorskip("torch", reason="the export extra is not installed")
     pytest.importorskip("triton", reason="the kernels extra is not installed")
     from dvgwm.kernels.aot import variants
-    from dvgwm.runtime.cuda import read_kernel, targets
+    from dvgwm.runtime.backends.cuda import read_kernel, targets
 
     list(cmake(tmp_path, f"-DPython3_EXECUTABLE={sys.executable}", "-DDVGWM_ARCHITECTURES=90"))
     install = ["cmake", "--install", str(tmp_path / "build"), "--prefix", str(tmp_path / "site")]

@@ -13,17 +13,17 @@ import pytest
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
-from dvgwm.export import build as building
-from dvgwm.export.build import Order, build_bundle, read_instructions
+from dvgwm.export import assembly as building
+from dvgwm.export.assembly import Order, build_bundle, read_instructions
 from dvgwm.export.describe import card_of
 from dvgwm.export.graphs import decoders, graphs
 from dvgwm.export.interface import engine_spec, run_module
 from dvgwm.export.onnx_graph import export_onnx
 from dvgwm.export.verify import BFLOAT16, LOSSLESS, ParityError, gate, tolerance
-from dvgwm.models.build import build
+from dvgwm.models.networks import build
 from dvgwm.models.presets import LinearCodecSize, preset
 from dvgwm.runtime.backends.onnx import open_backend
-from dvgwm.runtime.bundle import read_bundle
+from dvgwm.runtime.bundle.disk import read_bundle
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.types import Observation

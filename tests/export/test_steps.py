@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the export extra is not installed")
 
-from dvgwm.export.steps import Workshop
+from dvgwm.export.workshop import Workshop
 
 pytestmark = pytest.mark.torch
 

@@ -10,7 +10,7 @@ ort = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 from safetensors.torch import load_file
 
 from dvgwm.export.onnx_graph import check_graph, export_onnx
-from dvgwm.export.stored import places
+from dvgwm.export.shared_weights import places
 from dvgwm.models.weights import save_exactly
 
 pytestmark = [pytest.mark.torch, pytest.mark.ort]

@@ -15,11 +15,11 @@ from dvgwm.export.describe import card_of, describe
 from dvgwm.export.graphs import graphs
 from dvgwm.export.interface import engine_spec
 from dvgwm.export.verify import torch_backend
-from dvgwm.models.build import build
 from dvgwm.models.dit import rotary_positions
+from dvgwm.models.networks import build
 from dvgwm.models.presets import preset
-from dvgwm.runtime.bundle import Bundle
-from dvgwm.runtime.manifest import FileRecord
+from dvgwm.runtime.bundle.disk import Bundle
+from dvgwm.runtime.bundle.manifest import FileRecord
 from dvgwm.runtime.noise import draw
 from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.types import Observation

@@ -9,7 +9,9 @@ torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("triton", reason="the kernels extra is not installed")
 
 from dvgwm.kernels.affine_step import affine_step, compiled_affine_step, plain_affine_step
-from dvgwm.runtime.sampler import KINDS, SamplerSpec, advance, table
+from dvgwm.runtime.sampler import advance
+from dvgwm.runtime.samplers.rows import ROWS, build_sampler
+from dvgwm.runtime.samplers.spec import SamplerSpec
 
 pytestmark = pytest.mark.torch
 
@@ -71,10 +73,10 @@ def test_a_wrong_coefficient_is_seen(randn, relative, name):
     assert relative(state, wanted) > 5e-5
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", sorted(ROWS))
 def test_every_sampler_as_the_runtime_steps_it(randn, relative, kind):
     """One operator serves every table: the whole run, against numpy."""
-    made = table(SamplerSpec(kind, 6, guidance=3.0, train_steps=100))
+    made = build_sampler(SamplerSpec(kind, 6, guidance=3.0, train_steps=100))
     ours, theirs = (randn(1, 300) for _ in range(2))
     theirs.copy_(ours)
     theirs = theirs.cpu().numpy()

@@ -14,7 +14,7 @@ triton = pytest.importorskip("triton", reason="the kernels extra is not installe
 
 from dvgwm.kernels.aot import variants
 from dvgwm.kernels.variant import ARCHITECTURES, FP8_ARCHITECTURES, SHARED_MEMORY_BYTES
-from dvgwm.runtime.cuda import read_kernel
+from dvgwm.runtime.backends.cuda import read_kernel
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 

@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("triton", reason="the kernels extra is not installed")
 
 from dvgwm.kernels.bridge import bridge, compiled_bridge, plain_bridge
-from dvgwm.runtime import resample
+from dvgwm.runtime.backends import resample
 
 pytestmark = pytest.mark.torch
 

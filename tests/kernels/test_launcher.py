@@ -11,7 +11,7 @@ from dvgwm.kernels import affine_step, aot, attention, attention_8bit, bridge, m
 from dvgwm.kernels import spatial_norm as spatial
 from dvgwm.kernels.shipped import launches
 from dvgwm.kernels.variant import ARCHITECTURES, FP8_ARCHITECTURES
-from dvgwm.runtime.cuda import CudaKernels, KernelFacts, arguments
+from dvgwm.runtime.backends.cuda import CudaKernels, KernelFacts, arguments
 
 pytestmark = pytest.mark.torch
 

@@ -10,9 +10,9 @@ pytest.importorskip("diffusers", reason="the export extra is not installed")
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
 
 from dvgwm.export.traffic import traffic
-from dvgwm.models.build import build
 from dvgwm.models.dit import build_transformer, rotary_positions
 from dvgwm.models.fused import RECIPES, DenseFp8, FusedTransformer, recipe
+from dvgwm.models.networks import build
 from dvgwm.models.presets import preset
 from dvgwm.runtime.errors import ConfigError
 

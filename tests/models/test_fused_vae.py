@@ -9,9 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dvgwm.kernels.language import AVAILABLE
 from dvgwm.models import fused_vae
-from dvgwm.models.build import build
 from dvgwm.models.engines import DecodeEngine
 from dvgwm.models.fused_vae import FusedDecoder
+from dvgwm.models.networks import build
 from dvgwm.models.presets import Scaling, VaeSize, preset
 from dvgwm.models.vae import CHUNKS, StreamingDecoder, build_vae, flatten_cache, nest_cache
 

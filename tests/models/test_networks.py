@@ -11,17 +11,18 @@ diffusers = pytest.importorskip("diffusers", reason="the export extra is not ins
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
 from torch.nn import functional
 
-from dvgwm.export.attention import OperatorAttention
-from dvgwm.models.build import build, moving_shapes, parameters
+from dvgwm.export.onnx_attention import OperatorAttention
 from dvgwm.models.codec import MOVES, LinearCodec, StreamingLinear, fit, to_patches
 from dvgwm.models.denoisers import DenoiseEngine, denoise_engine, preview_signal, rescaling
 from dvgwm.models.dit import JointAttention, rotary_positions, widen_input
 from dvgwm.models.engines import DecodeEngine, EncodeImageEngine, streaming
+from dvgwm.models.networks import build, moving_shapes, parameters
 from dvgwm.models.policy import SpatialSoftmax
 from dvgwm.models.presets import PRESETS, DiT, LinearCodecSize, preset
 from dvgwm.models.waypoints import Waypoints, along, path_channels
 from dvgwm.runtime.errors import ConfigError
-from dvgwm.runtime.sampler import SamplerSpec, table
+from dvgwm.runtime.samplers.rows import build_sampler
+from dvgwm.runtime.samplers.spec import SamplerSpec
 
 pytestmark = pytest.mark.torch
 
@@ -295,7 +296,7 @@ def test_a_sampler_ends_at_the_clean_latents_that_a_network_tells():
     engine = denoise_engine(Told(clean), size, flow=False)
     for kind in ("ddim_v", "dpmpp_2m"):
         state = history = torch.randn(clean.shape)
-        for step in table(SamplerSpec(kind, 5)).steps:
+        for step in build_sampler(SamplerSpec(kind, 5)).steps:
             v = engine(state, torch.tensor([step.time]), text, clean[:, :1])
             moved = step.a * state + step.b * v + step.c * history
             state, history = moved, step.p * state + step.q * v

@@ -9,7 +9,7 @@ import pytest
 
 from dvgwm.robots.arm import VirtualArm, open_arm
 from dvgwm.robots.limits import JointLimits
-from dvgwm.robots.spec import RobotSpec, SimulationOptions
+from dvgwm.robots.spec import ArmModel, RobotSpec, SimulationOptions
 from dvgwm.runtime.errors import ConfigError, GateLatchError, ShapeError
 from dvgwm.runtime.types import ActionChunk
 
@@ -62,20 +62,7 @@ class Identity:
         return np.asarray([min(pose[0], 0.8)]), bool(pose[0] <= 0.8)
 
 
-def planar_spec(**changes):
-    facts = {
-        "name": "planar",
-        "joint_names": ("x", "gripper"),
-        "limits": LIMITS,
-        "cameras": ("scene",),
-        "tasks": (),
-        "period_s": T,
-        "kinematics": Identity(),
-        "simulate": lambda options: Planar(),
-        "rehearse": lambda *_: (),
-        "drive": None,
-    }
-    return RobotSpec(**facts | changes)
+PLANAR = ArmModel("planar", ("x", "gripper"), LIMITS, T, Identity())
 
 
 def actions(values, start_s=3.0, space="joint"):
@@ -85,7 +72,7 @@ def actions(values, start_s=3.0, space="joint"):
 
 def test_the_arm_plays_a_chunk_on_its_own_clock_and_shows_every_frame():
     frames, robot = [], Planar()
-    arm = VirtualArm(planar_spec(), robot, lambda observation, action: frames.append((observation, action)))
+    arm = VirtualArm(PLANAR, robot, lambda observation, action: frames.append((observation, action)))
     arm.play(actions([0.005 * k * k for k in range(1, 8)]))
     assert len(robot.sent) == 35
     assert arm.time_s == pytest.approx(3.7)
@@ -96,7 +83,7 @@ def test_the_arm_plays_a_chunk_on_its_own_clock_and_shows_every_frame():
 
 
 def test_poses_go_through_kinematics_and_unreachable_ones_are_told_once():
-    arm = VirtualArm(planar_spec(), Planar())
+    arm = VirtualArm(PLANAR, Planar())
     arm.play(actions([0.01, 0.03, 0.05], space="ee"))
     assert arm.observe().joints[0] == pytest.approx(0.05)
     assert not arm.events()
@@ -107,7 +94,7 @@ def test_poses_go_through_kinematics_and_unreachable_ones_are_told_once():
 
 def test_an_arm_is_opened_in_the_scene_that_was_asked_for_and_closed():
     asked = []
-    spec = planar_spec(simulate=lambda options: asked.append(options) or Planar())
+    spec = RobotSpec(PLANAR, ("scene",), (), lambda options: asked.append(options) or Planar(), lambda *_: (), None)
     arm = open_arm(spec, task="push", seed=3, height_px=64, width_px=96)
     assert asked == [SimulationOptions("push", 3, 64, 96)]
     assert arm.robot.connected
@@ -119,7 +106,7 @@ def test_an_arm_is_opened_in_the_scene_that_was_asked_for_and_closed():
 def test_poses_of_another_width_are_refused_before_anything_moves(width):
     robot = Planar()
     with pytest.raises(ShapeError) as caught:
-        VirtualArm(planar_spec(), robot).play(ActionChunk(np.zeros((1, width)), np.asarray([3.1]), "ee"))
+        VirtualArm(PLANAR, robot).play(ActionChunk(np.zeros((1, width)), np.asarray([3.1]), "ee"))
     assert (caught.value.exit_code, caught.value.log_code) == (32, "ACTION_WIDTH")
     assert robot.sent == []
 
@@ -128,19 +115,19 @@ def test_poses_of_another_width_are_refused_before_anything_moves(width):
 def test_times_that_make_no_sense_are_refused_before_anything_moves(times):
     robot = Planar()
     with pytest.raises(ShapeError):
-        VirtualArm(planar_spec(), robot).play(ActionChunk(np.full((len(times), 2), 0.1), np.asarray(times), "joint"))
+        VirtualArm(PLANAR, robot).play(ActionChunk(np.full((len(times), 2), 0.1), np.asarray(times), "joint"))
     assert robot.sent == []
 
 
 def test_joint_actions_of_another_width_latch():
     with pytest.raises(GateLatchError) as caught:
-        VirtualArm(planar_spec(), Planar()).play(ActionChunk(np.zeros((1, 3)), np.asarray([3.1]), "joint"))
+        VirtualArm(PLANAR, Planar()).play(ActionChunk(np.zeros((1, 3)), np.asarray([3.1]), "joint"))
     assert caught.value.log_code == "GATE_SHAPE"
 
 
 def test_actions_that_are_past_are_neither_played_nor_shown():
     shown = []
-    arm = VirtualArm(planar_spec(), Planar(), lambda _, action: shown.append(action[0]))
+    arm = VirtualArm(PLANAR, Planar(), lambda _, action: shown.append(action[0]))
     arm.hold(0.2)
     arm.play(actions([0.002, 0.004, 0.008, 0.014]))
     assert shown == [0.008, 0.014]
@@ -150,7 +137,7 @@ def test_actions_that_are_past_are_neither_played_nor_shown():
 
 def test_a_chunk_that_is_wholly_past_is_told_and_shows_nothing():
     shown = []
-    arm = VirtualArm(planar_spec(), Planar(), lambda _, action: shown.append(action))
+    arm = VirtualArm(PLANAR, Planar(), lambda _, action: shown.append(action))
     arm.play(actions([0.1, 0.2], start_s=1.0))
     assert shown == []
     assert [event.log_code for event in arm.events()] == ["MOTION_LATE"]
@@ -159,7 +146,7 @@ def test_a_chunk_that_is_wholly_past_is_told_and_shows_nothing():
 
 def test_a_latched_arm_refuses_the_next_chunk_and_holds():
     robot = Planar()
-    arm = VirtualArm(planar_spec(), robot)
+    arm = VirtualArm(PLANAR, robot)
     for values in ([math.nan], [0.01, 0.02]):
         with pytest.raises(GateLatchError):
             arm.play(actions(values, start_s=arm.time_s))
@@ -168,13 +155,13 @@ def test_a_latched_arm_refuses_the_next_chunk_and_holds():
 
 def test_another_action_space_is_refused():
     with pytest.raises(ConfigError, match="joint or ee"):
-        VirtualArm(planar_spec(), Planar()).play(ActionChunk(np.zeros((1, 2)), np.asarray([3.1]), "torque"))
+        VirtualArm(PLANAR, Planar()).play(ActionChunk(np.zeros((1, 2)), np.asarray([3.1]), "torque"))
 
 
 @pytest.mark.parametrize("space", ["joint", "ee"])
 def test_nan_brakes_latches_and_raises_with_the_arm_at_rest(space):
     robot = Planar()
-    arm = VirtualArm(planar_spec(), robot)
+    arm = VirtualArm(PLANAR, robot)
     arm.play(actions([0.02, 0.05, 0.08]))
     with pytest.raises(GateLatchError) as caught:
         arm.play(actions([0.11, math.nan, 0.14], start_s=3.3, space=space))
@@ -186,7 +173,7 @@ def test_nan_brakes_latches_and_raises_with_the_arm_at_rest(space):
 
 
 def test_ticks_do_not_drift_over_an_hour():
-    arm = VirtualArm(planar_spec(), Planar())
+    arm = VirtualArm(PLANAR, Planar())
     arm.hold(3600.0)
     assert arm.time_s == 3.0 + 180_000 * T
 
@@ -195,7 +182,7 @@ def test_same_chunks_same_commands():
     sent = []
     for _ in range(2):
         robot = Planar()
-        arm = VirtualArm(planar_spec(), robot)
+        arm = VirtualArm(PLANAR, robot)
         arm.play(actions([0.5, -0.5, 0.1, 0.2]))
         arm.stop()
         sent.append(robot.sent)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dvgwm.robots.galaxea_a1 import KINEMATICS, LIMITS, ORIGINS, TOOL_LENGTH_M
+from dvgwm.robots.a1_model import KINEMATICS, LIMITS, ORIGINS, TOOL_LENGTH_M
 from dvgwm.robots.kinematics import rotation_matrix, rotation_vector, serial_kinematics
 
 FLANGE = serial_kinematics(ORIGINS, np.eye(4), LIMITS.lower[:6], LIMITS.upper[:6])

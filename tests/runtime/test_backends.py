@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dvgwm.runtime import resample
-from dvgwm.runtime.backend import EngineSpec
+from dvgwm.runtime.backends import resample
+from dvgwm.runtime.backends.backend import EngineSpec
+from dvgwm.runtime.config.plugins import names, open_backend
 from dvgwm.runtime.errors import BundleIncompatibleError, InternalError, ShapeError
-from dvgwm.runtime.plugins import names, open_backend
-from dvgwm.runtime.sampler import SamplerSpec, advance, table
+from dvgwm.runtime.sampler import advance
+from dvgwm.runtime.samplers.rows import build_sampler
+from dvgwm.runtime.samplers.spec import SamplerSpec
 from dvgwm.runtime.types import TensorSpec
 
 SPEC = EngineSpec(
@@ -167,7 +169,7 @@ def test_a_closed_engine_refuses_to_run(loaded):
 
 
 def test_affine_step_is_the_samplers(backend):
-    rows = table(SamplerSpec("dpmpp_2m", 5, 6.0))
+    rows = build_sampler(SamplerSpec("dpmpp_2m", 5, 6.0))
     rng = np.random.default_rng(3)
     state, history = rng.standard_normal((1, 2, 3), np.float32), np.zeros((1, 2, 3), np.float32)
     velocity = rng.standard_normal((2, 2, 3), np.float32)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dvgwm.runtime.bundle import read_bundle, write_bundle
+from dvgwm.runtime.bundle.disk import read_bundle, write_bundle
+from dvgwm.runtime.bundle.manifest import dump, parse
 from dvgwm.runtime.errors import ConfigError, DvgwmError, RecordingError
-from dvgwm.runtime.manifest import dump, parse
 
 
 def edit(path: Path, **changes) -> None:

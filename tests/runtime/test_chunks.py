@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 
-from dvgwm.runtime.chunks import ChunkPlan, agree, blend
+from dvgwm.runtime.chunks import Chunking, agree, blend
 
 
 def test_every_chunk_sees_its_own_frames_and_each_frame_is_encoded_once():
-    plan = ChunkPlan(49, 4, (0, 4, 8))
+    plan = Chunking(49, 4, (0, 4, 8))
     assert plan.starts.tolist() == list(range(0, 41, 4))
-    assert plan.seen.tolist() == list(range(0, 49, 4))
-    assert plan.seen[plan.places].tolist() == [[n, n + 4, n + 8] for n in range(0, 41, 4)]
+    assert plan.shown.tolist() == list(range(0, 49, 4))
+    assert plan.shown[plan.shown_index].tolist() == [[n, n + 4, n + 8] for n in range(0, 41, 4)]
     assert plan.actions == 48
-    uneven = ChunkPlan(12, 5, (0, 1, 7))
-    assert uneven.seen.tolist() == [0, 1, 7]
-    assert uneven.seen[uneven.places].tolist() == [[0, 1, 7]]
+    uneven = Chunking(12, 5, (0, 1, 7))
+    assert uneven.shown.tolist() == [0, 1, 7]
+    assert uneven.shown[uneven.shown_index].tolist() == [[0, 1, 7]]
 
 
 def test_samples_that_agree_come_to_their_mean_and_say_how_far_apart_they_were():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from dvgwm.runtime.cli import cli
-from dvgwm.runtime.controls import imagination
+from dvgwm.runtime.commands.controls import imagination
+from dvgwm.runtime.config.plugins import open_backend
 from dvgwm.runtime.loop import EpisodeOptions, run_episode
 from dvgwm.runtime.pipeline import Pipeline, silent
-from dvgwm.runtime.plugins import open_backend
 from dvgwm.runtime.profiler import Profiler
 from dvgwm.runtime.types import Observation
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dvgwm.runtime.cuda import (
+from dvgwm.runtime.backends.cuda import (
     CudaKernels,
     KernelFacts,
     affine_step_values,
@@ -19,7 +19,8 @@ from dvgwm.runtime.cuda import (
     targets,
 )
 from dvgwm.runtime.errors import BundleCorruptError, ConfigError, InternalError, ShapeError
-from dvgwm.runtime.sampler import SamplerSpec, table
+from dvgwm.runtime.samplers.rows import build_sampler
+from dvgwm.runtime.samplers.spec import SamplerSpec
 
 GPU = Path("/dev/nvidiactl").exists()
 FACTS = KernelFacts(
@@ -115,7 +116,7 @@ def test_a_kernel_is_read_whole_or_not_at_all(tmp_path):
 
 def test_a_sampler_row_becomes_arguments():
     """Without clip, history and noise the general form is the plain one."""
-    row = table(SamplerSpec("ddim_v", 4, guidance=6.0)).steps[1]
+    row = build_sampler(SamplerSpec("ddim_v", 4, guidance=6.0)).steps[1]
     values = affine_step_values(row, 16, 32, None, None, 100, 2)
     assert (values["flags"], values["guidance"], values["limit"], values["a0"], values["b0"]) == (
         1,
@@ -125,7 +126,7 @@ def test_a_sampler_row_becomes_arguments():
         0.0,
     )
     assert (values["history_ptr"], values["noise_ptr"]) == (16, 16)
-    clipped = table(SamplerSpec("ddim_epsilon", 4, train_steps=100)).steps[0]
+    clipped = build_sampler(SamplerSpec("ddim_epsilon", 4, train_steps=100)).steps[0]
     values = affine_step_values(clipped, 16, 32, 48, 64, 100, 1)
     assert (values["flags"], values["limit"]) == (6, 1.0)
 

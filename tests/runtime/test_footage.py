@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dvgwm.runtime.cameras.footage import open_footage
+from dvgwm.runtime.display.video import write_video
 from dvgwm.runtime.errors import CameraMismatchError
-from dvgwm.runtime.footage import open_footage
-from dvgwm.runtime.video import write_video
 
 QUARTER_TURNS = {0: (1, 0, 0, 1), -1: (0, 1, -1, 0), 2: (-1, 0, 0, -1), 1: (0, -1, 1, 0)}
 """Upper left of a display matrix, by counter-clockwise quarter turns (ISO/IEC 14496-12, track header)."""

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dvgwm.runtime.cameras.footage import fit_note, open_footage
+from dvgwm.runtime.cameras.image import fit
+from dvgwm.runtime.display.report import Report, write_report
+from dvgwm.runtime.display.video import contact_sheet, encode_gif, side_by_side, write_video
 from dvgwm.runtime.errors import CameraLostError, RecordingError
-from dvgwm.runtime.footage import fit_note, open_footage
-from dvgwm.runtime.image import fit
 from dvgwm.runtime.profiler import Profiler
-from dvgwm.runtime.report import Report, write_report
 from dvgwm.runtime.types import ArmEvent
-from dvgwm.runtime.video import contact_sheet, encode_gif, side_by_side, write_video
 
 CLIPS = Path(__file__).parents[3] / "shared" / "data" / "video"
 

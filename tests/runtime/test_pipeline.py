@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from dvgwm.runtime.bundle.manifest import Rates
+from dvgwm.runtime.chunks import chunking
+from dvgwm.runtime.config.plugins import open_backend
 from dvgwm.runtime.errors import BundleIncompatibleError, CameraMismatchError, ConfigError, OutputError
 from dvgwm.runtime.loop import EpisodeOptions, run_episode
-from dvgwm.runtime.manifest import Rates
 from dvgwm.runtime.pipeline import Overrides, Pipeline
-from dvgwm.runtime.plugins import open_backend
 from dvgwm.runtime.profiler import Profiler
-from dvgwm.runtime.run import episode_options
-from dvgwm.runtime.stages import chunk_plan, unnormalise
+from dvgwm.runtime.stages import unnormalise
 from dvgwm.runtime.types import Observation
 
 
@@ -105,9 +105,9 @@ def test_execute_replans_earlier(open_pipeline, observation):
 def test_a_bundle_says_how_often_to_plan_and_who_runs_it_may_say_otherwise(open_pipeline, observation, asked, lengths):
     pipeline, arm = open_pipeline(), StillArm(observation.images["scene"])
     pipeline.bundle = replace(pipeline.bundle, manifest=replace(pipeline.manifest, rates=Rates(3, 8, 1)))
-    arm.robot = SimpleNamespace(instruction="push the cube")
+    arm.instruction = "push the cube"
     settings = SimpleNamespace(instruction=None, execute=asked, seed=3, max_actions=9)
-    episode = run_episode(arm, pipeline, episode_options(settings, pipeline, arm), Profiler())
+    episode = run_episode(arm, pipeline, EpisodeOptions.of(settings, pipeline, arm), Profiler())
     assert [len(chunk.actions) for chunk in arm.chunks] == lengths
     assert len(episode.plans) == len(lengths)
 
@@ -218,7 +218,7 @@ def test_actions_tell_how_far_the_policys_samples_disagree(open_pipeline, observ
 def test_chunks_that_leave_actions_out_are_refused(make_bundle):
     bundle = make_bundle()
     act = bundle.manifest.stage("act")
-    assert chunk_plan(act).actions == 8
+    assert chunking(act).actions == 8
     for change in ({"offsets": (0.0, 6.0)}, {"stride": 5.0, "frames": 11.0}, {"frames": 2.0}):
         with pytest.raises(BundleIncompatibleError, match="leave some"):
-            chunk_plan(replace(act, constants={**act.constants, **change}))
+            chunking(replace(act, constants={**act.constants, **change}))

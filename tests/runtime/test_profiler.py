@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from dvgwm.runtime.latency import against_paper, is_paper_work, latency_table, seconds, work
+from dvgwm.runtime.display.latency import against_paper, is_paper_work, latency_table, seconds, work
 from dvgwm.runtime.profiler import Profiler
-from dvgwm.runtime.sampler import SamplerSpec
+from dvgwm.runtime.samplers.spec import SamplerSpec
 
 
 class Clock:

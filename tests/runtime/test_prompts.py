@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from dvgwm.runtime.bundle.prompts import PromptStore, prompt_key, save_prompts
+from dvgwm.runtime.bundle.tokenizer import check_instruction, tokenize
 from dvgwm.runtime.errors import BundleIncompatibleError, ConfigError
-from dvgwm.runtime.prompts import PromptStore, prompt_key, save_prompts
-from dvgwm.runtime.tokenizer import check_instruction, tokenize
 
 
 class Encoder:

@@ -10,11 +10,11 @@ pytest.importorskip("av", reason="the record extra is not installed")
 
 import pyarrow.parquet as pq
 
+from dvgwm.runtime.display.video import encode_mp4
 from dvgwm.runtime.errors import CameraLostError, ConfigError
 from dvgwm.runtime.record.lerobot import Episode, Schema
 from dvgwm.runtime.record.reader import open_dataset
 from dvgwm.runtime.record.writer import finish, write_episodes, written
-from dvgwm.runtime.video import encode_mp4
 
 pytestmark = pytest.mark.video
 

@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 
+from dvgwm.runtime.display.report import Report, write_report
+from dvgwm.runtime.display.video import write_video
 from dvgwm.runtime.files import write_atomic
 from dvgwm.runtime.profiler import UNATTRIBUTED, StageRow
-from dvgwm.runtime.report import Report, write_report
-from dvgwm.runtime.video import write_video
 
 STAGES = (
     "observe",

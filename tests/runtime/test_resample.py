@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dvgwm.runtime.resample import bridge, upsample
+from dvgwm.runtime.backends.resample import bridge, upsample
 
 
 @pytest.mark.torch

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from dvgwm.runtime.errors import ConfigError, InternalError, ShapeError
-from dvgwm.runtime.sampler import KINDS, PREDICTS, SamplerSpec, Step, advance, guidance_at, instead, table
-from dvgwm.runtime.schedule import cogvideox_signal, flow_times, karras, signal_and_noise
+from dvgwm.runtime.sampler import Step, advance
+from dvgwm.runtime.samplers.rows import ROWS, build_sampler, guidance_at
+from dvgwm.runtime.samplers.schedule import cogvideox_signal, flow_times, karras, signal_and_noise
+from dvgwm.runtime.samplers.spec import PREDICTS, SamplerSpec, instead
 
 
 def solve(spec, network, state, rng=None):
     """Run a table in float64 with a network of (state, time)."""
-    history, rows = np.zeros_like(state), table(spec)
+    history, rows = np.zeros_like(state), build_sampler(spec)
     state = state * rows.initial_scale
     for row in rows.steps:
         v = network(state, row.time)
@@ -69,7 +71,7 @@ def test_the_error_of_one_step_falls_with_the_solvers_order(kind, order):
     spread = np.sqrt((alpha * SPREAD) ** 2 + 1 - alpha**2)
     errors = []
     for steps in (10, 20, 40):
-        rows = table(SamplerSpec(kind, steps)).steps
+        rows = build_sampler(SamplerSpec(kind, steps)).steps
         before, row, after = rows[steps // 2 - 1 : steps // 2 + 2]
         now, old = int(row.time), int(before.time)
         clean_before = alpha[old] * SPREAD**2 / spread[old]
@@ -80,7 +82,7 @@ def test_the_error_of_one_step_falls_with_the_solvers_order(kind, order):
 
 @pytest.mark.parametrize("steps", [2, 3, 4, 10, 50])
 def test_the_second_order_solver_is_ddim_where_a_log_snr_step_is_infinite(steps):
-    ddim, multistep = (table(SamplerSpec(kind, steps)).steps for kind in ("ddim_v", "dpmpp_2m"))
+    ddim, multistep = (build_sampler(SamplerSpec(kind, steps)).steps for kind in ("ddim_v", "dpmpp_2m"))
     for index in {0, 1, steps - 1}:
         assert (multistep[index].a, multistep[index].b, multistep[index].c) == (ddim[index].a, ddim[index].b, 0.0)
     assert all(row.c != 0.0 for row in multistep[2:-1])
@@ -134,7 +136,7 @@ def test_edm_euler_recovers_a_gaussian():
 
 
 def levels(spec):
-    return [row.time / (1 - row.time) for row in table(spec).steps]
+    return [row.time / (1 - row.time) for row in build_sampler(spec).steps]
 
 
 def test_edm_grids_are_cosmos_and_dream4manips():
@@ -144,16 +146,16 @@ def test_edm_grids_are_cosmos_and_dream4manips():
     assert levels(SamplerSpec("edm_euler", 9)) == pytest.approx(sigmas[::-1], rel=0.02)
     for steps, visited in {8: sigmas[:0:-1], 4: sigmas[8:0:-2], 3: [80, 17.53, 0.743], 1: [80]}.items():
         assert levels(SamplerSpec("edm_euler", steps, trained_intervals=8)) == pytest.approx(visited, rel=0.02)
-    assert table(SamplerSpec("edm_euler", 4)).initial_scale == pytest.approx(80 / 81)
+    assert build_sampler(SamplerSpec("edm_euler", 4)).initial_scale == pytest.approx(80 / 81)
 
 
 def test_edm_ends_clean_or_at_the_least_noise():
     """diffusers repeats sigma_min, so its last call changes nothing; the trained levels stop above it."""
-    repeated = table(SamplerSpec("edm_euler", 5, final_sigma_zero=False)).steps[-1]
+    repeated = build_sampler(SamplerSpec("edm_euler", 5, final_sigma_zero=False)).steps[-1]
     assert (repeated.a, repeated.b) == (1.0, 0.0)
-    clean = table(SamplerSpec("edm_euler", 5)).steps[-1]
+    clean = build_sampler(SamplerSpec("edm_euler", 5)).steps[-1]
     assert clean.b == -clean.time
-    trained = table(SamplerSpec("edm_euler", 8, trained_intervals=8, final_sigma_zero=False)).steps[-1]
+    trained = build_sampler(SamplerSpec("edm_euler", 8, trained_intervals=8, final_sigma_zero=False)).steps[-1]
     assert trained.time + trained.b == pytest.approx(0.002 / 1.002)
 
 
@@ -168,7 +170,7 @@ def test_edm_with_the_true_velocity_of_one_sample_ends_at_it(steps, settings):
 
 
 def test_ddim_v_is_a_rotation_that_starts_from_zero_signal():
-    rows = table(SamplerSpec("ddim_v", 50)).steps
+    rows = build_sampler(SamplerSpec("ddim_v", 50)).steps
     assert [row.time for row in rows] == list(range(999, 0, -20))
     assert all(row.a**2 + row.b**2 == pytest.approx(1, abs=1e-12) for row in rows)
     assert (rows[0].a, rows[0].b) == (pytest.approx(0.999957, abs=1e-6), pytest.approx(-0.009262, abs=1e-6))
@@ -176,10 +178,10 @@ def test_ddim_v_is_a_rotation_that_starts_from_zero_signal():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 30, 35, 50, 1000])
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", sorted(ROWS))
 def test_every_table_is_finite_at_every_length(kind, steps):
     spec = SamplerSpec(kind, min(steps, 100), train_steps=100 if kind == "ddim_epsilon" else 1000)
-    rows = table(spec)
+    rows = build_sampler(spec)
     assert len(rows.steps) == spec.steps
     for row in rows.steps:
         assert all(math.isfinite(n) for n in (row.time, row.a, row.b, row.c, row.d, row.p, row.q, *(row.clip or ())))
@@ -191,7 +193,7 @@ def test_the_last_step_gives_the_clean_estimate(kind):
     """With the true v of a clean sample, the end is that sample."""
     alpha = cogvideox_signal(1000, 0.00085, 0.012, 1.0)
     x0, eps = 0.7, -1.3
-    row = table(SamplerSpec(kind, 50)).steps[-1]
+    row = build_sampler(SamplerSpec(kind, 50)).steps[-1]
     a = alpha[int(row.time)]
     s = math.sqrt(1 - a**2)
     assert row.a * (a * x0 + s * eps) + row.b * (a * eps - s * x0) == pytest.approx(x0, abs=1e-12)
@@ -218,16 +220,16 @@ def test_bridge_strengths_are_the_tables(step, shift, alpha):
 
 def test_dynamic_guidance_in_both_forms():
     """Over the step index the weight falls from 7 to 1; as coded it jumps: 2.29, 2.54, 6.97, 6.42, 2.79."""
-    weights = [row.guidance for row in table(SamplerSpec("ddim_v", 50, 6.0, "dynamic_step")).steps]
+    weights = [row.guidance for row in build_sampler(SamplerSpec("ddim_v", 50, 6.0, "dynamic_step")).steps]
     assert weights[0] == pytest.approx(7.0)
     assert all(later < earlier for earlier, later in pairwise(weights))
     assert sum(weight < 1.1 for weight in weights) == pytest.approx(31, abs=1)
     as_coded = SamplerSpec("ddim_v", 50, 6.0, "dynamic_timestep")
     expected = [
         1 + 6 * (1 - math.cos(math.pi * ((50 - t) / 50) ** 5.0)) / 2
-        for t in (row.time for row in table(as_coded).steps)
+        for t in (row.time for row in build_sampler(as_coded).steps)
     ]
-    assert [row.guidance for row in table(as_coded).steps] == pytest.approx(expected)
+    assert [row.guidance for row in build_sampler(as_coded).steps] == pytest.approx(expected)
     assert expected[:5] == pytest.approx([2.29, 2.54, 6.97, 6.42, 2.79], abs=6e-3)
     assert guidance_at(SamplerSpec("ddim_v", 50, 6.0), 3, 100.0) == 6.0
 
@@ -287,13 +289,13 @@ def test_advance_refuses_what_it_cannot_use_and_leaves_the_state(rows, history, 
     assert np.array_equal(state, before)
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", sorted(ROWS))
 def test_advance_through_a_whole_table_is_the_double_solution(kind):
     spec = SamplerSpec(kind, 8, train_steps=100 if kind == "ddim_epsilon" else 1000)
-    rows, (start,) = table(spec), arrays((2, 5))
+    rows, (start,) = build_sampler(spec), arrays((2, 5))
     state = start * np.float32(rows.initial_scale)
     history = np.zeros_like(state) if rows.has_history else None
-    noise = np.zeros_like(state) if rows.has_noise else None
+    noise = np.zeros_like(state) if any(step.d for step in rows.steps) else None
     for row in rows.steps:
         advance(row, state, np.tanh(state) - np.float32(0.3) * state, history, noise)
     expected = solve(spec, lambda x, time: np.tanh(x) - 0.3 * x, start.astype(np.float64))
@@ -340,7 +342,7 @@ def test_what_does_not_exist_is_refused(settings, log_code):
 
 
 def test_samplers_stand_in_only_for_those_of_the_same_prediction():
-    assert KINDS.keys() == PREDICTS.keys()
+    assert ROWS.keys() == PREDICTS.keys()
     spec = SamplerSpec("ddim_v", 20, 6.0, snr_shift=3.0)
     assert instead(spec, "dpmpp_2m") == SamplerSpec("dpmpp_2m", 20, 6.0, snr_shift=3.0)
     for kind, log_code in (("euler_flow", "SAMPLER_FAMILY"), ("magic", "SAMPLER_UNKNOWN")):

@@ -13,8 +13,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 diffusers = pytest.importorskip("diffusers", reason="the export extra is not installed")
 
-from dvgwm.runtime.sampler import SamplerSpec, table
-from dvgwm.runtime.schedule import cogvideox_signal, squared_cosine_signal
+from dvgwm.runtime.samplers.rows import build_sampler
+from dvgwm.runtime.samplers.schedule import cogvideox_signal, squared_cosine_signal
+from dvgwm.runtime.samplers.spec import SamplerSpec
 
 pytestmark = pytest.mark.torch
 
@@ -56,7 +57,7 @@ def ours_step(row, x, v, history, noise=0.0):
 def test_ddim_v(steps, shift):
     scheduler = diffusers.CogVideoXDDIMScheduler(snr_shift_scale=shift, **COG)
     scheduler.set_timesteps(steps)
-    rows = table(SamplerSpec("ddim_v", steps, snr_shift=shift)).steps
+    rows = build_sampler(SamplerSpec("ddim_v", steps, snr_shift=shift)).steps
     ours = theirs = start()
     for row, time in zip(rows, scheduler.timesteps, strict=True):
         assert row.time == time
@@ -71,7 +72,7 @@ def test_dpmpp_2m_sde(steps):
     """CogVideoX's own DPM sampler. It draws twice in every step that has a history and uses the second draw."""
     scheduler = diffusers.CogVideoXDPMScheduler(snr_shift_scale=1.0, **COG)
     scheduler.set_timesteps(steps)
-    rows = table(SamplerSpec("dpmpp_2m_sde", steps)).steps
+    rows = build_sampler(SamplerSpec("dpmpp_2m_sde", steps)).steps
     draws, mirror = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     ours = theirs = start()
     history, old, times = np.zeros_like(ours), None, list(scheduler.timesteps)
@@ -110,7 +111,7 @@ def test_dpmpp_2m(steps, shift):
     The first two steps differ by design: diffusers needs a finite log-SNR at zero signal (here 1e-6), and ours are plain
     DDIM steps. `step` itself casts to float32, so its parts are called.
     """
-    rows = table(SamplerSpec("dpmpp_2m", steps, snr_shift=shift)).steps
+    rows = build_sampler(SamplerSpec("dpmpp_2m", steps, snr_shift=shift)).steps
     scheduler = dpm_solver([row.time for row in rows], cogvideox_signal(1000, 0.00085, 0.012, shift))
     x, history = start(), np.zeros((2, 3, 5))
     for index, row in enumerate(rows):
@@ -132,7 +133,7 @@ def test_dpmpp_2m(steps, shift):
 @pytest.mark.parametrize("steps", [4, 10, 15, 25, 50])
 def test_dpmpp_2m_through_diffusers_step(steps):
     """The same rows against `step` as users call it, to float32's rounding: its choice of order is ours too."""
-    rows = table(SamplerSpec("dpmpp_2m", steps)).steps
+    rows = build_sampler(SamplerSpec("dpmpp_2m", steps)).steps
     scheduler = dpm_solver([row.time for row in rows], cogvideox_signal(1000, 0.00085, 0.012, 1.0))
     x, history = start(), np.zeros((2, 3, 5))
     for index, (row, time) in enumerate(zip(rows, scheduler.timesteps, strict=True)):
@@ -150,7 +151,7 @@ def test_euler_flow(steps, shift):
     """diffusers runs sigma from 1 to 0 with noise - data as its velocity; ours runs tau from 0 to 1."""
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps))
-    rows = table(SamplerSpec("euler_flow", steps, time_shift=shift)).steps
+    rows = build_sampler(SamplerSpec("euler_flow", steps, time_shift=shift)).steps
     ours = theirs = start()
     for row, time in zip(rows, scheduler.timesteps, strict=True):
         assert 1000 * (1 - row.time) == pytest.approx(float(time), abs=1e-3)
@@ -177,7 +178,7 @@ def cosmos_scheduler(steps):
 def test_edm_euler(steps, settings):
     """Cosmos-Predict2's scheduler and preconditioning as its pipeline writes them, on x = u (1 + sigma)."""
     steps = min(steps, settings.get("trained_intervals", steps))
-    rows = table(SamplerSpec("edm_euler", steps, **settings))
+    rows = build_sampler(SamplerSpec("edm_euler", steps, **settings))
     levels = np.asarray([row.time / (1 - row.time) for row in rows.steps])
     scheduler = cosmos_scheduler(steps)
     if "trained_intervals" not in settings:
@@ -205,7 +206,7 @@ def test_ddim_epsilon_with_its_clip(steps):
     scheduler.alphas_cumprod = torch.from_numpy(signal**2)
     scheduler.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
     scheduler.set_timesteps(steps)
-    rows = table(SamplerSpec("ddim_epsilon", steps, train_steps=100)).steps
+    rows = build_sampler(SamplerSpec("ddim_epsilon", steps, train_steps=100)).steps
     ours = theirs = start()
     clipped = 0
     for row, time in zip(rows, scheduler.timesteps, strict=True):
@@ -225,7 +226,7 @@ def test_grids_that_do_not_divide_the_training_steps():
     scheduler = diffusers.CogVideoXDDIMScheduler(snr_shift_scale=1.0, **COG)
     for steps in (30, 35):
         scheduler.set_timesteps(steps)
-        rows = table(SamplerSpec("ddim_v", steps)).steps
+        rows = build_sampler(SamplerSpec("ddim_v", steps)).steps
         assert [row.time for row in rows] == scheduler.timesteps.tolist()
         alpha = float(scheduler.alphas_cumprod[scheduler.timesteps[-1]].sqrt())
         assert (rows[-1].a, rows[-1].b) == pytest.approx((alpha, -math.sqrt(1 - alpha**2)), rel=1e-12)
@@ -234,7 +235,7 @@ def test_grids_that_do_not_divide_the_training_steps():
 @pytest.mark.parametrize("name", ["a", "b", "c", "d"])
 def test_a_coefficient_slightly_off_is_seen(name):
     """A negative control for the comparisons above: every coefficient counts in `ours_step`."""
-    row = table(SamplerSpec("dpmpp_2m_sde", 10)).steps[4]
+    row = build_sampler(SamplerSpec("dpmpp_2m_sde", 10)).steps[4]
     off = dataclasses.replace(row, **{name: getattr(row, name) + 1e-5})
     x, history, noise = start(), start() + 0.5, start() - 0.3
     right, wrong = (ours_step(each, x, network(x, row.time), history, noise)[0] for each in (row, off))
@@ -258,7 +259,7 @@ def test_another_sampler_is_told_apart(right, wrong):
     ends = []
     for spec in (right, wrong):
         x, history = start(), np.zeros((2, 3, 5))
-        for row in table(spec).steps[:5]:
+        for row in build_sampler(spec).steps[:5]:
             x, history = ours_step(row, x, network(x, row.time), history)
         ends.append(x)
     assert relative(*ends) > 10 * ROUNDED
@@ -271,5 +272,5 @@ def test_dynamic_guidance_is_diffusers_formula_as_coded():
     theirs = [
         1 + weight * ((1 - math.cos(math.pi * ((steps - t.item()) / steps) ** 5.0)) / 2) for t in scheduler.timesteps
     ]
-    rows = table(SamplerSpec("ddim_v", steps, weight, "dynamic_timestep")).steps
+    rows = build_sampler(SamplerSpec("ddim_v", steps, weight, "dynamic_timestep")).steps
     assert [row.guidance for row in rows] == pytest.approx(theirs)

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from dvgwm.runtime.bundle import read_bundle
-from dvgwm.runtime.plugins import DEFAULT_BUNDLE, shipped
+from dvgwm.runtime.bundle.disk import read_bundle
+from dvgwm.runtime.config.plugins import DEFAULT_BUNDLE, shipped
 
 FOLDER = shipped(DEFAULT_BUNDLE)
 LARGEST_BYTES = 24_000_000

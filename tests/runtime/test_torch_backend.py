@@ -11,17 +11,18 @@ import pytest
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("diffusers", reason="the export extra is not installed")
 
-from dvgwm.export import build as building
+from dvgwm.export import assembly as building
 from dvgwm.export.aoti import export_package, traced, write_weights
 from dvgwm.export.graphs import Graph
 from dvgwm.export.interface import engine_spec
 from dvgwm.kernels.modulate import modulate_first
+from dvgwm.runtime.backends.host import HostBackend
 from dvgwm.runtime.backends.torch import TorchBackend, _laid, fingerprint, open_backend
-from dvgwm.runtime.bundle import Bundle, read_bundle
+from dvgwm.runtime.bundle.disk import Bundle, read_bundle
 from dvgwm.runtime.errors import BundleIncompatibleError, ConfigError, InternalError, ShapeError
-from dvgwm.runtime.host import HostBackend
 from dvgwm.runtime.pipeline import Pipeline
-from dvgwm.runtime.sampler import SamplerSpec, table
+from dvgwm.runtime.samplers.rows import build_sampler
+from dvgwm.runtime.samplers.spec import SamplerSpec
 from dvgwm.runtime.types import Observation
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -154,7 +155,7 @@ def test_a_package_needs_no_code_of_ours_but_the_operators(package):
     folder, graph, spec = package
     script = (
         "import sys, torch; from pathlib import Path; from dvgwm.runtime.backends.torch import open_backend;"
-        "from dvgwm.runtime.backend import EngineSpec; from dvgwm.runtime.types import TensorSpec as T;"
+        "from dvgwm.runtime.backends.backend import EngineSpec; from dvgwm.runtime.types import TensorSpec as T;"
         f"spec = EngineSpec({spec.file!r}, (T('tokens', (2, 3, 16), 'float32'), T('past', (2, 4, 3, 16), 'float32')),"
         "(T('sum', (2, 3, 16), 'float32'), T('next', (2, 4, 3, 16), 'float32')), {'next': 'past'}, 0.0,"
         f"{spec.weights!r});"
@@ -173,7 +174,7 @@ def test_a_package_needs_no_code_of_ours_but_the_operators(package):
 def test_the_backends_own_arithmetic_is_numpys(kind):
     ours, theirs = open_backend(None), HostBackend("numpy", lambda path, spec: None)
     rng = np.random.default_rng(0)
-    for step in table(SamplerSpec(kind, 4, guidance=3.0, train_steps=100)).steps:
+    for step in build_sampler(SamplerSpec(kind, 4, guidance=3.0, train_steps=100)).steps:
         state, velocity, history, noise = (rng.standard_normal((n, 5, 7), np.float32) for n in (1, 2, 1, 1))
         pair = [[backend.upload(array) for array in (state, velocity, history, noise)] for backend in (ours, theirs)]
         for backend, arrays in zip((ours, theirs), pair, strict=True):
@@ -228,9 +229,8 @@ def test_a_plan_is_the_same_every_time_and_stops_early_exactly(bundle):
         plans = [pipeline.imagine(seen, "push the cube", seed) for seed in (3, 3, 4)]
         chunk = pipeline.act(plans[0], seen, "push the cube")
         stage = next(stage for stage in pipeline.stages if stage.spec.name == "decode")
-        engines = stage.first, stage.following
         latents = pipeline.backend.upload(plans[0].latents["high_latents"])
-        head = engines[0].run({"latents": latents[:, :3]})["frames"]
+        head = stage.engines["decode_first"].run({"latents": latents[:, :3]})["frames"]
     assert np.array_equal(plans[0].frames, plans[1].frames)
     assert not np.array_equal(plans[0].frames, plans[2].frames)
     assert np.array_equal(np.asarray(head)[0], plans[0].frames[:9])
@@ -279,8 +279,8 @@ def test_lower_precision_passes_its_own_gate(tmp_path, precision):
     """The preview alone: every recipe is compiled the same way."""
     from dvgwm.export.graphs import graphs
     from dvgwm.export.verify import ParityError, engine_parity, gate_of
-    from dvgwm.models.build import build
     from dvgwm.models.fused import recipe
+    from dvgwm.models.networks import build
     from dvgwm.models.presets import preset
 
     size = preset("a1_tiny")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dvgwm.runtime.footage import open_footage
-from dvgwm.runtime.video import write_video
+from dvgwm.runtime.cameras.footage import open_footage
+from dvgwm.runtime.display.video import write_video
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 pytestmark = pytest.mark.video

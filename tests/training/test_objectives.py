@@ -173,7 +173,7 @@ def test_pixels_are_lost_but_not_the_picture(draw):
 
 
 def test_raised_latents_are_the_runtimes_bridge():
-    from dvgwm.runtime.host import HostBackend
+    from dvgwm.runtime.backends.host import HostBackend
 
     low, high = Scaling((0.1,), (2.0,)), Scaling((-0.2,), (0.5,))
     latents = random(1, 3, 4, 5, 6).float()

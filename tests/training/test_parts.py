@@ -12,12 +12,13 @@ pytest.importorskip("pyarrow", reason="the train extra is not installed")
 
 from safetensors.torch import load_file
 
-from dvgwm.models.build import build, parameters
 from dvgwm.models.denoisers import CleanDenoiseEngine
+from dvgwm.models.networks import build, parameters
 from dvgwm.models.presets import preset
 from dvgwm.models.weights import load_parts, load_weights, save_parts, save_tensors
 from dvgwm.runtime.errors import ConfigError
-from dvgwm.runtime.sampler import SamplerSpec, table
+from dvgwm.runtime.samplers.rows import build_sampler
+from dvgwm.runtime.samplers.spec import SamplerSpec
 from dvgwm.training import parts
 from dvgwm.training.arrays import open_arrays
 from dvgwm.training.clips import LatentClips, windows, write_clips
@@ -171,7 +172,7 @@ def test_the_preview_is_taught_along_the_true_path_and_leaves_waypoints_and_text
     with torch.no_grad():
         assert float(objective(batch, seeded())) != float(objective(elsewhere, seeded()))
     objective(batch, seeded()).backward()
-    rows = table(SamplerSpec("ddim_v", 1))
+    rows = build_sampler(SamplerSpec("ddim_v", 1))
     inputs = torch.randn(batch["low"].shape), batch["tokens"], batch["low"][:, :1]
     own, given = (objective.imagine(rows, *inputs, poses) for poses in (None, batch["poses"]))
     assert not torch.allclose(own, given), "what it draws along the true path is looked at, too"

@@ -5,7 +5,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from dvgwm.runtime.sampler import SamplerSpec, advance, table
+from dvgwm.runtime.sampler import advance
+from dvgwm.runtime.samplers.rows import build_sampler
+from dvgwm.runtime.samplers.spec import SamplerSpec
 from dvgwm.training.measures import moving, psnr_db
 from dvgwm.training.sampling import guided, sample
 from dvgwm.training.sheet import sheet, to_frames
@@ -17,7 +19,7 @@ pytestmark = pytest.mark.torch
 @pytest.mark.parametrize("kind", ["ddim_v", "dpmpp_2m", "euler_flow", "ddim_epsilon"])
 def test_the_samplers_are_the_runtimes(kind):
     spec = SamplerSpec(kind, 7, guidance=2.0, train_steps=100 if kind == "ddim_epsilon" else 1000)
-    rows = table(spec)
+    rows = build_sampler(spec)
     start = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
 
     text, empty = torch.tensor([0.2, 0.4]), torch.tensor([0.1, 0.0])

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 pytest.importorskip("mujoco", reason="the train extra is not installed")
 pytest.importorskip("pyarrow", reason="the train extra is not installed")
 
-from dvgwm.models.build import build
+from dvgwm.models.networks import build
 from dvgwm.models.presets import preset
 from dvgwm.models.weights import load_parts
 from dvgwm.robots.sim.tasks import TASKS

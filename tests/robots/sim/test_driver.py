@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 
-from dvgwm.robots.galaxea_a1 import KINEMATICS, ROBOT
+from dvgwm.robots.a1_model import KINEMATICS
+from dvgwm.robots.galaxea_a1 import ROBOT
 from dvgwm.robots.sim.driver import HOME_POSE, MujocoRobot
 from dvgwm.robots.sim.tasks import TASKS
 from dvgwm.robots.spec import SimulationOptions
 from dvgwm.runtime.errors import ConfigError
 
 pytestmark = pytest.mark.sim
-KEYS = tuple(f"{name}.pos" for name in ROBOT.joint_names)
+KEYS = tuple(f"{name}.pos" for name in ROBOT.arm.joint_names)
 
 
 def robot_at(task="fruit_in_bowl", seed=0):
@@ -88,7 +89,7 @@ def test_a_rehearsal_is_the_experts_episode_seen():
 
 def test_targets_are_kept_inside_the_limits():
     sent = robot_at().send_action(dict.fromkeys(KEYS, 99.0))
-    assert tuple(sent.values()) == ROBOT.limits.upper
+    assert tuple(sent.values()) == ROBOT.arm.limits.upper
 
 
 def test_wrong_names_are_refused():

@@ -1,0 +1,121 @@
+"""What `build_engines.py` shows: progress, a table of parity, the command that uses the bundle."""
+
+import argparse
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from dvgwm.runtime.bundle.disk import MANIFEST
+from dvgwm.runtime.config.plugins import shipped as shipped_bundle
+from dvgwm.runtime.errors import ConfigError, DvgwmError, InterruptedRunError
+from dvgwm.runtime.profiler import peak_memory_bytes
+
+from .assembly import STEPS, Order, Outcome, build_bundle, read_instructions
+
+
+def run(options: argparse.Namespace) -> dict[str, Any] | int:
+    """Return the facts of the bundle that was built, or the exit code of the error that was shown."""
+    errors = Console(stderr=True)
+    try:
+        return _run(options, Console())
+    except KeyboardInterrupt:
+        error: DvgwmError = InterruptedRunError("INTERRUPTED", "stopped; finished graphs are kept, run again to go on")
+    except DvgwmError as caught:
+        error = caught
+        if options.debug:
+            traceback.print_exc()
+    errors.print(error.line, markup=False, highlight=False, soft_wrap=True)
+    return error.exit_code
+
+
+def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    started = time.perf_counter()
+    order = Order(
+        options.preset,
+        options.backend,
+        options.out or Path("engines") / options.preset,
+        options.random_weights or 0,
+        _steps(options.steps),
+        read_instructions(options.instructions) if options.instructions else (),
+        options.precision,
+        _weights(options),
+    )
+    source = f"weights from {order.weights}" if order.weights else "seeded random weights, [bold]untrained[/bold]"
+    console.print(f"{order.preset} for {order.backend} in {order.precision} into {order.out}: {source}")
+    with _progress(console) as progress:
+        tasks = {step: progress.add_task(step, total=None, start=False, part="") for step in order.steps}
+
+        def report(step: str, part: str, done: int, total: int) -> None:
+            if done == 0:
+                progress.start_task(tasks[step])
+            progress.update(tasks[step], completed=done, total=total, part=part)
+            if done == total:
+                progress.stop_task(tasks[step])
+
+        outcome = build_bundle(order, report)
+    _show(console, order, outcome)
+    return {
+        "command": "build",
+        "preset": order.preset,
+        "backend": order.backend,
+        "precision": order.precision,
+        "out": str(order.out) if outcome.bundle else None,
+        "made": outcome.made,
+        "reused": outcome.reused,
+        "median_s": outcome.seconds,
+        "wall_s": time.perf_counter() - started,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def _weights(options: argparse.Namespace) -> Path | None:
+    """Return the folder of trained networks: the one named, else the shipped bundle's, unless random ones are wanted."""
+    shipped = shipped_bundle(options.preset)
+    if options.weights is None and options.random_weights is None and (shipped / MANIFEST).is_file():
+        return shipped
+    return options.weights
+
+
+def _steps(text: str) -> tuple[str, ...]:
+    wanted = text.split(",")
+    if not set(wanted) <= set(STEPS):
+        raise ConfigError("STEPS", f"wanted steps of {','.join(STEPS)}; got {text!r}")
+    last = max(STEPS.index(step) for step in wanted)
+    return STEPS[: last + 1]
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:>9}"),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[part]}"),
+        console=console,
+    )
+
+
+def _show(console: Console, order: Order, outcome: Outcome) -> None:
+    if outcome.bundle is None:
+        console.print(f"stopped after {order.steps[-1]}; run again without --steps to go on from there")
+        return
+    table = Table(title="against the torch reference: the gates that were passed", title_justify="left")
+    for column in ("what", "max abs", "relative L2", "tolerance", "other seed", "measured in"):
+        table.add_column(column, justify="left" if column in ("what", "measured in") else "right")
+    for name, parity in outcome.bundle.manifest.parity.items():
+        numbers = (parity.max_abs, parity.relative_l2, parity.tolerance, parity.control)
+        table.add_row(name, *(f"{number:.1e}" for number in numbers), parity.measure.replace("_", " "))
+    console.print(table)
+    for name, seconds in outcome.seconds.items():
+        console.print(f"{name:>14} {seconds * 1e3:9.1f} ms")
+    model = outcome.bundle.manifest.model
+    console.print(f"Weights: {model.weights}", highlight=False)
+    if not model.trained:
+        console.print("Not all of them are [bold]trained[/bold]: its video is noise and its actions mean nothing.")
+    line = f"Use it: dvgwm-runtime --robot galaxea_a1 --bundle {order.out}"
+    console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,45 @@
+"""A work directory in which every finished product is remembered, so that a stopped build goes on where it was."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dvgwm.runtime.bundle.disk import record_of
+from dvgwm.runtime.files import write_atomic
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Products of one build, each valid only for the ``key`` (a hash of everything it was made from)."""
+
+    path: Path
+    key: str
+
+    @staticmethod
+    def open(path: Path, facts: object) -> "Workshop":
+        """Return the work directory at ``path``, emptied where it was begun from other ``facts``."""
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+        note = path / "key"
+        if not note.is_file() or note.read_text() != key:
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True)
+            write_atomic(note, key.encode())
+        return Workshop(path, key)
+
+    def product(self, name: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
+        """Return the file called ``name`` and whether it was made now; ``make`` writes it to the path it is given."""
+        target, receipt = self.path / name, self.path / f"{name}.done"
+        if target.is_file() and receipt.is_file() and receipt.read_text() == record_of(target).sha256:
+            return target, False
+        unfinished = self.path / f"unfinished.{name}"
+        make(unfinished)
+        unfinished.replace(target)
+        write_atomic(receipt, record_of(target).sha256.encode())
+        return target, True
+
+    def clear(self) -> None:
+        """Remove the directory after the bundle is written."""
+        shutil.rmtree(self.path, ignore_errors=True)

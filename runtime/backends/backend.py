@@ -1,0 +1,110 @@
+"""The seam between the pipeline and one engine library: what an engine and a backend must do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BundleIncompatibleError
+from ..sampler import Step
+from ..types import FloatArray, Tensor, TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What the manifest says of one engine.
+
+    ``carry`` pairs an output with the input that takes it in the next run (the decoder's convolution cache); ``flop``
+    is the work of one run with one guidance branch, counted when the engine was exported; ``weights`` names the file
+    that holds the weights where the engine's own does not.
+    """
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    carry: Mapping[str, str]
+    flop: float
+    weights: str = ""
+
+    def input(self, name: str) -> TensorSpec:
+        """Return what is said of the input ``name``; raises `BundleIncompatibleError` where there is none."""
+        for spec in self.inputs:
+            if spec.name == name:
+                return spec
+        raise BundleIncompatibleError("ENGINE_INPUT", f"{self.file}: wanted an input {name!r}; rebuild the bundle")
+
+
+class Engine(Protocol):
+    """A loaded network: named tensors in, named tensors out."""
+
+    @property
+    def spec(self) -> EngineSpec:
+        """Its interface and its work."""
+
+    def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Make buffers for these input shapes and run once, so that `run` allocates nothing."""
+
+    def run(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the outputs, valid until the next `run`; carried outputs stay valid for one run more.
+
+        Raises `ShapeError` where an input is missing, unknown or does not fit its spec.
+        """
+
+    def close(self) -> None:
+        """Free the engine."""
+
+
+class Backend(Protocol):
+    """Memory, elementwise kernels and engine loading of one library."""
+
+    @property
+    def name(self) -> str:
+        """What the manifest calls it."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        """What compiled engines depend on here, such as the GPU's name; empty where engines are portable."""
+
+    def load(self, path: Path, spec: EngineSpec) -> Engine:
+        """Load the engine at ``path``; raises `BundleIncompatibleError` where its interface differs from ``spec``."""
+
+    def upload(self, array: NDArray[np.generic]) -> Tensor:
+        """Return a device copy of ``array``."""
+
+    def download(self, tensor: Tensor) -> NDArray[np.generic]:
+        """Return a host copy of ``tensor``."""
+
+    def concatenate(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Return the tensors joined along their first axis."""
+
+    def affine_step(
+        self, step: Step, state: Tensor, velocity: Tensor, history: Tensor | None, noise: Tensor | None
+    ) -> None:
+        """Advance ``state`` and ``history`` in place by one row of a sampler's table (see `sampler.Step`)."""
+
+    def bridge(
+        self,
+        latents: Tensor,
+        size: tuple[int, int, int],
+        scale: FloatArray,
+        shift: FloatArray,
+        signal: float,
+        strength: float,
+        noise: Tensor,
+    ) -> Tensor:
+        """Return ``signal * upsample(scale * latents + shift) + strength * noise``.
+
+        ``latents`` is 1 T C H W, ``size`` the target T, H, W, ``scale`` and ``shift`` one number per channel.
+        """
+
+    def mark(self) -> Tensor:
+        """Return a mark on the device's own time line."""
+
+    def elapsed(self, start: Tensor, end: Tensor) -> float:
+        """Return the seconds between two marks."""
+
+    def synchronize(self) -> None:
+        """Wait until the device is idle."""

@@ -1,0 +1,166 @@
+"""Bundles on disk: a directory that is verified as a whole before anything in it is parsed."""
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from io import BufferedReader
+from pathlib import Path
+
+from ..errors import (
+    BundleCorruptError,
+    BundleIncompatibleError,
+    BundleMissingError,
+    BundleUntrustedError,
+    ConfigError,
+    RecordingError,
+)
+from ..files import write_atomic
+from .manifest import FileRecord, Manifest, dump, parse
+
+MANIFEST = "manifest.json"
+REBUILD = "rebuild it with `python export/build_engines.py`"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_SUFFIXES = (".onnx", ".data", ".safetensors", ".json", ".plan", ".pt2")
+_MANIFEST_BYTES = 16 << 20
+# Pickle's protocol header and its text opcodes, zip (torch.save) and numpy's object container: never in a bundle.
+_EXECUTABLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\x93NUMPY", b"\x7fELF")
+# A StringStringEntryProto with the key "location": ONNX's way to name a file that holds weights.
+_EXTERNAL = re.compile(rb"\x0a\x08location\x12(.)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle: its directory and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that the manifest lists."""
+        if name not in self.manifest.files:
+            raise BundleMissingError("BUNDLE_FILE", f"{self.path}: {name!r} is not in the manifest; {REBUILD}")
+        return self.path / name
+
+
+def read_bundle(path: Path, backend: str | None = None) -> Bundle:
+    """Return the bundle at ``path`` after checking every byte of it.
+
+    Raises `BundleMissingError` (10), `BundleCorruptError` (11), `BundleIncompatibleError` (12, also where it was built
+    for another backend than ``backend``) or `BundleUntrustedError` (13).
+    """
+    if not (path / MANIFEST).is_file():
+        raise BundleMissingError(
+            "BUNDLE_MISSING",
+            f"wanted a bundle at {path}, found {'no manifest.json' if path.is_dir() else 'no such directory'}; "
+            "build one with `python export/build_engines.py`",
+        )
+    with _open_regular(path / MANIFEST) as file:
+        data = file.read(_MANIFEST_BYTES + 1)
+    if len(data) > _MANIFEST_BYTES:
+        raise BundleCorruptError("MANIFEST_SIZE", f"{path / MANIFEST} is over {_MANIFEST_BYTES} bytes; {REBUILD}")
+    manifest = parse(data)
+    if backend is not None and manifest.backend != backend:
+        raise BundleIncompatibleError(
+            "BUNDLE_BACKEND",
+            f"{path} was built for the {manifest.backend} backend, wanted {backend}; rebuild with "
+            f"`python export/build_engines.py --preset {manifest.model.preset} --backend {backend}`",
+        )
+    _check_names(path, manifest)
+    for name, record in manifest.files.items():
+        _check_file(path / name, record, manifest)
+    return Bundle(path, manifest)
+
+
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path]) -> Bundle:
+    """Return the bundle written to ``path`` from ``files`` (name to source), whole or not at all.
+
+    The manifest's own ``files`` are filled in here and it is written last. An older bundle at ``path`` is replaced;
+    any other content there is left alone and refused with `ConfigError`.
+    """
+    if path.exists() and not (path / MANIFEST).is_file() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError("OUT_OCCUPIED", f"{path} exists and is no bundle; name another directory with --out")
+    staging, old = path.with_name(f".{path.name}.staging"), path.with_name(f".{path.name}.old")
+    try:
+        for leftover in (staging, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        staging.mkdir(parents=True)
+        for name, source in files.items():
+            shutil.copyfile(source, staging / name)
+        records = {name: record_of(staging / name) for name in sorted(files)}
+        complete = replace(manifest, files=records)
+        write_atomic(staging / MANIFEST, dump(complete))
+        if path.exists():
+            path.rename(old)
+        staging.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise RecordingError("BUNDLE_WRITE", f"cannot write the bundle {path}: {error}") from error
+    return read_bundle(path)
+
+
+def record_of(path: Path) -> FileRecord:
+    """Return size and sha256 of the file at ``path``."""
+    with path.open("rb") as file:
+        return FileRecord(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _check_names(path: Path, manifest: Manifest) -> None:
+    for name in manifest.files:
+        if not _NAME.fullmatch(name) or not name.endswith(_SUFFIXES) or name == MANIFEST:
+            raise BundleUntrustedError(
+                "BUNDLE_NAME", f"{path}: {name!r} is no plain file name ending in {', '.join(_SUFFIXES)}; {REBUILD}"
+            )
+    present = {entry.name for entry in path.iterdir()} - {MANIFEST}
+    if missing := sorted(set(manifest.files) - present):
+        raise BundleMissingError("BUNDLE_FILE_MISSING", f"{path}: listed but absent: {', '.join(missing)}; {REBUILD}")
+    if extra := sorted(present - set(manifest.files)):
+        raise BundleMissingError(
+            "BUNDLE_FILE_UNLISTED", f"{path}: not in the manifest: {', '.join(extra)}; remove them"
+        )
+
+
+def _check_file(path: Path, record: FileRecord, manifest: Manifest) -> None:
+    with _open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) != record.size:
+            raise BundleCorruptError("BUNDLE_SIZE", f"{path}: wanted {record.size} bytes, got {size}; {REBUILD}")
+        if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
+            raise BundleCorruptError("BUNDLE_HASH", f"{path}: its sha256 differs from the manifest's; {REBUILD}")
+        file.seek(0)
+        if file.read(8).startswith(_EXECUTABLE) and path.suffix != ".pt2":
+            raise BundleUntrustedError(
+                "BUNDLE_PICKLE", f"{path} carries executable content; use bundles you trust only"
+            )
+        if path.suffix == ".onnx":
+            file.seek(0)
+            _check_external_data(path, file.read(), manifest)
+
+
+def _check_external_data(path: Path, data: bytes, manifest: Manifest) -> None:
+    """Refuse an ONNX graph whose weights lie in a file that the manifest does not list."""
+    for match in _EXTERNAL.finditer(data):
+        name = data[match.end() : match.end() + match.group(1)[0]].decode("utf-8", "replace")
+        if name not in manifest.files:
+            raise BundleUntrustedError("BUNDLE_EXTERNAL", f"{path} reads {name!r}, outside the bundle; {REBUILD}")
+
+
+def _open_regular(path: Path) -> BufferedReader:
+    """Return an open regular file that has one name; links and devices are refused."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if path.is_symlink():
+            raise BundleUntrustedError(
+                "BUNDLE_LINK", f"{path} is a link; copy the file itself into the bundle"
+            ) from None
+        raise BundleMissingError("BUNDLE_UNREADABLE", f"{path}: {error.strerror}; check its permissions") from None
+    file = os.fdopen(descriptor, "rb")
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        file.close()
+        raise BundleUntrustedError("BUNDLE_LINK", f"{path} is not a plain file with one name; copy it into the bundle")
+    return file

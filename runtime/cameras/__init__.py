@@ -1,0 +1,1 @@
+"""Pictures in: recordings of any size and rate, fitted to what a bundle wants."""

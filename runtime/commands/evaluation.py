@@ -1,0 +1,80 @@
+"""Closed-loop success over tasks and layouts, without torch."""
+
+import time
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from ..config.plugins import load_robot, open_simulation
+from ..config.settings import SimulationSettings
+from ..loop import EpisodeOptions, run_episode
+from ..profiler import Profiler
+from .controls import imagination
+
+
+def evaluate(settings: SimulationSettings, episodes: int, quiet: bool, control: str | None = None) -> dict[str, Any]:
+    """Run ``episodes`` in all, spread evenly over the tasks, each on a layout of its own, and return the success rates.
+
+    With a ``control`` of `controls` something else takes imagination's place. ``object_accuracy`` is how often, of several
+    things, the one was moved that was asked for: with the control ``other-instruction`` the one that it asks for.
+    """
+    spec = load_robot(settings.robot)
+    plan = [
+        (spec.tasks[index % len(spec.tasks)], settings.seed + index // len(spec.tasks)) for index in range(episodes)
+    ]
+    solved: dict[str, list[bool]] = {task: [] for task in spec.tasks}
+    heeded: dict[str, list[bool]] = {task: [] for task in spec.tasks}
+    seconds: list[float] = []
+    started = time.perf_counter()
+    with settings.engines.open() as pipeline:
+        pipeline.warmup()
+        size_px = pipeline.manifest.input.height_px, pipeline.manifest.input.width_px
+        console = Console(stderr=True, quiet=quiet)
+        for task, seed in track(plan, "evaluating", console=console, disable=quiet):
+            begun = time.perf_counter()
+            arm = open_simulation(spec, task, seed, pipeline)
+            try:
+                options = EpisodeOptions.of(settings, pipeline, arm)
+                spend = settings.plan_clock(arm)
+                rehearsal = spec.rehearse(task, seed, *size_px) if control == "true-frames" else ()
+                imagine = imagination(control, pipeline, arm, rehearsal)
+                done = run_episode(arm, pipeline, options, Profiler(), solved=arm.solved, spend=spend, imagine=imagine)
+                asked = arm.other_instruction if control == "other-instruction" else options.instruction
+                if (heeds := arm.heeds(asked)) is not None:
+                    heeded[task].append(heeds)
+            finally:
+                arm.close()
+            solved[task].append(done.solved)
+            seconds.append(time.perf_counter() - begun)
+        trained = pipeline.manifest.model.trained
+    rates = {task: float(np.mean(results)) for task, results in solved.items() if results}
+    named = [result for results in heeded.values() for result in results]
+    if not quiet:
+        _show(solved, heeded, trained)
+    return {
+        "command": "evaluate",
+        "robot": spec.name,
+        "episodes": episodes,
+        "success_rate": float(np.mean([result for results in solved.values() for result in results])),
+        "success_rate_by_task": rates,
+        "object_accuracy": float(np.mean(named)) if named else None,
+        "trained": trained,
+        "control": control,
+        "plan_time": settings.plan_time,
+        "seed": settings.seed,
+        "episode_s": float(np.mean(seconds)),
+        "wall_s": time.perf_counter() - started,
+    }
+
+
+def _show(solved: dict[str, list[bool]], heeded: dict[str, list[bool]], trained: bool) -> None:
+    table = Table(title="success" if trained else "success of untrained weights", title_justify="left")
+    for column in ("task", "episodes", "solved", "rate", "right object"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for task, results in solved.items():
+        rates = (f"{np.mean(some):.0%}" if some else "" for some in (results, heeded[task]))
+        table.add_row(task, str(len(results)), str(sum(results)), *rates)
+    Console().print(table)

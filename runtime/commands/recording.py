@@ -1,0 +1,66 @@
+"""A plan from a recording, with no robot."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from ..bundle.tokenizer import check_instruction
+from ..cameras.footage import fit_note, open_footage
+from ..cameras.image import fit
+from ..config.settings import RecordingSettings
+from ..display.results import Finished, outputs, progress_bars, publish
+from ..errors import ConfigError
+from ..pipeline import Pipeline
+from ..profiler import Profiler
+from ..types import ActionChunk, ImageArray, Observation, Plan
+
+
+def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
+    """Imagine and act from a recording, show the plan beside what was recorded, and return its facts."""
+    if settings.camera is None:
+        raise ConfigError("CAMERA_OPTION", "--plan-only wants --camera PATH: an image, a folder of images or a video")
+    instruction = check_instruction(settings.instruction or "")
+    footage = open_footage(settings.camera)
+    started = time.perf_counter()
+    with outputs(settings.out) as (directory, shown_as), settings.engines.open() as pipeline:
+        contract = pipeline.manifest.input
+        size = contract.height_px, contract.width_px
+        first = footage.sampled(contract.fps, 1, settings.at_s)[0]
+        pipeline.warmup()
+        profiler, begun = Profiler(), time.perf_counter()
+        plan, chunk = _plan(pipeline, fit(first, *size), instruction, settings.seed, profiler)
+        wall_s = time.perf_counter() - begun
+        recorded = footage.sampled(contract.fps, len(plan.frames), settings.at_s)
+        note = fit_note((first.shape[0], first.shape[1]), size)
+        done = Finished(
+            title=f"dvgwm on {settings.camera.name}",
+            outcome=f"planned {len(plan.frames)} frames and {len(chunk.actions)} actions, nothing was moved",
+            facts={"recording": f"{settings.camera} from {settings.at_s:g} s: {note}"},
+            plans=[plan],
+            imagined=plan.frames,
+            real=np.stack([fit(frame, *size) for frame in recorded]),
+            events=(),
+            profiler=profiler,
+            cold_start_s=begun - started,
+            wall_s=wall_s,
+            result={
+                "command": "plan",
+                "camera": str(settings.camera),
+                "at_s": settings.at_s,
+                "recorded_frames": len(recorded),
+                "fitted": note,
+                "seed": settings.seed,
+                "actions": len(chunk.actions),
+            },
+        )
+        return publish(directory, shown_as, pipeline, done, settings.gif)
+
+
+def _plan(
+    pipeline: Pipeline, image: ImageArray, instruction: str, seed: int, profiler: Profiler
+) -> tuple[Plan, ActionChunk]:
+    seen = [Observation({pipeline.manifest.input.camera: image}, np.zeros(0), 0.0)]
+    with progress_bars() as progress:
+        plan = pipeline.imagine(seen, instruction, seed, profiler, progress)
+        return plan, pipeline.act(plan, seen, instruction, profiler, progress)

@@ -1,0 +1,87 @@
+"""Robots, arms and backends by name, through entry points, so that others can add theirs without a fork."""
+
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from ..backends.backend import Backend
+from ..bundle.disk import Bundle, read_bundle
+from ..errors import BundleMissingError, ConfigError, DvgwmError
+from ..pipeline import Pipeline
+from ..types import Observation, SimulatedArm, SimulatedRobotSpec
+
+DEFAULT_BUNDLE = "a1_tiny"
+
+
+def shipped(name: str) -> Path:
+    """Return where the bundle called ``name`` is in the installed package, whether it is there or not."""
+    return Path(__file__).parents[1] / "bundles" / name
+
+
+def names(group: str) -> tuple[str, ...]:
+    """Return the names registered under ``group``."""
+    return tuple(sorted({entry.name for entry in entry_points(group=f"dvgwm.{group}")}))
+
+
+def load(group: str, name: str) -> Any:
+    """Return what entry point ``name`` of ``group`` points at; raises `ConfigError` naming those that exist."""
+    found: EntryPoint | None = next(iter(entry_points(group=f"dvgwm.{group}", name=name)), None)
+    if found is None:
+        known = ", ".join(names(group)) or "none: is dvgwm installed?"
+        raise ConfigError(f"{group.upper().rstrip('S')}_UNKNOWN", f"no {group} entry called {name!r}; known: {known}")
+    try:
+        return found.load()
+    except DvgwmError:
+        raise
+    except ImportError as error:
+        raise ConfigError(
+            f"{group.upper().rstrip('S')}_MISSING", f"{name} needs a library that is not installed ({error})"
+        ) from error
+
+
+def open_backend(name: str, threads: int | None) -> Backend:
+    """Return the backend called ``name``; raises `ConfigError` where it or its library is missing."""
+    try:
+        backend: Backend = load("backends", name)(threads)
+    except ConfigError as error:
+        if error.log_code == "BACKEND_MISSING":
+            raise ConfigError("BACKEND_MISSING", f"{error}; pip install 'dvgwm[{name}]'") from error
+        raise
+    return backend
+
+
+def load_robot(name: str) -> SimulatedRobotSpec:
+    """Return the robot called ``name``; raises `ConfigError` naming those that exist."""
+    spec: SimulatedRobotSpec = load("robots", name)
+    return spec
+
+
+def open_simulation(
+    spec: SimulatedRobotSpec,
+    task: str,
+    seed: int,
+    pipeline: Pipeline,
+    on_frame: Callable[[Observation, Any], None] | None = None,
+) -> SimulatedArm:
+    """Return the robot at ``task``, simulated behind motion and gate, its camera of the size that the bundle wants."""
+    size_px = {"height_px": pipeline.manifest.input.height_px, "width_px": pipeline.manifest.input.width_px}
+    arm: SimulatedArm = load("arm", "open_arm")(spec, task=task, seed=seed, on_frame=on_frame, **size_px)
+    return arm
+
+
+def find_bundle(path: Path | None, backend: str | None, places: tuple[Path, ...]) -> Bundle:
+    """Return the bundle at ``path``, or else the first one in ``places``; raises as `read_bundle`.
+
+    With ``backend`` one built for another is refused.
+    """
+    if path is None:
+        path = next((place for place in places if (place / "manifest.json").is_file()), None)
+    if path is None:
+        looked = " and ".join(str(place) for place in places)
+        raise BundleMissingError(
+            "BUNDLE_MISSING",
+            f"no bundle given and none at {looked}; build it with `python export/build_engines.py` "
+            "(needs pip install 'dvgwm[export]') or name one with --bundle",
+        )
+    return read_bundle(path, backend)

@@ -1,0 +1,98 @@
+"""What the command line asked for, as plain facts."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..pipeline import Overrides, Pipeline
+from ..types import SimulatedArm, SimulatedRobotSpec
+from . import plugins
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Which bundle to open on what, and how its samplers are to run."""
+
+    bundle: Path | None
+    backend: str | None
+    threads: int | None
+    cache: Path
+    overrides: Overrides
+
+    @staticmethod
+    def of(options: Mapping[str, Any], cache: Path) -> "EngineSettings":
+        """Return the settings that command-line ``options`` make; ``cache`` is the default place for prompts."""
+        overrides = Overrides(**{field.name: options[field.name] for field in fields(Overrides)})
+        kept = options["cache_dir"] or cache
+        return EngineSettings(options["bundle"], options["backend"], options["threads"], kept, overrides)
+
+    @contextmanager
+    def open(self) -> Iterator[Pipeline]:
+        """Open the bundle: the one named, else the one shipped, else the one built in this directory."""
+        places = (plugins.shipped(plugins.DEFAULT_BUNDLE), Path("engines") / plugins.DEFAULT_BUNDLE)
+        if self.backend is not None:
+            plugins.load("backends", self.backend)  # an unknown name is told before a missing bundle
+        bundle = plugins.find_bundle(self.bundle, self.backend, places)
+        backend = plugins.open_backend(bundle.manifest.backend, self.threads)
+        with Pipeline(bundle, backend, self.cache, self.overrides) as pipeline:
+            yield pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationSettings:
+    """Episodes on a simulated robot; none takes the task's instruction, or the bundle's own rate of planning."""
+
+    robot: str
+    task: str | None
+    instruction: str | None
+    seed: int
+    execute: int | None
+    max_actions: int
+    plan_time: str
+    out: Path | None
+    gif: Path | None
+    engines: EngineSettings
+
+    @staticmethod
+    def of(options: Mapping[str, Any], cache: Path) -> "SimulationSettings":
+        """Return the settings that command-line ``options`` make."""
+        return SimulationSettings(**_own(SimulationSettings, options), engines=EngineSettings.of(options, cache))
+
+    def chosen_task(self, spec: SimulatedRobotSpec) -> str:
+        """Return the task to simulate, ``task`` or ``task:object``; raises `ConfigError` naming those that exist."""
+        if self.task is not None and self.task.split(":")[0] not in spec.tasks:
+            raise ConfigError("TASK_UNKNOWN", f"{spec.name} has no task {self.task!r}; known: {', '.join(spec.tasks)}")
+        return self.task or spec.tasks[0]
+
+    def plan_clock(self, arm: SimulatedArm) -> Callable[[float], None]:
+        """Return what a plan of so many wall seconds does to the arm's virtual clock."""
+        if self.plan_time == "frozen":
+            return lambda seconds: None
+        if self.plan_time == "measured":
+            return arm.hold
+        return lambda seconds: arm.hold(float(self.plan_time))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingSettings:
+    """A plan from a recording, with no robot."""
+
+    camera: Path | None
+    at_s: float
+    instruction: str | None
+    seed: int
+    out: Path | None
+    gif: Path | None
+    engines: EngineSettings
+
+    @staticmethod
+    def of(options: Mapping[str, Any], cache: Path) -> "RecordingSettings":
+        """Return the settings that command-line ``options`` make."""
+        return RecordingSettings(**_own(RecordingSettings, options), engines=EngineSettings.of(options, cache))
+
+
+def _own(kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: options[field.name] for field in fields(kind) if field.name != "engines"}

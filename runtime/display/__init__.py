@@ -1,0 +1,1 @@
+"""What a person is shown: tables, video, the report page, and the directory that a run leaves behind."""

@@ -1,0 +1,1 @@
+"""Every sampler as data: its settings, its noise grid, its rows of coefficients."""
