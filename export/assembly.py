@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dvgwm.models.fused import recipe
 from dvgwm.models.networks import Networks, build
+from dvgwm.models.precision import precision
 from dvgwm.models.presets import LinearCodecSize, Preset
 from dvgwm.models.presets import preset as find_preset
 from dvgwm.models.weights import load_parts, save_exactly
@@ -81,7 +81,7 @@ def build_bundle(order: Order, report: Report) -> Outcome:
     networks = build(preset, order.seed)
     weights, trained = _weights(order, networks)
     reference = graphs(preset, networks)
-    parts = reference if order.backend == "onnx" else graphs(preset, networks, recipe(order.precision))
+    parts = reference if order.backend == "onnx" else graphs(preset, networks, precision(order.precision))
     card = card_of(preset, networks, weights, trained)
     versions = {"torch": str(torch.__version__), "dvgwm": __version__, "source": source_hash()} | dict(
         backend.fingerprint
@@ -139,7 +139,7 @@ def _checked(order: Order) -> Preset:
             "PRECISION",
             f"wanted --precision float32 for onnx in this version, got {order.precision!r}; or --backend torch",
         )
-    recipe(order.precision)
+    precision(order.precision)
     if not isinstance(preset.codec, LinearCodecSize) and preset.text.tokenizer != "bytes":
         raise ConfigError(
             "PRESET_SIZE",
@@ -223,8 +223,8 @@ def _verified(
     report: Report,
 ) -> Bundle:
     parity: dict[str, Parity] = {}
-    limits = gate_of(order.precision)
-    exact = gate_of("float32")
+    limits = gate_of(precision(order.precision))
+    exact = gate_of(precision("float32"))
     specs = {Path(engine.file).stem: engine for stage in manifest.pipeline for engine in stage.engines.values()}
     for index, graph in enumerate(parts):
         report("verify", graph.name, index, len(parts) + 1)

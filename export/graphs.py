@@ -19,8 +19,9 @@ from dvgwm.models.engines import (
     PolicyEngine,
     streaming,
 )
-from dvgwm.models.fused import FusedTransformer, Recipe
+from dvgwm.models.fused import FusedTransformer
 from dvgwm.models.networks import Networks, moving_shapes
+from dvgwm.models.precision import Precision
 from dvgwm.models.presets import Preset
 from dvgwm.models.vae import CHUNKS
 
@@ -32,7 +33,7 @@ BRANCHES, FRAMES, CHUNKS_DRAWN = "branches", "frames", "chunks"
 
 
 ALWAYS_FLOAT32 = ("frame_encoder", "policy")
-"""Graphs that no recipe lowers: they are small, and what they give moves the arm."""
+"""Graphs that no precision lowers: they are small, and what they give moves the arm."""
 
 
 @dataclass(frozen=True)
@@ -62,30 +63,34 @@ class Graph:
         return "" if self.suffix == "onnx" else f"{self.name}.safetensors"
 
 
-def graphs(preset: Preset, networks: Networks, made: Recipe | None = None) -> tuple[Graph, ...]:
-    """Return the graphs of ``preset`` in the order of the pipeline: for ONNX, or as a recipe's compiled packages.
+def graphs(preset: Preset, networks: Networks, precision: Precision | None = None) -> tuple[Graph, ...]:
+    """Return the graphs of ``preset`` in the order of the pipeline: for ONNX, or as the compiled packages of a ``precision``.
 
-    ``networks`` are made ready for it: attention in operators (ONNX), and fitted bases for a linear codec that has none.
-    A recipe's are copies, so that ``networks`` stay the reference; the policy's are in float32 always.
+    ``networks`` are precision ready for it: attention in operators (ONNX), and fitted bases for a linear codec that has none.
+    Those are of copies, so that ``networks`` stay the reference; the policy's are in float32 always.
     """
     ready_codec(preset, networks)
-    if made is not None:
+    if precision is not None:
         networks = replace(
             networks,
             # The plain `to`: diffusers' own talks about modules to be kept in float32.
-            low_codec=nn.Module.to(deepcopy(networks.low_codec), made.dtype),
-            codec=nn.Module.to(deepcopy(networks.codec), made.dtype),
-            text=nn.Module.to(deepcopy(networks.text), made.dtype),
+            low_codec=nn.Module.to(deepcopy(networks.low_codec), precision.dtype),
+            codec=nn.Module.to(deepcopy(networks.codec), precision.dtype),
+            text=nn.Module.to(deepcopy(networks.text), precision.dtype),
             frame_encoder=deepcopy(networks.frame_encoder),
             policy=deepcopy(networks.policy),
         )
-    dtype = torch.float32 if made is None else made.dtype
-    parts = [_encode_text(preset, networks), *_encode_images(preset, networks, dtype), _preview(preset, networks, made)]
+    dtype = torch.float32 if precision is None else precision.dtype
+    parts = [
+        _encode_text(preset, networks),
+        *_encode_images(preset, networks, dtype),
+        _preview(preset, networks, precision),
+    ]
     if preset.refiner is not None:
-        parts.append(_refine(preset, networks, made))
-    decoder = streaming(networks.codec, fused=made is not None)
+        parts.append(_refine(preset, networks, precision))
+    decoder = streaming(networks.codec, fused=precision is not None)
     parts += [*_decoders(preset, decoder, True, dtype), *acting(preset, networks)]
-    return tuple(parts) if made is None else tuple(replace(part, suffix="pt2") for part in parts)
+    return tuple(parts) if precision is None else tuple(replace(part, suffix="pt2") for part in parts)
 
 
 def ready_codec(preset: Preset, networks: Networks) -> None:
@@ -141,25 +146,29 @@ def _denoise_inputs(preset: Preset, size: tuple[int, int], branches: int) -> dic
 
 
 def _denoiser(
-    preset: Preset, networks: Networks, transformer: CogVideoXTransformer3DModel, made: Recipe | None, flow: bool
+    preset: Preset,
+    networks: Networks,
+    transformer: CogVideoXTransformer3DModel,
+    precision: Precision | None,
+    flow: bool,
 ) -> DenoiseEngine:
     network: nn.Module = transformer
-    if made is None:
+    if precision is None:
         transformer.set_attn_processor(OperatorAttention())
     else:
-        network = FusedTransformer(transformer, made)
+        network = FusedTransformer(transformer, precision)
     return denoise_engine(network, preset, flow, networks)
 
 
-def _preview(preset: Preset, networks: Networks, made: Recipe | None) -> Graph:
-    engine = _denoiser(preset, networks, networks.preview, made, flow=False)
+def _preview(preset: Preset, networks: Networks, precision: Precision | None) -> Graph:
+    engine = _denoiser(preset, networks, networks.preview, precision, flow=False)
     inputs = _denoise_inputs(preset, preset.low, 2) | {"time": torch.tensor([499.0])}
     return Graph("preview", engine, inputs, ("velocity",), {"text": BRANCHES}, opset=ATTENTION_OPSET)
 
 
-def _refine(preset: Preset, networks: Networks, made: Recipe | None) -> Graph:
+def _refine(preset: Preset, networks: Networks, precision: Precision | None) -> Graph:
     assert networks.refiner is not None
-    engine = _denoiser(preset, networks, networks.refiner, made, flow=True)
+    engine = _denoiser(preset, networks, networks.refiner, precision, flow=True)
     inputs = _denoise_inputs(preset, preset.high, 2)
     if preset.refiner_sees_preview:
         inputs["preview"] = _randn(1, preset.latent_frames, preset.codec.channels, *preset.grid(preset.low))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dvgwm.models.precision import Precision
 from dvgwm.runtime.backends.backend import Backend, EngineSpec
 from dvgwm.runtime.backends.host import HostBackend
 from dvgwm.runtime.bundle.disk import Bundle
@@ -43,9 +44,9 @@ FP8 = Gate("relative_l2", {"float32": 0.14, "uint8": 0.14}, 0.3, 3.0)
 """A cosine of at least 0.99 for every engine."""
 
 
-def gate_of(precision: str) -> Gate:
-    """Return the gate of a precision's name."""
-    return FP8 if precision.startswith("fp8") else BFLOAT16 if precision.startswith("bfloat16") else LOSSLESS
+def gate_of(precision: Precision) -> Gate:
+    """Return the gate that a precision has to pass."""
+    return FP8 if precision.fp8 else LOSSLESS if precision.dtype == torch.float32 else BFLOAT16
 
 
 class ParityError(DvgwmError, ArithmeticError):

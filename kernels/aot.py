@@ -22,19 +22,10 @@ from .language import AVAILABLE
 from .variant import ARCHITECTURES, Variant
 
 MODULES: tuple[ModuleType, ...] = (
-    affine_step,
-    attention,
-    attention_8bit,
-    bridge,
-    modulate,
-    qk_norm_rope,
-    quantise,
-    spatial_norm,
-)
+    affine_step, attention, attention_8bit, bridge, modulate, qk_norm_rope, quantise, spatial_norm
+)  # fmt: skip
 ALIGNMENT = 16
 """Bytes that every pointer, and elements that every size named ``divisible``, is a multiple of."""
-
-
 NEWEST_PTX = 90
 """Version 9.0: what a CUDA 13.0 driver can compile."""
 
@@ -65,7 +56,10 @@ def compile_variant(variant: Variant, architecture: int) -> tuple[bytes, str, di
     constants = {(order.index(name),): value for name, value in variant.constants.items()}
     source = ASTSource(variant.kernel, signature=full, constexprs=constants, attrs=attributes)
     options = {"num_warps": variant.warps, "num_stages": variant.stages, "ptx_version": ptx_version(architecture)}
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    with triton.knobs.compilation.scope():
+        # Lines of source would make a cubin depend on the folder that it was built in.
+        triton.knobs.compilation.disable_line_info = True
+        compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     metadata = compiled.metadata
     ptx = compiled.asm["ptx"]
     facts = {

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .language import ceil_div, jit, tl
+from .launch import Launch, named
 from .operator import operator
 from .variant import Variant
 
@@ -41,29 +42,34 @@ def attention_kernel(
     mixed = tl.zeros((BLOCK_M, D), tl.float32)
     whole = keys // BLOCK_N * BLOCK_N
     for _ in range(0, whole, BLOCK_N):
-        scores = tl.dot(query, tl.load(key_ptr))
-        following = tl.maximum(largest, tl.max(scores, 1) * scale_log2)
-        weights = tl.exp2(scores * scale_log2 - following[:, None])
-        fade = tl.exp2(largest - following)
-        total = total * fade + tl.sum(weights, 1)
-        value = tl.load(value_ptr)
-        mixed = tl.dot(weights.to(value.dtype), value, mixed * fade[:, None])
-        largest = following
+        largest, total, mixed = attend(
+            query, key_ptr, value_ptr, column, keys, largest, total, mixed, scale_log2, False
+        )
         key_ptr += BLOCK_N * key_s
         value_ptr += BLOCK_N * value_s
     if whole < keys:
-        inside = whole + column < keys
-        scores = tl.dot(query, tl.load(key_ptr, inside[None, :], other=0.0))
-        scores = tl.where(inside[None, :], scores, -float("inf"))
-        following = tl.maximum(largest, tl.max(scores, 1) * scale_log2)
-        weights = tl.exp2(scores * scale_log2 - following[:, None])
-        fade = tl.exp2(largest - following)
-        total = total * fade + tl.sum(weights, 1)
-        value = tl.load(value_ptr, inside[:, None], other=0.0)
-        mixed = tl.dot(weights.to(value.dtype), value, mixed * fade[:, None])
+        column += whole
+        largest, total, mixed = attend(query, key_ptr, value_ptr, column, keys, largest, total, mixed, scale_log2, True)
     mixed = mixed / total[:, None]
     output_ptr += batch * output_b + head * output_h + row[:, None] * output_s + lane[None, :]
     tl.store(output_ptr, mixed.to(output_ptr.dtype.element_ty), rows)
+
+
+@jit
+def attend(query, key_ptr, value_ptr, column, keys, largest, total, mixed, scale_log2, TAIL: tl.constexpr):
+    """One block of keys and values; of the ``TAIL`` those before ``keys``."""
+    if TAIL:
+        inside = column < keys
+        scores = tl.dot(query, tl.load(key_ptr, inside[None, :], other=0.0))
+        scores = tl.where(inside[None, :], scores, -float("inf"))
+    else:
+        scores = tl.dot(query, tl.load(key_ptr))
+    following = tl.maximum(largest, tl.max(scores, 1) * scale_log2)
+    weights = tl.exp2(scores * scale_log2 - following[:, None])
+    fade = tl.exp2(largest - following)
+    total = total * fade + tl.sum(weights, 1)
+    value = tl.load(value_ptr, inside[:, None], other=0.0) if TAIL else tl.load(value_ptr)
+    return following, total, tl.dot(weights.to(value.dtype), value, mixed * fade[:, None])
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -75,17 +81,24 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> 
     return mixed.transpose(1, 2).contiguous()
 
 
+def launch_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Launch, Tensor]:
+    """Return the launch and what it writes."""
+    batch, heads, length, width = query.shape
+    output = query.new_empty((batch, length, heads, width))
+    query, key, value = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, key, value))
+    strides = [stride for tensor in (query, key, value, output.transpose(1, 2)) for stride in tensor.stride()[:3]]
+    tensors = query, key, value, output
+    arguments = named(attention_kernel, *tensors, heads, length, key.shape[2], scale * LOG2_E, *strides)
+    block_m, block_n, warps, stages = tile(capability(query), width)
+    constants = {"D": width, "BLOCK_M": block_m, "BLOCK_N": block_n}
+    grid = ceil_div(length, block_m), batch * heads
+    return Launch(attention_kernel, grid, arguments, constants, warps, stages), output
+
+
 def compiled_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """`plain_attention` as one kernel."""
-    batch, heads, length, width = query.shape
-    output = _fake(query, key, value, scale)
-    query, key, value = (part if part.stride(-1) == 1 else part.contiguous() for part in (query, key, value))
-    strides = [stride for part in (query, key, value, output.transpose(1, 2)) for stride in part.stride()[:3]]
-    block_m, block_n, warps, stages = tile(capability(query), width)
-    attention_kernel[(ceil_div(length, block_m), batch * heads)](
-        query, key, value, output, heads, length, key.shape[2], scale * LOG2_E, *strides,
-        D=width, BLOCK_M=block_m, BLOCK_N=block_n, num_warps=warps, num_stages=stages,
-    )  # fmt: skip
+    launch, output = launch_attention(query, key, value, scale)
+    launch.start()
     return output
 
 
@@ -98,6 +111,10 @@ def preferred_library_attention(query: Tensor, key: Tensor, value: Tensor, scale
     """`plain_attention` by cuDNN where it takes the shape: on Hopper torch's own first choice is slower."""
     with sdpa_kernel(PREFERENCE, set_priority=True):
         return plain_attention(query, key, value, scale)
+
+
+attention = operator(plain_attention, compiled_attention)
+library_attention = operator(plain_library_attention, preferred_library_attention)
 
 
 def capability(tensor: Tensor) -> int:
@@ -119,21 +136,13 @@ def tile(architecture: int, width: int) -> tuple[int, int, int, int]:
     return 128, 32, 8, 3
 
 
-def _fake(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    return query.new_empty((query.shape[0], query.shape[2], query.shape[1], query.shape[3]))
-
-
-attention = operator(plain_attention, compiled_attention, _fake)
-library_attention = operator(plain_library_attention, preferred_library_attention, _fake)
-
-STRIDES = tuple(f"{part}_{axis}" for part in ("query", "key", "value", "output") for axis in ("b", "h", "s"))
+STRIDES = tuple(f"{tensor}_{axis}" for tensor in ("query", "key", "value", "output") for axis in ("b", "h", "s"))
 
 
 def _variant(dtype: str, width: int, architecture: int) -> Variant:
     signature = dict.fromkeys(("query_ptr", "key_ptr", "value_ptr", "output_ptr"), f"*{dtype}")
-    signature |= (
-        dict.fromkeys(("heads", "length", "keys"), "i32") | {"scale_log2": "fp32"} | dict.fromkeys(STRIDES, "i32")
-    )
+    signature |= dict.fromkeys(("heads", "length", "keys"), "i32") | {"scale_log2": "fp32"}
+    signature |= dict.fromkeys(STRIDES, "i32")
     block_m, block_n, warps, stages = tile(architecture, width)
     constants = {"D": width, "BLOCK_M": block_m, "BLOCK_N": block_n}
     name = f"attention_{dtype}_d{width}"

@@ -1,22 +1,18 @@
 """Attention whose scores come from 8-bit integers, one scale per block of 128 tokens (SageAttention).
 
-Queries and smoothed keys are what `qk_norm_rope_8bit` gives. Values stay in 16 bits, or are FP8 where the target has it
-(`quantise_values`); the softmax is float32. The result's error is bounded, not zero: the tests state it.
+Queries and smoothed keys are what `qk_norm_rope` gives with a ``centre``. Values stay in 16 bits, or are FP8 where the
+target has it (`quantise_values`); the softmax is float32. The result's error is bounded, not zero: the tests state it.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .attention import LOG2_E, capability
 from .language import ceil_div, jit, tl
-from .operator import inner, operator
+from .launch import Launch, named
+from .operator import operator, wide_dtype
 from .qk_norm_rope import QUANT_BLOCK
 from .variant import FP8_ARCHITECTURES, Variant
-
-WEIGHT_LEVELS = 256.0
-"""FP8 weights are multiplied by this power of two, so that small ones keep their bits."""
 
 
 @jit
@@ -34,39 +30,36 @@ def attention_8bit_kernel(
     key_ptr += start + lane[:, None] + column[None, :] * D
     value_ptr += batch * value_b + head * value_h + column[:, None] * value_s + lane[None, :] * value_d
     query = tl.load(query_ptr + start + row[:, None] * D + lane[None, :], rows, other=0)
-    turn = tl.load(query_scale_ptr + plane * blocks + tl.program_id(0) * BLOCK_M // QUANT) * scale_log2
+    unit = tl.load(query_scale_ptr + plane * blocks + tl.program_id(0) * BLOCK_M // QUANT) * scale_log2
     key_scale_ptr += plane * blocks
     largest = tl.full((BLOCK_M,), -1e30, tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     mixed = tl.zeros((BLOCK_M, D), tl.float32)
     whole = length // BLOCK_N * BLOCK_N
     for at in range(0, whole, BLOCK_N):
-        scores = tl.dot(query, tl.load(key_ptr), out_dtype=tl.int32).to(tl.float32)
-        unit = turn * tl.load(key_scale_ptr + at // QUANT)
-        following = tl.maximum(largest, tl.max(scores, 1) * unit)
-        weights = tl.exp2(scores * unit - following[:, None])
-        fade = tl.exp2(largest - following)
-        total = total * fade + tl.sum(weights, 1)
-        value = tl.load(value_ptr)
-        if FP8:
-            weights *= 256.0
-        mixed = tl.dot(weights.to(value.dtype), value, mixed * fade[:, None])
-        largest = following
+        largest, total, mixed = attend_8bit(
+            query, key_ptr, value_ptr, key_scale_ptr, at, column, length, largest, total, mixed, unit, QUANT, FP8, False
+        )
         key_ptr += BLOCK_N * D
         value_ptr += BLOCK_N * value_s
     if whole < length:
-        inside = whole + column < length
-        scores = tl.dot(query, tl.load(key_ptr, inside[None, :], other=0), out_dtype=tl.int32).to(tl.float32)
-        unit = turn * tl.load(key_scale_ptr + whole // QUANT)
-        scores = tl.where(inside[None, :], scores * unit, -float("inf"))
-        following = tl.maximum(largest, tl.max(scores, 1))
-        weights = tl.exp2(scores - following[:, None])
-        fade = tl.exp2(largest - following)
-        total = total * fade + tl.sum(weights, 1)
-        value = tl.load(value_ptr, inside[:, None], other=0.0)
-        if FP8:
-            weights *= 256.0
-        mixed = tl.dot(weights.to(value.dtype), value, mixed * fade[:, None])
+        column += whole
+        largest, total, mixed = attend_8bit(
+            query,
+            key_ptr,
+            value_ptr,
+            key_scale_ptr,
+            whole,
+            column,
+            length,
+            largest,
+            total,
+            mixed,
+            unit,
+            QUANT,
+            FP8,
+            True,
+        )
     mixed = mixed / total[:, None]
     if FP8:
         mixed = mixed * (tl.load(value_scale_ptr + plane * D + lane) / 256.0)[None, :]
@@ -74,39 +67,58 @@ def attention_8bit_kernel(
     tl.store(output_ptr + target, mixed.to(output_ptr.dtype.element_ty), rows)
 
 
+@jit
+def attend_8bit(
+    query, key_ptr, value_ptr, key_scale_ptr, at, column, keys, largest, total, mixed, query_unit,
+    QUANT: tl.constexpr, FP8: tl.constexpr, TAIL: tl.constexpr,
+):  # fmt: skip
+    """One block of keys and values from token ``at`` on; of the ``TAIL`` those before ``keys``."""
+    if TAIL:
+        inside = column < keys
+        scores = tl.dot(query, tl.load(key_ptr, inside[None, :], other=0), out_dtype=tl.int32).to(tl.float32)
+        unit = query_unit * tl.load(key_scale_ptr + at // QUANT)
+        scores = tl.where(inside[None, :], scores * unit, -float("inf"))
+        following = tl.maximum(largest, tl.max(scores, 1))
+        weights = tl.exp2(scores - following[:, None])
+    else:
+        scores = tl.dot(query, tl.load(key_ptr), out_dtype=tl.int32).to(tl.float32)
+        unit = query_unit * tl.load(key_scale_ptr + at // QUANT)
+        following = tl.maximum(largest, tl.max(scores, 1) * unit)
+        weights = tl.exp2(scores * unit - following[:, None])
+    fade = tl.exp2(largest - following)
+    total = total * fade + tl.sum(weights, 1)
+    value = tl.load(value_ptr, inside[:, None], other=0.0) if TAIL else tl.load(value_ptr)
+    if FP8:
+        weights *= 256.0  # a power of two, so that small ones keep their bits
+    return following, total, tl.dot(weights.to(value.dtype), value, mixed * fade[:, None])
+
+
 def plain_attention_8bit(
-    query: Tensor, query_scale: Tensor, key: Tensor, key_scale: Tensor, value: Tensor, scale: float
-) -> Tensor:
-    """Return B S H D in the dtype of ``value`` (B H S D); the twin of `compiled_attention_8bit`.
-
-    ``query`` and ``key`` are int8 B H S D with float32 scales B H blocks, as `qk_norm_rope_8bit` gives them.
-    """
-    wide = inner(value.dtype)
-    mixed = _mixed(query, query_scale, key, key_scale, value.to(wide), scale)
-    return mixed.transpose(1, 2).contiguous().to(value.dtype)
-
-
-def plain_attention_fp8(
     query: Tensor,
     query_scale: Tensor,
     key: Tensor,
     key_scale: Tensor,
     value: Tensor,
-    value_scale: Tensor,
+    value_scale: Tensor | None,
     scale: float,
 ) -> Tensor:
-    """Return bfloat16 B S H D; ``value`` is float8_e4m3fn B H D S with scales B H D, as `quantise_values` gives them."""
-    values = value.float().transpose(2, 3) * value_scale[:, :, None]
-    mixed = _mixed(query, query_scale, key, key_scale, values[:, :, : query.shape[2]], scale)
-    return mixed.transpose(1, 2).contiguous().to(torch.bfloat16)
+    """Return B S H D in the dtype of ``value`` (B H S D); the twin of `compiled_attention_8bit`.
 
-
-def _mixed(query: Tensor, query_scale: Tensor, key: Tensor, key_scale: Tensor, value: Tensor, scale: float) -> Tensor:
+    ``query`` and ``key`` are int8 B H S D with float32 scales B H blocks, as `qk_norm_rope` gives them. With
+    ``value_scale``, B H D, values are float8_e4m3fn B H D S as `quantise_values` gives them, and the result is bfloat16.
+    """
+    if value_scale is None:
+        wide, dtype = wide_dtype(value.dtype), value.dtype
+        values = value.to(wide)
+    else:
+        wide, dtype = torch.float32, torch.bfloat16
+        values = (value.float().transpose(2, 3) * value_scale[:, :, None])[:, :, : query.shape[2]]
     queries, keys = (
-        part.to(value.dtype) * units.to(value.dtype).repeat_interleave(QUANT_BLOCK, 2)[:, :, : part.shape[2], None]
-        for part, units in ((query, query_scale), (key, key_scale))
+        tensor.to(wide) * units.to(wide).repeat_interleave(QUANT_BLOCK, 2)[:, :, : tensor.shape[2], None]
+        for tensor, units in ((query, query_scale), (key, key_scale))
     )
-    return torch.nn.functional.scaled_dot_product_attention(queries, keys, value, scale=scale)
+    mixed = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, scale=scale)
+    return mixed.transpose(1, 2).contiguous().to(dtype)
 
 
 def quantise_values(value: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,49 +127,49 @@ def quantise_values(value: Tensor) -> tuple[Tensor, Tensor]:
     Tokens are last because FP8 matrix units read both operands along the summed axis.
     """
     scale = value.abs().amax(2).float().clamp_min(1e-8) / 448.0
-    turned = (value.float() / scale[:, :, None]).transpose(2, 3)
-    return torch.nn.functional.pad(turned, (0, -value.shape[2] % 16)).to(torch.float8_e4m3fn), scale
+    by_channel = (value.float() / scale[:, :, None]).transpose(2, 3)
+    return torch.nn.functional.pad(by_channel, (0, -value.shape[2] % 16)).to(torch.float8_e4m3fn), scale
 
 
-def compiled_attention_8bit(
-    query: Tensor, query_scale: Tensor, key: Tensor, key_scale: Tensor, value: Tensor, scale: float
-) -> Tensor:
-    """`plain_attention_8bit` as one kernel."""
-    output = _fake(query, query_scale, key, key_scale, value, scale)
-    _launch((query, query_scale, key, key_scale), value, query_scale, output, scale, False)
-    return output
-
-
-def compiled_attention_fp8(
+def launch_attention_8bit(
     query: Tensor,
     query_scale: Tensor,
     key: Tensor,
     key_scale: Tensor,
     value: Tensor,
-    value_scale: Tensor,
+    value_scale: Tensor | None,
+    scale: float,
+) -> tuple[Launch, Tensor]:
+    """Return the launch and what it writes."""
+    query, query_scale, key, key_scale = (tensor.contiguous() for tensor in (query, query_scale, key, key_scale))
+    batch, heads, length, width = query.shape
+    fp8 = value_scale is not None
+    output = value.new_empty((batch, length, heads, width), dtype=torch.bfloat16 if fp8 else value.dtype)
+    by_token = value.transpose(2, 3) if fp8 else value
+    tensors = query, key, query_scale, key_scale, by_token, value_scale if fp8 else query_scale, output
+    arguments = named(attention_8bit_kernel, *tensors, heads, length, scale * LOG2_E, *by_token.stride())
+    block_n, warps, stages = tile(capability(query), width, fp8)
+    constants = {"D": width, "BLOCK_M": QUANT_BLOCK, "BLOCK_N": block_n, "QUANT": QUANT_BLOCK, "FP8": fp8}
+    grid = ceil_div(length, QUANT_BLOCK), batch * heads
+    return Launch(attention_8bit_kernel, grid, arguments, constants, warps, stages), output
+
+
+def compiled_attention_8bit(
+    query: Tensor,
+    query_scale: Tensor,
+    key: Tensor,
+    key_scale: Tensor,
+    value: Tensor,
+    value_scale: Tensor | None,
     scale: float,
 ) -> Tensor:
-    """`plain_attention_fp8` as one kernel."""
-    output = _fake_fp8(query)
-    _launch((query, query_scale, key, key_scale), value.transpose(2, 3), value_scale, output, scale, True)
+    """`plain_attention_8bit` as one kernel."""
+    launch, output = launch_attention_8bit(query, query_scale, key, key_scale, value, value_scale, scale)
+    launch.start()
     return output
 
 
-def _launch(
-    parts: tuple[Tensor, Tensor, Tensor, Tensor],
-    value: Tensor,
-    value_scale: Tensor,
-    output: Tensor,
-    scale: float,
-    fp8: bool,
-) -> None:
-    query, query_scale, key, key_scale = (part.contiguous() for part in parts)
-    batch, heads, length, width = query.shape
-    block_n, warps, stages = tile(capability(query), width, fp8)
-    attention_8bit_kernel[(ceil_div(length, QUANT_BLOCK), batch * heads)](
-        query, key, query_scale, key_scale, value, value_scale, output, heads, length, scale * LOG2_E, *value.stride(),
-        D=width, BLOCK_M=QUANT_BLOCK, BLOCK_N=block_n, QUANT=QUANT_BLOCK, FP8=fp8, num_warps=warps, num_stages=stages,
-    )  # fmt: skip
+attention_8bit = operator(plain_attention_8bit, compiled_attention_8bit)
 
 
 def tile(architecture: int, width: int, fp8: bool) -> tuple[int, int, int]:
@@ -167,20 +179,6 @@ def tile(architecture: int, width: int, fp8: bool) -> tuple[int, int, int]:
     if width == 64:
         return 64, 8 if architecture == 120 and fp8 else 4, 3
     return 64, 8, 2
-
-
-def _fake(query: Tensor, *rest: Any) -> Tensor:
-    value: Tensor = rest[3]
-    return value.new_empty((query.shape[0], query.shape[2], query.shape[1], query.shape[3]))
-
-
-def _fake_fp8(query: Tensor, *_: Any) -> Tensor:
-    shape = (query.shape[0], query.shape[2], query.shape[1], query.shape[3])
-    return query.new_empty(shape, dtype=torch.bfloat16)
-
-
-attention_8bit = operator(plain_attention_8bit, compiled_attention_8bit, _fake)
-attention_fp8 = operator(plain_attention_fp8, compiled_attention_fp8, _fake_fp8)
 
 
 def _variant(width: int, fp8: bool, architecture: int) -> Variant:

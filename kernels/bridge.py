@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from .language import ceil_div, jit, tl
-from .operator import inner, operator
+from .launch import Launch, named
+from .operator import operator, wide_dtype
 from .variant import Variant
 
 BLOCK, WARPS = 512, 4
@@ -49,42 +50,46 @@ def plain_bridge(
 
     ``latents`` is 1 T C h w, ``noise`` 1 T' C H W, ``scale`` and ``shift`` float32 C; U is linear without aligned corners.
     """
-    wide = inner(latents.dtype)
+    wide = wide_dtype(latents.dtype)
     rescaled = latents.to(wide) * scale[:, None, None].to(wide) + shift[:, None, None].to(wide)
     size = (noise.shape[1], *noise.shape[3:])
     upsampled = torch.nn.functional.interpolate(rescaled.transpose(1, 2), size, mode="trilinear", align_corners=False)
     return (signal * upsampled.transpose(1, 2) + strength * noise.to(wide)).to(noise.dtype).contiguous()
 
 
+def launch_bridge(
+    latents: Tensor, scale: Tensor, shift: Tensor, noise: Tensor, signal: float, strength: float
+) -> tuple[Launch, Tensor]:
+    """Return the launch and what it writes."""
+    _, frames, channels, height, width = latents.shape
+    _, to_frames, _, to_height, to_width = noise.shape
+    output = noise.new_empty(noise.shape)
+    tensors = latents.contiguous(), scale.float(), shift.float(), noise.contiguous(), output
+    sizes = frames, channels, height, width, to_frames, to_height, to_width
+    grid = ceil_div(to_height * to_width, BLOCK), to_frames * channels
+    arguments = named(bridge_kernel, *tensors, signal, strength, *sizes)
+    return Launch(bridge_kernel, grid, arguments, {"BLOCK": BLOCK}, WARPS), output
+
+
 def compiled_bridge(
     latents: Tensor, scale: Tensor, shift: Tensor, noise: Tensor, signal: float, strength: float
 ) -> Tensor:
     """`plain_bridge` as one kernel."""
-    _, frames, channels, height, width = latents.shape
-    _, to_frames, _, to_height, to_width = noise.shape
-    output = _fake(latents, scale, shift, noise, signal, strength)
-    bridge_kernel[(ceil_div(to_height * to_width, BLOCK), to_frames * channels)](
-        latents.contiguous(), scale.float(), shift.float(), noise.contiguous(), output, signal, strength,
-        frames, channels, height, width, to_frames, to_height, to_width,
-        BLOCK=BLOCK, num_warps=WARPS,
-    )  # fmt: skip
+    launch, output = launch_bridge(latents, scale, shift, noise, signal, strength)
+    launch.start()
     return output
 
 
-def _fake(latents: Tensor, scale: Tensor, shift: Tensor, noise: Tensor, signal: float, strength: float) -> Tensor:
-    return noise.new_empty(noise.shape)
-
-
-bridge = operator(plain_bridge, compiled_bridge, _fake)
+bridge = operator(plain_bridge, compiled_bridge)
 
 
 def variants(architecture: int) -> tuple[Variant, ...]:
     """Return the forms to compile: float32 as between engines, and bfloat16."""
     sizes = ("frames", "channels", "height", "width", "to_frames", "to_height", "to_width")
-    made = []
+    forms = []
     for dtype in ("fp32", "bf16"):
         signature = {"latents_ptr": f"*{dtype}", "scale_ptr": "*fp32", "shift_ptr": "*fp32"}
         signature |= {"noise_ptr": f"*{dtype}", "output_ptr": f"*{dtype}", "signal": "fp32", "strength": "fp32"}
         signature |= dict.fromkeys(sizes, "i32")
-        made.append(Variant(f"bridge_{dtype}", bridge_kernel, signature, {"BLOCK": BLOCK}, WARPS))
-    return tuple(made)
+        forms.append(Variant(f"bridge_{dtype}", bridge_kernel, signature, {"BLOCK": BLOCK}, WARPS))
+    return tuple(forms)

@@ -1,16 +1,15 @@
 """Gated residual, LayerNorm, scale and shift in one pass over the tokens, with an optional 8-bit result.
 
-CogVideoX modulates text and video tokens with numbers of their own; both lie in one tensor, text first, and a table's
-row 0 is the video's, row 1 the text's, each (shift, scale, gate), as `CogVideoXLayerNormZero.linear` gives them.
+CogVideoX modulates text and video tokens with numbers of their own. Both lie in one tensor, text first. A modulation is
+2 x 3 x D: the video's in row 0, the text's in row 1, each (shift, scale, gate), as `CogVideoXLayerNormZero.linear` gives them.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .language import jit, power_of_two, tl
-from .operator import inner, operator
+from .launch import Launch, named
+from .operator import operator, wide_dtype
 from .quantise import quantise_rows
 from .variant import FP8_ARCHITECTURES, Variant
 
@@ -18,24 +17,24 @@ from .variant import FP8_ARCHITECTURES, Variant
 @jit
 def modulate_kernel(
     residual_ptr, update_ptr, before_ptr, after_ptr, weight_ptr, bias_ptr, sum_ptr, output_ptr, scale_ptr,
-    length, words, epsilon,
+    length, text_length, epsilon,
     D: tl.constexpr, BLOCK: tl.constexpr, UPDATED: tl.constexpr, EIGHT_BIT: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, BLOCK)
     inside = lane < D
-    table = tl.where(row % length < words, 3 * D, 0) + lane
+    modulation = tl.where(row % length < text_length, 3 * D, 0) + lane
     x = tl.load(residual_ptr + row * D + lane, inside, other=0.0).to(tl.float32)
     if UPDATED:
-        gate = tl.load(before_ptr + table + 2 * D, inside, other=0.0).to(tl.float32)
+        gate = tl.load(before_ptr + modulation + 2 * D, inside, other=0.0).to(tl.float32)
         x += gate * tl.load(update_ptr + row * D + lane, inside, other=0.0).to(tl.float32)
         tl.store(sum_ptr + row * D + lane, x.to(sum_ptr.dtype.element_ty), inside)
     x = tl.where(inside, x - tl.sum(x) / D, 0.0)
     x *= tl.rsqrt(tl.sum(x * x) / D + epsilon)
     x = x * tl.load(weight_ptr + lane, inside, other=0.0).to(tl.float32)
     x += tl.load(bias_ptr + lane, inside, other=0.0).to(tl.float32)
-    x *= 1.0 + tl.load(after_ptr + table + D, inside, other=0.0).to(tl.float32)
-    x += tl.load(after_ptr + table, inside, other=0.0).to(tl.float32)
+    x *= 1.0 + tl.load(after_ptr + modulation + D, inside, other=0.0).to(tl.float32)
+    x += tl.load(after_ptr + modulation, inside, other=0.0).to(tl.float32)
     if EIGHT_BIT:
         scale = tl.maximum(tl.max(tl.abs(x)), 1e-8) / 448.0
         tl.store(scale_ptr + row, scale)
@@ -45,161 +44,88 @@ def modulate_kernel(
 
 def plain_modulate(
     residual: Tensor,
-    update: Tensor,
+    update: Tensor | None,
     before: Tensor,
     after: Tensor,
     weight: Tensor,
     bias: Tensor,
-    words: int,
+    text_length: int,
     epsilon: float,
-) -> tuple[Tensor, Tensor]:
-    """Return ``residual + gate x update`` and its modulated LayerNorm; the twin of `compiled_modulate`.
+    fp8: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``residual + gate x update``, its modulated LayerNorm, and that one's scales; the twin of `compiled_modulate`.
 
-    ``residual`` and ``update`` are B S D with ``words`` text tokens first; ``before`` holds the gate of the update and
-    ``after`` shift and scale of the norm, each 2 x 3 x D (see the module); ``weight`` and ``bias`` are the norm's.
+    ``residual`` and ``update`` are B S D with ``text_length`` text tokens first. The gate is that of the modulation
+    ``before`` the norm, shift and scale are those of the one ``after`` it; ``weight`` and ``bias`` are the norm's. Without an
+    update the sum is empty. With ``fp8`` the norm is float8_e4m3fn with float32 scales B S, without them they are empty.
     """
-    wide = inner(residual.dtype)
-    summed = residual.to(wide) + _by_token(before[:, 2], residual, words).to(wide) * update.to(wide)
-    return summed.to(residual.dtype), _modulated(summed, after, weight, bias, words, epsilon).to(residual.dtype)
+    wide = wide_dtype(residual.dtype)
+    x = residual.to(wide)
+    if update is not None:
+        x = x + _by_token(before[:, 2], residual, text_length).to(wide) * update.to(wide)
+    shift, scale = (_by_token(after[:, index], x, text_length).to(wide) for index in (0, 1))
+    normed = torch.nn.functional.layer_norm(x, x.shape[-1:], weight.to(wide), bias.to(wide), epsilon)
+    modulated = normed * (1 + scale) + shift
+    summed = residual.new_empty(0) if update is None else x.to(residual.dtype)
+    if fp8:
+        return summed, *quantise_rows(modulated)
+    return summed, modulated.to(residual.dtype), _no_scales(residual)
 
 
-def plain_modulate_first(
-    residual: Tensor, after: Tensor, weight: Tensor, bias: Tensor, words: int, epsilon: float
-) -> Tensor:
-    """Return the modulated LayerNorm of ``residual`` alone: where no update precedes it."""
-    wide = residual.to(inner(residual.dtype))
-    return _modulated(wide, after, weight, bias, words, epsilon).to(residual.dtype)
+def _by_token(rows: Tensor, tokens: Tensor, text_length: int) -> Tensor:
+    """Return S x D: row 1 for the text, row 0 for the video."""
+    return torch.cat([rows[1:].expand(text_length, -1), rows[:1].expand(tokens.shape[1] - text_length, -1)])
 
 
-def plain_modulate_8bit(
-    residual: Tensor,
-    update: Tensor,
-    before: Tensor,
-    after: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    words: int,
-    epsilon: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the sum, the norm as float8_e4m3fn B S D, and its float32 scales B S (one a row)."""
-    wide = inner(residual.dtype)
-    summed = residual.to(wide) + _by_token(before[:, 2], residual, words).to(wide) * update.to(wide)
-    return summed.to(residual.dtype), *quantise_rows(_modulated(summed, after, weight, bias, words, epsilon))
+def _no_scales(tokens: Tensor) -> Tensor:
+    return tokens.new_empty(0, dtype=torch.float32)
 
 
-def plain_modulate_first_8bit(
-    residual: Tensor, after: Tensor, weight: Tensor, bias: Tensor, words: int, epsilon: float
-) -> tuple[Tensor, Tensor]:
-    """Return `plain_modulate_first` as float8_e4m3fn and float32 scales."""
-    wide = residual.to(inner(residual.dtype))
-    return quantise_rows(_modulated(wide, after, weight, bias, words, epsilon))
-
-
-def _by_token(table: Tensor, tokens: Tensor, words: int) -> Tensor:
-    """Return S x D: row 1 of ``table`` for the text, row 0 for the video."""
-    return torch.cat([table[1:].expand(words, -1), table[:1].expand(tokens.shape[1] - words, -1)])
-
-
-def _modulated(x: Tensor, after: Tensor, weight: Tensor, bias: Tensor, words: int, epsilon: float) -> Tensor:
-    shift, scale = (_by_token(after[:, index], x, words).to(x.dtype) for index in (0, 1))
-    normed = torch.nn.functional.layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), epsilon)
-    return normed * (1 + scale) + shift
-
-
-def compiled_modulate(
-    residual: Tensor,
-    update: Tensor,
-    before: Tensor,
-    after: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    words: int,
-    epsilon: float,
-) -> tuple[Tensor, Tensor]:
-    """`plain_modulate` as one kernel."""
-    summed, output = _fake(residual)
-    _launch(residual, update, before, after, (weight, bias, summed, output, output), words, epsilon, False)
-    return summed, output
-
-
-def compiled_modulate_first(
-    residual: Tensor, after: Tensor, weight: Tensor, bias: Tensor, words: int, epsilon: float
-) -> Tensor:
-    """`plain_modulate_first` as one kernel."""
-    output = _fake_first(residual)
-    _launch(residual, None, after, after, (weight, bias, output, output, output), words, epsilon, False)
-    return output
-
-
-def compiled_modulate_8bit(
-    residual: Tensor,
-    update: Tensor,
-    before: Tensor,
-    after: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    words: int,
-    epsilon: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`plain_modulate_8bit` as one kernel."""
-    summed, output, scale = _fake_8bit(residual)
-    _launch(residual, update, before, after, (weight, bias, summed, output, scale), words, epsilon, True)
-    return summed, output, scale
-
-
-def compiled_modulate_first_8bit(
-    residual: Tensor, after: Tensor, weight: Tensor, bias: Tensor, words: int, epsilon: float
-) -> tuple[Tensor, Tensor]:
-    """`plain_modulate_first_8bit` as one kernel."""
-    output, scale = _fake_first_8bit(residual)
-    _launch(residual, None, after, after, (weight, bias, residual, output, scale), words, epsilon, True)
-    return output, scale
-
-
-def _launch(
+def launch_modulate(
     residual: Tensor,
     update: Tensor | None,
     before: Tensor,
     after: Tensor,
-    others: tuple[Tensor, ...],
-    words: int,
+    weight: Tensor,
+    bias: Tensor,
+    text_length: int,
     epsilon: float,
-    eight_bit: bool,
-) -> None:
+    fp8: bool,
+) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:
+    """Return the launch and what it writes."""
     batch, length, width = residual.shape
-    x = residual.contiguous()
-    y = x if update is None else update.contiguous()
-    modulate_kernel[(batch * length,)](
-        x, y, before.contiguous(), after.contiguous(), *others, length, words, epsilon,
-        D=width, BLOCK=power_of_two(width), UPDATED=update is not None, EIGHT_BIT=eight_bit, num_warps=_warps(width),
-    )  # fmt: skip
+    dense = residual.contiguous()
+    summed = residual.new_empty(0 if update is None else residual.shape)
+    normed = residual.new_empty(residual.shape, dtype=torch.float8_e4m3fn if fp8 else residual.dtype)
+    scales = residual.new_empty((batch, length), dtype=torch.float32) if fp8 else _no_scales(residual)
+    inputs = dense, dense if update is None else update.contiguous(), before.contiguous(), after.contiguous()
+    arguments = named(modulate_kernel, *inputs, weight, bias, summed, normed, scales, length, text_length, epsilon)
+    constants = {"D": width, "BLOCK": power_of_two(width), "UPDATED": update is not None, "EIGHT_BIT": fp8}
+    return Launch(modulate_kernel, (batch * length,), arguments, constants, _warps(width)), (summed, normed, scales)
+
+
+def compiled_modulate(
+    residual: Tensor,
+    update: Tensor | None,
+    before: Tensor,
+    after: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    text_length: int,
+    epsilon: float,
+    fp8: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`plain_modulate` as one kernel."""
+    launch, outputs = launch_modulate(residual, update, before, after, weight, bias, text_length, epsilon, fp8)
+    launch.start()
+    return outputs
+
+
+modulate = operator(plain_modulate, compiled_modulate)
 
 
 def _warps(width: int) -> int:
     return 8 if width > 2048 else 4
-
-
-def _fake(residual: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return residual.new_empty(residual.shape), residual.new_empty(residual.shape)
-
-
-def _fake_first(residual: Tensor, *_: Any) -> Tensor:
-    return residual.new_empty(residual.shape)
-
-
-def _fake_8bit(residual: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return residual.new_empty(residual.shape), *_fake_first_8bit(residual)
-
-
-def _fake_first_8bit(residual: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    numbers = residual.new_empty(residual.shape, dtype=torch.float8_e4m3fn)
-    return numbers, residual.new_empty(residual.shape[:2], dtype=torch.float32)
-
-
-modulate = operator(plain_modulate, compiled_modulate, _fake)
-modulate_first = operator(plain_modulate_first, compiled_modulate_first, _fake_first)
-modulate_8bit = operator(plain_modulate_8bit, compiled_modulate_8bit, _fake_8bit)
-modulate_first_8bit = operator(plain_modulate_first_8bit, compiled_modulate_first_8bit, _fake_first_8bit)
 
 
 def _variant(dtype: str, width: int, updated: bool, eight_bit: bool) -> Variant:
@@ -208,7 +134,7 @@ def _variant(dtype: str, width: int, updated: bool, eight_bit: bool) -> Variant:
         ("residual_ptr", "update_ptr", "before_ptr", "after_ptr", "weight_ptr", "bias_ptr", "sum_ptr"), f"*{dtype}"
     )
     signature = pointers | {"output_ptr": f"*{output}", "scale_ptr": "*fp32"}
-    signature |= {"length": "i32", "words": "i32", "epsilon": "fp32"}
+    signature |= {"length": "i32", "text_length": "i32", "epsilon": "fp32"}
     constants = {"D": width, "BLOCK": power_of_two(width), "UPDATED": updated, "EIGHT_BIT": eight_bit}
     name = f"modulate_{dtype}_{width}" + ("" if updated else "_first") + ("_8bit" if eight_bit else "")
     return Variant(name, modulate_kernel, signature, constants, _warps(width))
@@ -216,7 +142,10 @@ def _variant(dtype: str, width: int, updated: bool, eight_bit: bool) -> Variant:
 
 def variants(architecture: int) -> tuple[Variant, ...]:
     """Return the forms to compile: CogVideoX 5B's and 2B's widths, first or updated, 8-bit where the target has FP8."""
-    kinds = [(width, updated, False) for width in (3072, 1920) for updated in (True, False)]
-    if architecture in FP8_ARCHITECTURES:
-        kinds += [(width, updated, True) for width in (3072, 1920) for updated in (True, False)]
-    return tuple(_variant("bf16", *kind) for kind in kinds)
+    precisions = (False, True) if architecture in FP8_ARCHITECTURES else (False,)
+    return tuple(
+        _variant("bf16", width, updated, eight_bit)
+        for eight_bit in precisions
+        for width in (3072, 1920)
+        for updated in (True, False)
+    )

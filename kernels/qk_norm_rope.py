@@ -1,15 +1,16 @@
 """LayerNorm of queries and keys over each head, 3D RoPE on video tokens, heads split, in one pass over the projection.
 
-CogVideoX's joint attention has text tokens first; they are normalised and not rotated. The 8-bit form also gives one
-scale per block of 128 tokens and head, after the keys' ``centre`` is taken off: any vector per head leaves the softmax as
-it is, and one near the keys' mean leaves less to quantise (SageAttention's smoothing).
+CogVideoX's joint attention has text tokens first; they are normalised and not rotated. With a ``centre`` the result has 8
+bits, and one scale per block of 128 tokens and head. The centre is taken off the keys before: any vector per head leaves the
+softmax as it is, and one near the keys' mean leaves less to quantise (SageAttention's smoothing).
 """
 
 import torch
 from torch import Tensor
 
 from .language import ceil_div, jit, tl
-from .operator import inner, operator
+from .launch import Launch, named
+from .operator import operator, wide_dtype
 from .variant import Variant
 
 QUANT_BLOCK = 128
@@ -21,7 +22,7 @@ LEVELS = 127.0
 def qk_norm_rope_kernel(
     qkv_ptr, query_weight_ptr, query_bias_ptr, key_weight_ptr, key_bias_ptr, cosines_ptr, sines_ptr, centre_ptr,
     query_ptr, key_ptr, query_scale_ptr, key_scale_ptr,
-    length, words, heads, stride_b, stride_s, epsilon,
+    length, text_length, heads, stride_b, stride_s, epsilon,
     D: tl.constexpr, BLOCK: tl.constexpr, EIGHT_BIT: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1)
@@ -30,10 +31,10 @@ def qk_norm_rope_kernel(
     lane = tl.arange(0, D)
     inside = (token < length)[:, None]
     half = tl.arange(0, D // 2)
-    turned = ((token >= words) & (token < length))[:, None]
-    turn = tl.maximum(token - words, 0).to(tl.int64)[:, None] * (D // 2) + half[None, :]
-    cosine = tl.load(cosines_ptr + turn, turned, other=1.0)  # text tokens turn by nothing
-    sine = tl.load(sines_ptr + turn, turned, other=0.0)
+    rotated = ((token >= text_length) & (token < length))[:, None]
+    position = tl.maximum(token - text_length, 0).to(tl.int64)[:, None] * (D // 2) + half[None, :]
+    cosine = tl.load(cosines_ptr + position, rotated, other=1.0)  # text tokens turn by nothing
+    sine = tl.load(sines_ptr + position, rotated, other=0.0)
     source = qkv_ptr + batch.to(tl.int64) * stride_b + token.to(tl.int64)[:, None] * stride_s + head * D + lane[None, :]
     if EIGHT_BIT:  # heads apart: a block of tokens that share a scale lies together
         row = (batch * heads + head).to(tl.int64) * length + token
@@ -71,25 +72,31 @@ def plain_qk_norm_rope(
     key_bias: Tensor,
     cosines: Tensor,
     sines: Tensor,
+    centre: Tensor | None,
     heads: int,
     epsilon: float,
-) -> tuple[Tensor, Tensor]:
-    """Return queries and keys, each B S H D seen as B H S D, in the dtype of ``qkv``; twin of `compiled_qk_norm_rope`.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return queries and keys, B H S D in the memory of B S H D, and no scales; the twin of `compiled_qk_norm_rope`.
 
     ``qkv`` is B S 3 H D in one row per token (queries, keys, values), ``cosines`` and ``sines`` are N x D/2 for the last N of
-    the S tokens, float32; consecutive pairs of channels are rotated (CogVideoX).
+    the S tokens, float32; consecutive pairs of channels are rotated (CogVideoX). With a ``centre``, B H D float32, both are
+    int8 B H S D, the keys less the centre, and have float32 scales, B H blocks; without it the scales are empty.
     """
-    wide = inner(qkv.dtype)
+    wide = wide_dtype(qkv.dtype)
     query, key = (
-        _rotated(part.to(wide), weight.to(wide), bias.to(wide), cosines, sines, epsilon)
-        for part, weight, bias in zip(
+        _rotated(tokens.to(wide), weight.to(wide), bias.to(wide), cosines, sines, epsilon)
+        for tokens, weight, bias in zip(
             qkv.unflatten(-1, (3, heads, -1)).unbind(2)[:2],
             (query_weight, key_weight),
             (query_bias, key_bias),
             strict=True,
         )
     )
-    return _tokens_apart(query.to(qkv.dtype)), _tokens_apart(key.to(qkv.dtype))
+    if centre is None:
+        none = qkv.new_empty(0, dtype=torch.float32)
+        return _tokens_apart(query.to(qkv.dtype)), _tokens_apart(key.to(qkv.dtype)), none, none.clone()
+    (query, query_scale), (key, key_scale) = quantise_blocks(query), quantise_blocks(key - centre[:, :, None])
+    return query, key, query_scale, key_scale
 
 
 def _tokens_apart(x: Tensor) -> Tensor:
@@ -97,33 +104,12 @@ def _tokens_apart(x: Tensor) -> Tensor:
     return x.transpose(1, 2).clone(memory_format=torch.contiguous_format).transpose(1, 2)
 
 
-def plain_qk_norm_rope_8bit(
-    qkv: Tensor,
-    query_weight: Tensor,
-    query_bias: Tensor,
-    key_weight: Tensor,
-    key_bias: Tensor,
-    cosines: Tensor,
-    sines: Tensor,
-    centre: Tensor,
-    heads: int,
-    epsilon: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return int8 queries and keys, B H S D, and their float32 scales, B H blocks; keys less ``centre``, B H D float32."""
-    wide = qkv.to(inner(qkv.dtype))
-    query, key = plain_qk_norm_rope(
-        wide, query_weight, query_bias, key_weight, key_bias, cosines, sines, heads, epsilon
-    )
-    return *quantise_blocks(query), *quantise_blocks(key - centre[:, :, None])
-
-
 def _rotated(x: Tensor, weight: Tensor, bias: Tensor, cosines: Tensor, sines: Tensor, epsilon: float) -> Tensor:
     normed = torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, epsilon).transpose(1, 2)
-    words = normed.shape[2] - cosines.shape[0]
-    text, video = normed.split([words, cosines.shape[0]], 2)
+    text, video = normed.split([normed.shape[2] - cosines.shape[0], cosines.shape[0]], 2)
     real, imaginary = video.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([real * cosines - imaginary * sines, imaginary * cosines + real * sines], -1).flatten(-2)
-    return torch.cat([text, turned], 2)
+    rotated = torch.stack([real * cosines - imaginary * sines, imaginary * cosines + real * sines], -1).flatten(-2)
+    return torch.cat([text, rotated], 2)
 
 
 def quantise_blocks(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,6 +123,38 @@ def quantise_blocks(x: Tensor) -> tuple[Tensor, Tensor]:
     return rounded.to(torch.int8).flatten(2, 3)[:, :, :length].contiguous(), scale.float()
 
 
+def launch_qk_norm_rope(
+    qkv: Tensor,
+    query_weight: Tensor,
+    query_bias: Tensor,
+    key_weight: Tensor,
+    key_bias: Tensor,
+    cosines: Tensor,
+    sines: Tensor,
+    centre: Tensor | None,
+    heads: int,
+    epsilon: float,
+) -> tuple[Launch, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Return the launch and what it writes."""
+    eight_bit = centre is not None
+    block, warps = _tile(eight_bit)
+    dense = qkv if qkv.stride(-1) == 1 else qkv.contiguous()
+    batch, length, width = dense.shape[0], dense.shape[1], dense.shape[2] // (3 * heads)
+    if eight_bit:
+        query, key = (qkv.new_empty((batch, heads, length, width), dtype=torch.int8) for _ in "qk")
+    else:
+        query, key = (qkv.new_empty((batch, length, heads, width)).transpose(1, 2) for _ in "qk")
+    blocks = (batch, heads, ceil_div(length, QUANT_BLOCK)) if eight_bit else (0,)
+    query_scale, key_scale = (qkv.new_empty(blocks, dtype=torch.float32) for _ in "qk")
+    norms = query_weight, query_bias, key_weight, key_bias
+    tensors = dense, *norms, cosines, sines, query if centre is None else centre.contiguous(), query, key
+    sizes = length, length - cosines.shape[0], heads, dense.stride(0), dense.stride(1), epsilon
+    arguments = named(qk_norm_rope_kernel, *tensors, query_scale, key_scale, *sizes)
+    constants = {"D": width, "BLOCK": block, "EIGHT_BIT": eight_bit}
+    launch = Launch(qk_norm_rope_kernel, (ceil_div(length, block), heads, batch), arguments, constants, warps)
+    return launch, (query, key, query_scale, key_scale)
+
+
 def compiled_qk_norm_rope(
     qkv: Tensor,
     query_weight: Tensor,
@@ -145,45 +163,15 @@ def compiled_qk_norm_rope(
     key_bias: Tensor,
     cosines: Tensor,
     sines: Tensor,
-    heads: int,
-    epsilon: float,
-) -> tuple[Tensor, Tensor]:
-    """`plain_qk_norm_rope` as one kernel."""
-    query, key = _fake(qkv, heads)
-    pointers = (query_weight, query_bias, key_weight, key_bias, cosines, sines, query, query, key, query, key)
-    _launch(qkv, heads, epsilon, pointers, False)
-    return query, key
-
-
-def compiled_qk_norm_rope_8bit(
-    qkv: Tensor,
-    query_weight: Tensor,
-    query_bias: Tensor,
-    key_weight: Tensor,
-    key_bias: Tensor,
-    cosines: Tensor,
-    sines: Tensor,
-    centre: Tensor,
+    centre: Tensor | None,
     heads: int,
     epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`plain_qk_norm_rope_8bit` as one kernel."""
-    parts = _fake_8bit(qkv, heads)
-    query, query_scale, key, key_scale = parts
-    weights = (query_weight, query_bias, key_weight, key_bias, cosines, sines, centre.contiguous())
-    _launch(qkv, heads, epsilon, (*weights, query, key, query_scale, key_scale), True)
-    return parts
-
-
-def _launch(qkv: Tensor, heads: int, epsilon: float, pointers: tuple[Tensor, ...], eight_bit: bool) -> None:
-    block, warps = _tile(eight_bit)
-    dense = qkv if qkv.stride(-1) == 1 else qkv.contiguous()
-    batch, length, width = dense.shape
-    words = length - pointers[4].shape[0]
-    qk_norm_rope_kernel[(ceil_div(length, block), heads, batch)](
-        dense, *pointers, length, words, heads, dense.stride(0), dense.stride(1), epsilon,
-        D=width // (3 * heads), BLOCK=block, EIGHT_BIT=eight_bit, num_warps=warps,
-    )  # fmt: skip
+    """`plain_qk_norm_rope` as one kernel."""
+    norms = query_weight, query_bias, key_weight, key_bias
+    launch, outputs = launch_qk_norm_rope(qkv, *norms, cosines, sines, centre, heads, epsilon)
+    launch.start()
+    return outputs
 
 
 def _tile(eight_bit: bool) -> tuple[int, int]:
@@ -191,23 +179,7 @@ def _tile(eight_bit: bool) -> tuple[int, int]:
     return (QUANT_BLOCK, 8) if eight_bit else (32, 4)
 
 
-def _fake(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    shape = (qkv.shape[0], qkv.shape[1], heads, qkv.shape[2] // (3 * heads))
-    return qkv.new_empty(shape).transpose(1, 2), qkv.new_empty(shape).transpose(1, 2)
-
-
-def _fake_8bit(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shape = (qkv.shape[0], heads, qkv.shape[1], qkv.shape[2] // (3 * heads))
-    scales = (*shape[:2], -(-qkv.shape[1] // QUANT_BLOCK))
-    query, key = (qkv.new_empty(shape, dtype=torch.int8) for _ in range(2))
-    query_scale, key_scale = (qkv.new_empty(scales, dtype=torch.float32) for _ in range(2))
-    return query, query_scale, key, key_scale
-
-
-qk_norm_rope = operator(plain_qk_norm_rope, compiled_qk_norm_rope, lambda qkv, *rest: _fake(qkv, rest[-2]))
-qk_norm_rope_8bit = operator(
-    plain_qk_norm_rope_8bit, compiled_qk_norm_rope_8bit, lambda qkv, *rest: _fake_8bit(qkv, rest[-2])
-)
+qk_norm_rope = operator(plain_qk_norm_rope, compiled_qk_norm_rope)
 
 
 def _variant(dtype: str, width: int, eight_bit: bool) -> Variant:
@@ -217,7 +189,7 @@ def _variant(dtype: str, width: int, eight_bit: bool) -> Variant:
         "cosines_ptr": "fp32", "sines_ptr": "fp32", "centre_ptr": "fp32", "query_ptr": output, "key_ptr": output,
         "query_scale_ptr": "fp32", "key_scale_ptr": "fp32",
     }  # fmt: skip
-    numbers = dict.fromkeys(("length", "words", "heads", "stride_b", "stride_s"), "i32") | {"epsilon": "fp32"}
+    numbers = dict.fromkeys(("length", "text_length", "heads", "stride_b", "stride_s"), "i32") | {"epsilon": "fp32"}
     signature = {name: f"*{kind}" for name, kind in pointers.items()} | numbers
     block, warps = _tile(eight_bit)
     constants = {"D": width, "BLOCK": block, "EIGHT_BIT": eight_bit}

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from .language import jit, power_of_two, tl
-from .operator import inner, operator
+from .launch import Launch, named
+from .operator import operator, wide_dtype
 from .variant import FP8_ARCHITECTURES, Variant
 
 LARGEST = 448.0
@@ -26,7 +27,7 @@ def quantise_kernel(x_ptr, output_ptr, scale_ptr, D: tl.constexpr, BLOCK: tl.con
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``x`` as float8_e4m3fn and its float32 scales, one per row of the last axis."""
-    wide = x.to(inner(x.dtype))
+    wide = x.to(wide_dtype(x.dtype))
     scale = wide.abs().amax(-1).clamp_min(1e-8) / LARGEST
     return (wide / scale[..., None]).to(torch.float8_e4m3fn), scale.float()
 
@@ -36,29 +37,32 @@ def plain_quantise(x: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
 
     The twin of `compiled_quantise`.
     """
-    wide = x.to(inner(x.dtype))
+    wide = x.to(wide_dtype(x.dtype))
     return quantise_rows(torch.nn.functional.gelu(wide, approximate="tanh") if gelu else wide)
+
+
+def launch_quantise(x: Tensor, gelu: bool) -> tuple[Launch, tuple[Tensor, Tensor]]:
+    """Return the launch and what it writes."""
+    width = x.shape[-1]
+    output = x.new_empty(x.shape, dtype=torch.float8_e4m3fn)
+    scale = x.new_empty(x.shape[:-1], dtype=torch.float32)
+    constants = {"D": width, "BLOCK": power_of_two(width), "GELU": gelu}
+    arguments = named(quantise_kernel, x.contiguous(), output, scale)
+    return Launch(quantise_kernel, (x.numel() // width,), arguments, constants, _warps(width)), (output, scale)
 
 
 def compiled_quantise(x: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
     """`plain_quantise` as one kernel."""
-    output, scale = _fake(x, gelu)
-    width = x.shape[-1]
-    quantise_kernel[(x.numel() // width,)](
-        x.contiguous(), output, scale, D=width, BLOCK=power_of_two(width), GELU=gelu, num_warps=_warps(width)
-    )
-    return output, scale
+    launch, outputs = launch_quantise(x, gelu)
+    launch.start()
+    return outputs
 
 
 def _warps(width: int) -> int:
     return 16 if width > 8192 else 8 if width > 2048 else 4
 
 
-def _fake(x: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape, dtype=torch.float8_e4m3fn), x.new_empty(x.shape[:-1], dtype=torch.float32)
-
-
-quantise = operator(plain_quantise, compiled_quantise, _fake)
+quantise = operator(plain_quantise, compiled_quantise)
 
 
 def variants(architecture: int) -> tuple[Variant, ...]:

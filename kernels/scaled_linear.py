@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .operator import inner, operator
+from .operator import operator, wide_dtype
 
 
 def plain_scaled_linear(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
@@ -11,16 +11,16 @@ def plain_scaled_linear(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale
 
     ``x`` is float8_e4m3fn B S K with scales B S, ``weight`` float8_e4m3fn N K with scales N, ``bias`` N.
     """
-    wide = inner(bias.dtype)
+    wide = wide_dtype(bias.dtype)
     activation = x.to(wide) * x_scale.to(wide)[..., None]
-    made = torch.nn.functional.linear(activation, weight.to(wide) * weight_scale.to(wide)[:, None], bias.to(wide))
-    return made.to(bias.dtype)
+    dense = weight.to(wide) * weight_scale.to(wide)[:, None]
+    return torch.nn.functional.linear(activation, dense, bias.to(wide)).to(bias.dtype)
 
 
 def compiled_scaled_linear(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
     """`plain_scaled_linear` on FP8 matrix units, through torch's own scaled product; bfloat16."""
     rows = x.flatten(0, -2)
-    made = torch._scaled_mm(
+    product = torch._scaled_mm(
         rows,
         weight.t(),
         x_scale.reshape(-1, 1),
@@ -29,11 +29,7 @@ def compiled_scaled_linear(x: Tensor, x_scale: Tensor, weight: Tensor, weight_sc
         out_dtype=bias.dtype,
         use_fast_accum=True,
     )
-    return made.unflatten(0, x.shape[:-1])
+    return product.unflatten(0, x.shape[:-1])
 
 
-def _fake(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
-    return bias.new_empty((*x.shape[:-1], weight.shape[0]))
-
-
-scaled_linear = operator(plain_scaled_linear, compiled_scaled_linear, _fake)
+scaled_linear = operator(plain_scaled_linear, compiled_scaled_linear)

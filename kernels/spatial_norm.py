@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from .language import ceil_div, jit, power_of_two, tl
-from .operator import inner, operator
+from .launch import Launch, named
+from .operator import operator, wide_dtype
 from .variant import Variant
 
 PAD = 2
@@ -107,14 +108,14 @@ def spatial_norm_kernel(
         column = ((pixel - row * width).to(tl.float32) * column_scale).to(tl.int32)
         column = tl.minimum(column, latent_width - 1)
         place = ((latent_frame * latent_height + latent_row) * latent_width + column).to(tl.int64)
-        seen = place[:, None] * C + channel[None, :]
+        source = place[:, None] * C + channel[None, :]
         known = channel < C
         mean = tl.load(statistics_ptr + channel, known, other=0.0)[None, :]
         scale = tl.load(statistics_ptr + C + channel, known, other=0.0)[None, :]
         bias = tl.load(bias_ptr + channel, known, other=0.0).to(tl.float32)[None, :]
         x = tl.load(f_ptr + frame * plane + at, inside, other=0.0).to(tl.float32)
-        y = tl.load(y_ptr + seen, inside, other=0.0).to(tl.float32)
-        b = tl.load(b_ptr + seen, inside, other=0.0).to(tl.float32)
+        y = tl.load(y_ptr + source, inside, other=0.0).to(tl.float32)
+        b = tl.load(b_ptr + source, inside, other=0.0).to(tl.float32)
         x = ((x - mean) * scale + bias) * y + b
         x = (x / (1.0 + tl.exp(-x))).to(result_ptr.dtype.element_ty)
         tl.store(result_ptr + (frame + 2) * plane + at, x, inside)
@@ -127,14 +128,7 @@ def spatial_norm_kernel(
 
 
 def plain_spatial_norm(
-    f: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    y: Tensor,
-    b: Tensor,
-    cache: Tensor | None,
-    groups: int,
-    eps: float,
+    f: Tensor, weight: Tensor, bias: Tensor, y: Tensor, b: Tensor, cache: Tensor | None, groups: int, eps: float
 ) -> Tensor:
     """Return 1 C T+2 H W, channels_last_3d in the dtype of ``f``; the twin of `compiled_spatial_norm`.
 
@@ -142,7 +136,7 @@ def plain_spatial_norm(
     ``cache``, 1 C 2 H W, or without one the result's own first frame twice. Raises ValueError for other shapes.
     """
     _check(f, weight, bias, y, b, cache, groups)
-    wide = inner(f.dtype)
+    wide = wide_dtype(f.dtype)
     normed = functional.group_norm(f.to(wide), groups, weight.to(wide), bias.to(wide), eps)
     size = tuple(f.shape[2:])
     shaped = functional.silu(normed * _upsampled(y.to(wide), size) + _upsampled(b.to(wide), size)).to(f.dtype)
@@ -178,24 +172,18 @@ def _check(f: Tensor, weight: Tensor, bias: Tensor, y: Tensor, b: Tensor, cache:
         raise ValueError(f"wanted a cache of the last {PAD} frames of {tuple(f.shape)}; got {tuple(cache.shape)}")
 
 
-def compiled_spatial_norm(
-    f: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    y: Tensor,
-    b: Tensor,
-    cache: Tensor | None,
-    groups: int,
-    eps: float,
-) -> Tensor:
-    """`plain_spatial_norm` as three kernels, float32 inside: moments in parts, merged, applied; no atomics."""
-    if f.dtype == torch.float64:
-        return plain_spatial_norm(f, weight, bias, y, b, cache, groups, eps)
-    result = _fake(f, weight, bias, y, b, cache, groups, eps)
+def launch_spatial_norm(
+    f: Tensor, weight: Tensor, bias: Tensor, y: Tensor, b: Tensor, cache: Tensor | None, groups: int, eps: float
+) -> tuple[tuple[Launch, ...], Tensor]:
+    """Return three launches and what they write: moments in parts, merged, applied; no atomics."""
+    _check(f, weight, bias, y, b, cache, groups)
+    _, channels, frames, height, width = f.shape
+    if frames + PAD > GRID_LIMIT:
+        raise ValueError(f"wanted at most {GRID_LIMIT - PAD} frames; got {frames}")
+    shape = 1, channels, frames + PAD, height, width
+    result = torch.empty(shape, dtype=f.dtype, device=f.device, memory_format=torch.channels_last_3d)
     dense, y, b = (x.contiguous(memory_format=torch.channels_last_3d) for x in (f, y, b))
     past = result if cache is None else cache.contiguous(memory_format=torch.channels_last_3d)
-    _, channels, frames, height, width = f.shape
-    _, _, latent_frames, latent_height, latent_width = y.shape
     part, tile = _tile(channels, MOMENTS_TILE), _tile(channels, TILE)
     rows = frames * height * width
     steps = ceil_div(rows, part["BLOCK"] * PROGRAMS)
@@ -203,20 +191,35 @@ def compiled_spatial_norm(
     programs = ceil_div(rows, chunk)
     partial = torch.empty((programs, 2, channels), dtype=torch.float32, device=f.device)
     statistics = torch.empty((2, channels), dtype=torch.float32, device=f.device)
-    moments_kernel[(programs,)](dense, partial, rows, steps, **part, num_warps=WARPS)
-    merge_kernel[(groups,)](
-        partial, weight.contiguous(), statistics, rows, chunk, programs, eps,
-        **_merge_tile(channels, groups), num_warps=WARPS,
-    )  # fmt: skip
+    moments = named(moments_kernel, dense, partial, rows, steps)
+    merge = named(merge_kernel, partial, weight.contiguous(), statistics, rows, chunk, programs, eps)
     lead, cached = _lead(frames), int(cache is not None)
-    grid = (ceil_div(height * width, tile["BLOCK"]), frames + PAD * cached)
-    spatial_norm_kernel[grid](
-        dense, statistics, bias.contiguous(), y, b, past, result,
-        frames, height * width, width, latent_frames, latent_height, latent_width,
-        (latent_frames - lead) / (frames - lead), latent_height / height, latent_width / width, lead, cached,
-        **tile, num_warps=WARPS,
-    )  # fmt: skip
+    latent = tuple(y.shape[2:])
+    scales = (latent[0] - lead) / (frames - lead), latent[1] / height, latent[2] / width
+    tensors = dense, statistics, bias.contiguous(), y, b, past, result
+    sizes = frames, height * width, width, *latent, *scales, lead, cached
+    grid = ceil_div(height * width, tile["BLOCK"]), frames + PAD * cached
+    launches = (
+        Launch(moments_kernel, (programs,), moments, part, WARPS),
+        Launch(merge_kernel, (groups,), merge, _merge_tile(channels, groups), WARPS),
+        Launch(spatial_norm_kernel, grid, named(spatial_norm_kernel, *tensors, *sizes), tile, WARPS),
+    )
+    return launches, result
+
+
+def compiled_spatial_norm(
+    f: Tensor, weight: Tensor, bias: Tensor, y: Tensor, b: Tensor, cache: Tensor | None, groups: int, eps: float
+) -> Tensor:
+    """`plain_spatial_norm` as three kernels, float32 inside."""
+    if f.dtype == torch.float64:
+        return plain_spatial_norm(f, weight, bias, y, b, cache, groups, eps)
+    launches, result = launch_spatial_norm(f, weight, bias, y, b, cache, groups, eps)
+    for launch in launches:
+        launch.start()
     return result
+
+
+spatial_norm = operator(plain_spatial_norm, compiled_spatial_norm)
 
 
 def _tile(channels: int, elements: int) -> dict[str, int]:
@@ -231,26 +234,6 @@ def _merge_tile(channels: int, groups: int) -> dict[str, int]:
     lanes = power_of_two(width)
     block = min(max(MERGE_TILE // lanes, 1), power_of_two(PROGRAMS))
     return {"C": channels, "WIDTH": width, "LANES": lanes, "BLOCK": block}
-
-
-def _fake(
-    f: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    y: Tensor,
-    b: Tensor,
-    cache: Tensor | None,
-    groups: int,
-    eps: float,
-) -> Tensor:
-    _check(f, weight, bias, y, b, cache, groups)
-    if f.shape[2] + PAD > GRID_LIMIT:
-        raise ValueError(f"wanted at most {GRID_LIMIT - PAD} frames; got {f.shape[2]}")
-    shape = (1, f.shape[1], f.shape[2] + PAD, *f.shape[3:])
-    return torch.empty(shape, dtype=f.dtype, device=f.device, memory_format=torch.channels_last_3d)
-
-
-spatial_norm = operator(plain_spatial_norm, compiled_spatial_norm, _fake)
 
 
 def _variants(io: str, channels: int, groups: int) -> Iterator[Variant]:

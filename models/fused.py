@@ -5,10 +5,8 @@ from first to last; queries, keys and values come from one product; the modulati
 per forward (every branch is at the same time); norm, positions, gates and residuals are fused kernels.
 """
 
-from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,52 +15,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dvgwm.kernels.attention import attention, library_attention
-from dvgwm.kernels.attention_8bit import attention_8bit, attention_fp8, quantise_values
-from dvgwm.kernels.modulate import modulate, modulate_8bit, modulate_first, modulate_first_8bit
-from dvgwm.kernels.qk_norm_rope import plain_qk_norm_rope, qk_norm_rope, qk_norm_rope_8bit
+from dvgwm.kernels.attention_8bit import attention_8bit, quantise_values
+from dvgwm.kernels.modulate import modulate
+from dvgwm.kernels.qk_norm_rope import plain_qk_norm_rope, qk_norm_rope
 from dvgwm.kernels.quantise import quantise, quantise_rows
 from dvgwm.kernels.scaled_linear import scaled_linear
-from dvgwm.runtime.errors import ConfigError
+
+from .precision import Precision
 
 CENTRE_STRIDE = 32
 """Every 32nd video token's key makes the centre that 8-bit attention takes off: any centre is exact, a near one precise."""
 
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How the networks compute: ``dtype`` everywhere, FP8 products with ``fp8``, and which attention.
-
-    ``attention`` is the library's (``library``), ours (``kernel``), ours on 8-bit scores (``8bit``) or with FP8 values too
-    (``fp8``). ``loss`` says what it does to the numbers: lossless, or bounded by the parity that the bundle states.
-    """
-
-    dtype: torch.dtype
-    fp8: bool = False
-    attention: str = "library"
-    loss: str = "bounded"
+Normed = Tensor | tuple[Tensor, Tensor]
+"""Tokens after a norm: numbers, or FP8 numbers and their scales."""
 
 
-RECIPES: Mapping[str, Recipe] = MappingProxyType(
-    {
-        "float32": Recipe(torch.float32, loss="lossless"),
-        "bfloat16": Recipe(torch.bfloat16),
-        "bfloat16_kernel": Recipe(torch.bfloat16, attention="kernel"),
-        "fp8": Recipe(torch.bfloat16, fp8=True),
-        "fp8_8bit": Recipe(torch.bfloat16, fp8=True, attention="8bit"),
-        "fp8_fp8": Recipe(torch.bfloat16, fp8=True, attention="fp8"),
-    }
-)
-
-
-def recipe(name: str) -> Recipe:
-    """Return the recipe called ``name``; raises `ConfigError` naming those that exist."""
-    if name not in RECIPES:
-        raise ConfigError("PRECISION", f"wanted a precision of {', '.join(RECIPES)}; got {name!r}")
-    return RECIPES[name]
-
-
-class Dense(nn.Module):
-    """A linear layer in the recipe's dtype."""
+class Linear(nn.Module):
+    """A linear layer of given weights in ``dtype``."""
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
@@ -74,7 +43,7 @@ class Dense(nn.Module):
         return functional.linear(x, self.weight, self.bias)
 
 
-class DenseFp8(nn.Module):
+class LinearFp8(nn.Module):
     """A linear layer with FP8 weights, a scale per output channel; takes quantised tokens, or quantises them itself."""
 
     weight: Tensor
@@ -87,107 +56,100 @@ class DenseFp8(nn.Module):
         self.register_buffer("scale", scale)
         self.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
 
-    def forward(self, x: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Normed) -> Tensor:
         """Return ``x W^T + b`` of tokens B S K, or of FP8 tokens and their scales."""
         tokens, scale = quantise(x, False) if isinstance(x, Tensor) else x
         return scaled_linear(tokens, scale, self.weight, self.scale, self.bias)
 
 
 class Block(nn.Module):
-    """One transformer block on joint tokens, text first; ``made`` tells how its products and attention compute."""
+    """One transformer block on joint tokens, text first."""
 
-    def __init__(self, block: Any, made: Recipe) -> None:
+    def __init__(self, block: Any, precision: Precision) -> None:
         super().__init__()
-        attn, dense = block.attn1, DenseFp8 if made.fp8 else Dense
-        parts = (attn.to_q, attn.to_k, attn.to_v)
-        self.made, self.heads = made, attn.heads
-        self.qkv = dense(_join([p.weight for p in parts]), _join([_bias(p) for p in parts]), made.dtype)
-        self.out = dense(attn.to_out[0].weight, _bias(attn.to_out[0]), made.dtype)
-        self.up = dense(block.ff.net[0].proj.weight, _bias(block.ff.net[0].proj), made.dtype)
-        self.down = dense(block.ff.net[2].weight, _bias(block.ff.net[2]), made.dtype)
-        self.norms = nn.ParameterList(
-            nn.Parameter(tensor.to(made.dtype), requires_grad=False)
-            for norm in (block.norm1.norm, block.norm2.norm, attn.norm_q, attn.norm_k)
-            for tensor in (norm.weight, norm.bias)
-        )
+        attn, dtype = block.attn1, precision.dtype
+        linear = LinearFp8 if precision.fp8 else Linear
+        projections = attn.to_q, attn.to_k, attn.to_v
+        self.precision, self.heads = precision, attn.heads
+        self.qkv = linear(torch.cat([p.weight for p in projections]), torch.cat([_bias(p) for p in projections]), dtype)
+        self.out = linear(attn.to_out[0].weight, _bias(attn.to_out[0]), dtype)
+        self.up = linear(block.ff.net[0].proj.weight, _bias(block.ff.net[0].proj), dtype)
+        self.down = linear(block.ff.net[2].weight, _bias(block.ff.net[2]), dtype)
+        self.norms = _norm_parameters((block.norm1.norm, block.norm2.norm, attn.norm_q, attn.norm_k), dtype)
         self.epsilon, self.qk_epsilon = block.norm1.norm.eps, attn.norm_q.eps
 
-    def first(self, tokens: Tensor, after: Tensor, words: int) -> Any:
-        """Return the normalised tokens that enter attention where no update precedes."""
-        norm = modulate_first_8bit if self.made.fp8 else modulate_first
-        return norm(tokens, after, self.norms[0], self.norms[1], words, self.epsilon)
+    def enter(
+        self, tokens: Tensor, update: Tensor | None, before: Tensor, after: Tensor, text_length: int
+    ) -> tuple[Tensor, Normed]:
+        """Return the tokens with the last block's update, where there is one, and normalised for attention."""
+        return self._modulated(tokens, update, before, after, text_length, 0)
 
-    def enter(self, tokens: Tensor, update: Tensor, before: Tensor, after: Tensor, words: int) -> Any:
-        """Return the tokens with the last block's update, and normalised for attention."""
-        return self._gated(tokens, update, before, after, words, 0)
-
-    def forward(self, tokens: Tensor, normed: Any, tables: tuple[Tensor, Tensor], turns: tuple[Tensor, Tensor]) -> Any:
-        """Return the tokens after attention, and the feed-forward's update to be gated by the second table."""
-        words = tokens.shape[1] - turns[0].shape[0]
-        mixed = self.out(self._attend(self.qkv(normed), turns, words))
-        tokens, normed = self._gated(tokens, mixed, *tables, words, 2)
+    def forward(
+        self, tokens: Tensor, normed: Normed, modulations: tuple[Tensor, Tensor], rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the tokens after attention, and the feed-forward's update, which the second modulation is to gate."""
+        text_length = tokens.shape[1] - rotary[0].shape[0]
+        mixed = self.out(self._attend(self.qkv(normed), rotary, text_length))
+        tokens, normed = self._modulated(tokens, mixed, *modulations, text_length, 2)
         raised = self.up(normed)
-        return tokens, self.down(
-            quantise(raised, True) if self.made.fp8 else functional.gelu(raised, approximate="tanh")
-        )
+        if self.precision.fp8:
+            return tokens, self.down(quantise(raised, True))
+        return tokens, self.down(functional.gelu(raised, approximate="tanh"))
 
-    def _gated(self, tokens: Tensor, update: Tensor, before: Tensor, after: Tensor, words: int, at: int) -> Any:
-        norm = self.norms[at], self.norms[at + 1]
-        if not self.made.fp8:
-            return modulate(tokens, update, before, after, *norm, words, self.epsilon)
-        tokens, numbers, scale = modulate_8bit(tokens, update, before, after, *norm, words, self.epsilon)
-        return tokens, (numbers, scale)
+    def _modulated(
+        self, tokens: Tensor, update: Tensor | None, before: Tensor, after: Tensor, text_length: int, norm: int
+    ) -> tuple[Tensor, Normed]:
+        weight, bias = self.norms[norm], self.norms[norm + 1]
+        fp8 = self.precision.fp8
+        summed, normed, scale = modulate(tokens, update, before, after, weight, bias, text_length, self.epsilon, fp8)
+        return (tokens if update is None else summed), ((normed, scale) if fp8 else normed)
 
-    def _attend(self, qkv: Tensor, turns: tuple[Tensor, Tensor], words: int) -> Tensor:
-        query_weight, query_bias, key_weight, key_bias = list(self.norms)[4:]
-        norms = (query_weight, query_bias, key_weight, key_bias)
+    def _attend(self, qkv: Tensor, rotary: tuple[Tensor, Tensor], text_length: int) -> Tensor:
+        norms = list(self.norms)[4:]
         value = qkv.unflatten(-1, (3, self.heads, -1))[:, :, 2].transpose(1, 2)
-        scale = value.shape[-1] ** -0.5
-        if self.made.attention in ("8bit", "fp8"):
-            rows, cosines, sines = (part[::CENTRE_STRIDE] for part in (qkv.transpose(0, 1)[words:], *turns))
-            keys = plain_qk_norm_rope(rows.transpose(0, 1), *norms, cosines, sines, self.heads, self.qk_epsilon)[1]
+        scale, kind = value.shape[-1] ** -0.5, self.precision.attention
+        if kind in ("8bit", "fp8"):
+            rows, cosines, sines = (x[::CENTRE_STRIDE] for x in (qkv.transpose(0, 1)[text_length:], *rotary))
+            some = rows.transpose(0, 1)
+            keys = plain_qk_norm_rope(some, *norms, cosines, sines, None, self.heads, self.qk_epsilon)[1]
             centre = keys.float().mean(2)
-            parts = qk_norm_rope_8bit(qkv, *norms, *turns, centre, self.heads, self.qk_epsilon)
-            if self.made.attention == "fp8":
-                return attention_fp8(*parts, *quantise_values(value), scale).flatten(2)
-            return attention_8bit(*parts, value, scale).flatten(2)
-        query, key = qk_norm_rope(qkv, *norms, *turns, self.heads, self.qk_epsilon)
-        if self.made.attention == "kernel":
-            return attention(query, key, value, scale).flatten(2)
-        return library_attention(query, key, value, scale).flatten(2)
+            query, key, query_scale, key_scale = qk_norm_rope(qkv, *norms, *rotary, centre, self.heads, self.qk_epsilon)
+            values = quantise_values(value) if kind == "fp8" else (value, None)
+            return attention_8bit(query, query_scale, key, key_scale, *values, scale).flatten(2)
+        query, key, _, _ = qk_norm_rope(qkv, *norms, *rotary, None, self.heads, self.qk_epsilon)
+        attend = attention if kind == "kernel" else library_attention
+        return attend(query, key, value, scale).flatten(2)
 
 
 class FusedTransformer(nn.Module):
     """`CogVideoXTransformer3DModel` with the forward that `models.denoisers.DenoiseEngine` calls, on fused kernels.
 
-    The first and the last block, the embeddings, modulations and the output stay in the recipe's dtype under FP8.
+    The first and the last block, the embeddings, modulations and the output stay in the precision's dtype under FP8.
     """
 
-    still: Tensor
+    no_modulation: Tensor
 
-    def __init__(self, transformer: CogVideoXTransformer3DModel, made: Recipe) -> None:
+    def __init__(self, transformer: CogVideoXTransformer3DModel, precision: Precision) -> None:
         super().__init__()
-        dense = Recipe(made.dtype, False, made.attention, made.loss)
+        dtype = precision.dtype
         blocks = list(transformer.transformer_blocks)
-        ends = (0, len(blocks) - 1)
-        self.dtype, self.patch = made.dtype, transformer.config["patch_size"]
+        kinds = [precision] * len(blocks)
+        kinds[0] = kinds[-1] = replace(precision, fp8=False)
+        self.dtype, self.patch = dtype, transformer.config["patch_size"]
         self.time_proj = transformer.time_proj
         # Copies: `to` would change the given transformer.
-        self.time_embedding = deepcopy(transformer.time_embedding).to(made.dtype)
-        self.patch_embed = deepcopy(transformer.patch_embed).to(made.dtype)
-        self.blocks = nn.ModuleList(Block(block, dense if i in ends else made) for i, block in enumerate(blocks))
+        self.time_embedding = deepcopy(transformer.time_embedding).to(dtype)
+        self.patch_embed = deepcopy(transformer.patch_embed).to(dtype)
+        self.blocks = nn.ModuleList(Block(block, kind) for block, kind in zip(blocks, kinds, strict=True))
         linears = [norm.linear for block in blocks for norm in (block.norm1, block.norm2)]
         linears.append(transformer.norm_out.linear)
-        self.modulation = Dense(_join([p.weight for p in linears]), _join([_bias(p) for p in linears]), made.dtype)
-        self.norms = nn.ParameterList(
-            nn.Parameter(tensor.to(made.dtype), requires_grad=False)
-            for norm in (transformer.norm_final, transformer.norm_out.norm)
-            for tensor in (norm.weight, norm.bias)
-        )
+        weight, bias = (torch.cat(tensors) for tensors in zip(*((p.weight, _bias(p)) for p in linears), strict=True))
+        self.modulation = Linear(weight, bias, dtype)
+        self.norms = _norm_parameters((transformer.norm_final, transformer.norm_out.norm), dtype)
         self.epsilon = transformer.norm_final.eps
-        self.output = Dense(transformer.proj_out.weight, _bias(transformer.proj_out), made.dtype)
+        self.output = Linear(transformer.proj_out.weight, _bias(transformer.proj_out), dtype)
         width = transformer.norm_final.weight.shape[0]
-        self.register_buffer("still", transformer.norm_final.weight.new_zeros(2, 3, width, dtype=made.dtype))
+        self.register_buffer("no_modulation", transformer.norm_final.weight.new_zeros(2, 3, width, dtype=dtype))
 
     def forward(
         self,
@@ -200,45 +162,37 @@ class FusedTransformer(nn.Module):
         """Return the velocity, B T C H W in the dtype of ``hidden_states``; one ``timestep`` for the whole batch."""
         batch, frames, _, height, width = hidden_states.shape
         tokens = self.patch_embed(encoder_hidden_states.to(self.dtype), hidden_states.to(self.dtype))
-        words = encoder_hidden_states.shape[1]
-        tables, last = self._tables(timestep[:1])
-        turns = tuple(table[:, ::2].contiguous() for table in image_rotary_emb)
-        blocks: list[Any] = list(self.blocks)
-        normed = blocks[0].first(tokens, tables[0], words)
-        tokens, update = blocks[0](tokens, normed, (tables[0], tables[1]), turns)
-        for index, block in enumerate(blocks[1:], 1):
-            before, here = tables[2 * index - 1], (tables[2 * index], tables[2 * index + 1])
-            tokens, normed = block.enter(tokens, update, before, here[0], words)
-            tokens, update = block(tokens, normed, here, turns)
-        _, normed = modulate(
-            tokens,
-            update,
-            tables[2 * len(self.blocks) - 1],
-            self.still,
-            self.norms[0],
-            self.norms[1],
-            words,
-            self.epsilon,
-        )
-        normed = modulate_first(normed[:, words:].contiguous(), last, self.norms[2], self.norms[3], 0, self.epsilon)
-        patches = self.output(normed).view(
-            batch, frames, height // self.patch, width // self.patch, -1, self.patch, self.patch
-        )
+        text_length = encoder_hidden_states.shape[1]
+        modulations, output_modulation = self._modulations(timestep[:1])
+        rotary = tuple(table[:, ::2].contiguous() for table in image_rotary_emb)
+        update, before = None, modulations[0]
+        for block, pair in zip(self.blocks, modulations.unflatten(0, (-1, 2)), strict=True):
+            tokens, normed = block.enter(tokens, update, before, pair[0], text_length)
+            tokens, update = block(tokens, normed, (pair[0], pair[1]), rotary)
+            before = pair[1]
+        final, out = (self.norms[0], self.norms[1]), (self.norms[2], self.norms[3])
+        _, normed, _ = modulate(tokens, update, before, self.no_modulation, *final, text_length, self.epsilon, False)
+        video = normed[:, text_length:].contiguous()
+        _, normed, _ = modulate(video, None, output_modulation, output_modulation, *out, 0, self.epsilon, False)
+        patch = self.patch
+        patches = self.output(normed).view(batch, frames, height // patch, width // patch, -1, patch, patch)
         velocity = patches.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
         return (velocity.to(hidden_states.dtype),)
 
-    def _tables(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """Return every norm's table, (2 layers) x 2 x 3 x D, and the output's, 2 x 3 x D."""
+    def _modulations(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """Return every norm's modulation, (2 layers) x 2 x 3 x D, and the output's, 2 x 3 x D."""
         embedded = self.time_embedding(self.time_proj(timestep).to(self.dtype))
         numbers = self.modulation(functional.silu(embedded))[0]
-        width = self.still.shape[-1]
-        tables = numbers[: -2 * width].view(-1, 2, 3, width)
-        last = functional.pad(numbers[-2 * width :].view(1, 2, width), (0, 0, 0, 1)).expand(2, -1, -1)
-        return tables, last
+        width = self.no_modulation.shape[-1]
+        modulations = numbers[: -2 * width].view(-1, 2, 3, width)
+        output = functional.pad(numbers[-2 * width :].view(1, 2, width), (0, 0, 0, 1)).expand(2, -1, -1)
+        return modulations, output
 
 
-def _join(tensors: list[Tensor]) -> Tensor:
-    return torch.cat(tensors)
+def _norm_parameters(norms: tuple[Any, ...], dtype: torch.dtype) -> nn.ParameterList:
+    """Return weight and bias of every norm in a row."""
+    tensors = [tensor for norm in norms for tensor in (norm.weight, norm.bias)]
+    return nn.ParameterList(nn.Parameter(tensor.to(dtype), requires_grad=False) for tensor in tensors)
 
 
 def _bias(linear: Any) -> Tensor:

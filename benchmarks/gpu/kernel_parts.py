@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from dvgwm.kernels import affine_step, attention, attention_8bit, bridge, modulate, qk_norm_rope, quantise, spatial_norm
-from dvgwm.kernels.shipped import launches
+from dvgwm.kernels.aot import variants
+from dvgwm.kernels.launch import Launch
 from dvgwm.runtime.backends.cuda import CudaKernels
 from dvgwm.runtime.errors import ConfigError
 
@@ -83,13 +85,13 @@ def run_attention(bench: Bench) -> None:
             works = {"library": lambda: scaled_dot_product_attention(query, key, value).transpose(1, 2)}
         works["kernel"] = lambda: attention.attention(query, key, value, scale)
         parts = (*qk_norm_rope.quantise_blocks(query.float()), *qk_norm_rope.quantise_blocks(key.float()))
-        works["8bit"] = lambda: attention_8bit.attention_8bit(*parts, value, scale)
+        works["8bit"] = lambda: attention_8bit.attention_8bit(*parts, value, None, scale)
         if small(bench) or torch.cuda.get_device_capability() >= (8, 9):
             values = attention_8bit.quantise_values(value)
-            works["fp8"] = lambda: attention_8bit.attention_fp8(*parts, *values, scale)
+            works["fp8"] = lambda: attention_8bit.attention_8bit(*parts, *values, scale)
         if cubins is not None:
-            works["cubin"] = shipped(cubins, lambda: attention.compiled_attention(query, key, value, scale))
-            works["8bit cubin"] = shipped(cubins, lambda: attention_8bit.compiled_attention_8bit(*parts, value, scale))
+            works["cubin"] = shipped(cubins, *attention.launch_attention(query, key, value, scale))
+            works["8bit cubin"] = shipped(cubins, *attention_8bit.launch_attention_8bit(*parts, value, None, scale))
         exact = scaled_dot_product_attention(*(part[:1, :1].double() for part in (query, key, value))).transpose(1, 2)
         report(bench, f"attention {label}", works, exact, 4 * batch * heads * length**2 * width, list(shape))
         if not small(bench):
@@ -120,19 +122,13 @@ def report(
 def tune(bench: Bench, label: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
     """Time other tiles of our kernel: the best of them is what `attention.tile` ought to say."""
     batch, heads, length, width = query.shape
-    output = torch.empty(batch, length, heads, width, device="cuda", dtype=query.dtype)
-    strides = [s for part in (query, key, value, output.transpose(1, 2)) for s in part.stride()[:3]]
-    scale = width**-0.5 * attention.LOG2_E
+    launch, _ = attention.launch_attention(query, key, value, width**-0.5)
     for block_m, block_n, warps, stages in TILES:
-
-        def work(tile: tuple[int, int, int, int] = (block_m, block_n, warps, stages)) -> None:
-            attention.attention_kernel[(-(-length // tile[0]), batch * heads)](
-                query, key, value, output, heads, length, length, scale, *strides,
-                D=width, BLOCK_M=tile[0], BLOCK_N=tile[1], num_warps=tile[2], num_stages=tile[3],
-            )  # fmt: skip
-
+        constants = {"D": width, "BLOCK_M": block_m, "BLOCK_N": block_n}
+        grid = -(-length // block_m), batch * heads
+        tiled = replace(launch, grid=grid, constants=constants, warps=warps, stages=stages)
         try:
-            median, slowest = alternate({"tile": work}, bench.rounds, bench.device)["tile"]
+            median, slowest = alternate({"tile": tiled.start}, bench.rounds, bench.device)["tile"]
         except Exception as error:  # Triton's errors have no common base; a tile may not fit
             bench.row(f"attention {label} tile", tile=[block_m, block_n, warps, stages], refused=str(error)[:80])
             continue
@@ -141,14 +137,15 @@ def tune(bench: Bench, label: str, query: torch.Tensor, key: torch.Tensor, value
         bench.row(f"attention {label} tile", tile=tile, median_s=median, max_s=slowest, rate=rate)
 
 
-def shipped(cubins: CudaKernels, work: Callable[[], Any]) -> Callable[[], Any]:
-    """Return ``work`` through the shipped kernels: the same launches, the same tensors, its result written anew each time."""
-    seen, result = launches(work, cubins.architecture)
+def shipped(cubins: CudaKernels, launches: Launch | tuple[Launch, ...], result: Any = None) -> Callable[[], Any]:
+    """Return what starts ``launches`` from the shipped cubins and gives ``result``, written anew each time."""
+    launches = (launches,) if isinstance(launches, Launch) else launches
+    calls = [launch.shipped(variants(cubins.architecture)) for launch in launches]
     stream = torch.cuda.current_stream().cuda_stream
 
-    def run() -> Any:
-        for launch in seen:
-            cubins.launch(launch.name, launch.grid, launch.values, stream)
+    def run(held: tuple[Launch, ...] = launches) -> Any:  # the launches hold the tensors whose addresses were taken
+        for name, grid, arguments in calls:
+            cubins.launch(name, grid, arguments, stream)
         return result
 
     return run
@@ -180,31 +177,31 @@ def affine(bench: Bench, cubins: CudaKernels | None) -> None:
     numbers = (0.9, -0.3, 0.0, 0.0, 0.0, 0.0, 6.0, math.inf, 1.0, 0.0)
     for label, count in (("product", 13 * 16 * 32 * 48), ("256 MB", 1 << (16 if small(bench) else 26))):
         state, velocity = torch.randn(1, count, device=bench.device), torch.randn(2, count, device=bench.device)
-        moved = affine_step.bytes_moved(state, velocity, None, None)
-        compare(bench, cubins, affine_step, "affine_step", (state, velocity, None, None, *numbers), moved, label)
+        moved = 2 * state.nbytes + velocity.nbytes
+        compare(bench, cubins, affine_step, "affine_step", (state, velocity, None, None, numbers), moved, label)
 
 
 def tokens(bench: Bench, cubins: CudaKernels | None) -> None:
     """The kernels that replace a transformer layer's small operators, at the preview's size."""
-    batch, length, heads, words = (1, 100, 2, 20) if small(bench) else (2, 5218, 48, 226)
+    batch, length, heads, text_length = (1, 100, 2, 20) if small(bench) else (2, 5218, 48, 226)
     width = heads * 64
     qkv = torch.randn(batch, length, 3 * width, device=bench.device, dtype=torch.bfloat16)
     norms = [torch.randn(64, device=bench.device, dtype=torch.bfloat16) for _ in range(4)]
-    angles = torch.randn(length - words, 32, device=bench.device)
+    angles = torch.randn(length - text_length, 32, device=bench.device)
     turns = angles.cos(), angles.sin()
     moved = qkv.nbytes * 4 // 3
-    compare(bench, cubins, qk_norm_rope, "qk_norm_rope", (qkv, *norms, *turns, heads, 1e-6), moved)
+    compare(bench, cubins, qk_norm_rope, "qk_norm_rope", (qkv, *norms, *turns, None, heads, 1e-6), moved)
     centre = torch.zeros(batch, heads, 64, device=bench.device)
     moved = qkv.nbytes * 2 // 3 + qkv.nbytes // 3
-    compare(bench, cubins, qk_norm_rope, "qk_norm_rope_8bit", (qkv, *norms, *turns, centre, heads, 1e-6), moved)
+    compare(bench, cubins, qk_norm_rope, "qk_norm_rope", (qkv, *norms, *turns, centre, heads, 1e-6), moved, "8bit")
     x, y = (torch.randn(batch, length, width, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
-    tables = [torch.randn(2, 3, width, device=bench.device, dtype=torch.bfloat16) for _ in range(2)]
+    modulations = [torch.randn(2, 3, width, device=bench.device, dtype=torch.bfloat16) for _ in range(2)]
     norm = [torch.randn(width, device=bench.device, dtype=torch.bfloat16) for _ in range(2)]
-    arguments = (x, y, *tables, *norm, words, 1e-5)
-    compare(bench, cubins, modulate, "modulate", arguments, 4 * x.nbytes)
-    compare(bench, cubins, modulate, "modulate_8bit", arguments, 3 * x.nbytes + x.nbytes // 2)
+    arguments = (x, y, *modulations, *norm, text_length, 1e-5)
+    compare(bench, cubins, modulate, "modulate", (*arguments, False), 4 * x.nbytes)
+    compare(bench, cubins, modulate, "modulate", (*arguments, True), 3 * x.nbytes + x.nbytes // 2, "fp8")
     raised = torch.randn(batch, length, 4 * width, device=bench.device, dtype=torch.bfloat16)
-    compare(bench, cubins, quantise, "quantise", (raised, True), raised.nbytes * 3 // 2)
+    compare(bench, cubins, quantise, "quantise", (raised, True), raised.nbytes * 3 // 2, "fp8")
 
 
 def compare(
@@ -217,13 +214,14 @@ def compare(
     label: str = "",
 ) -> None:
     """Record our kernel compiled on the spot and as shipped, beside its twin, eager and compiled."""
-    ours, launched, plain = (getattr(module, prefix + name) for prefix in ("", "compiled_", "plain_"))
+    ours, launch, plain = (getattr(module, prefix + name) for prefix in ("", "launch_", "plain_"))
     works: dict[str, Callable[[], Any]] = {"kernel": lambda: ours(*arguments), "eager": lambda: plain(*arguments)}
     if not small(bench):
         compiled = torch.compile(plain, dynamic=False)
         works["compile"] = lambda: compiled(*arguments)
-    if cubins is not None and (cubins.architecture >= 89 or ("8bit" not in name and name != "quantise")):
-        works["cubin"] = shipped(cubins, lambda: launched(*arguments))
+    if cubins is not None and (cubins.architecture >= 89 or label != "fp8"):
+        launched = launch(*arguments)
+        works["cubin"] = shipped(cubins, *(launched if isinstance(launched, tuple) else (launched,)))
     rate = ceilings(bench.file, bench.facts["gpu"]).get("bytes", math.nan)
     inner = 20 if label == "product" else 1
     title = f"{name} {label}".strip()
@@ -231,5 +229,5 @@ def compare(
     for variant, (median, slowest) in alternate(works, bench.rounds, bench.device, inner).items():
         bench.row(
             title, variant=variant, median_s=median, max_s=slowest, bytes=moved,
-            share_of_copy=moved / median / rate, loss="bounded" if "8bit" in name or name == "quantise" else "lossless",
+            share_of_copy=moved / median / rate, loss="bounded" if label in ("8bit", "fp8") else "lossless",
         )  # fmt: skip

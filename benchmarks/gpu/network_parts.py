@@ -27,8 +27,9 @@ from dvgwm.kernels.bridge import bridge
 from dvgwm.models.denoisers import DenoiseEngine, rescaling
 from dvgwm.models.dit import build_transformer
 from dvgwm.models.engines import DecodeEngine
-from dvgwm.models.fused import RECIPES, FusedTransformer
+from dvgwm.models.fused import FusedTransformer
 from dvgwm.models.fused_vae import FusedDecoder
+from dvgwm.models.precision import PRECISIONS
 from dvgwm.models.presets import DiT, Preset, VaeSize, preset
 from dvgwm.models.vae import CHUNKS, build_vae
 from dvgwm.runtime.samplers.rows import build_sampler
@@ -46,7 +47,7 @@ def sized(bench: Bench) -> Preset:
 
 
 def ours(bench: Bench) -> tuple[str, ...]:
-    """Return the recipes that this device has instructions for."""
+    """Return the precisions that this device has instructions for."""
     if bench.device == "cuda" and torch.cuda.get_device_capability() < (8, 9):
         return OURS[:2]
     return OURS
@@ -89,19 +90,18 @@ class Denoiser:
         state = self.state.clone()
         for step in build_sampler(self.sampler).steps[:CHECKED_STEPS]:
             velocity = run(state.to(dtype), torch.tensor([step.time], device=state.device)).float()
-            numbers = (step.a, step.b, step.c, step.d, step.p, step.q, step.guidance, math.inf, 1.0, 0.0)
-            affine_step(state, velocity, None, None, *numbers)
+            affine_step(state, velocity, None, None, step.coefficients())
         return state
 
     def variants(self, names: tuple[str, ...]) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-        """Return eager and compiled diffusers, and our recipes with each block compiled."""
+        """Return eager and compiled diffusers, and our precisions with each block compiled."""
         made = {"diffusers eager": self.engine(self.plain)}
         self.weights = dict.fromkeys(("diffusers eager", "diffusers compile"), weight_bytes(self.plain))
         if self.bench.device == "cuda":
             compiled = torch.compile(self.plain, fullgraph=True, dynamic=False)
             made["diffusers compile"] = self.engine(compiled)
         for name in names:
-            fused = FusedTransformer(self.plain, RECIPES[name])
+            fused = FusedTransformer(self.plain, PRECISIONS[name])
             if self.bench.device == "cuda":
                 for block in fused.blocks:
                     block.compile(dynamic=False)
@@ -281,8 +281,7 @@ def plan_of(
     def stepped(run: Callable[[Tensor, Tensor], Tensor], state: Tensor, steps: tuple[Any, ...]) -> Tensor:
         for step in steps:
             velocity = run(state.bfloat16(), torch.full((1,), step.time, device=state.device)).float()
-            numbers = (step.a, step.b, step.c, step.d, step.p, step.q, step.guidance, math.inf, 1.0, 0.0)
-            affine_step(state, velocity, None, None, *numbers)
+            affine_step(state, velocity, None, None, step.coefficients())
         return state
 
     def scheduled(state: Tensor) -> Tensor:
@@ -314,7 +313,7 @@ def run_package(bench: Bench) -> None:
     size = sized(bench)
     denoiser = Denoiser(bench, size, size.preview, size.low, 2, flow=False)
     name = "fp8_8bit" if "fp8_8bit" in ours(bench) else "bfloat16"
-    network = FusedTransformer(denoiser.plain, RECIPES[name])
+    network = FusedTransformer(denoiser.plain, PRECISIONS[name])
     module = DenoiseEngine(network, size.preview, denoiser.grid, size.latent_frames, False).to(bench.device)
     time = torch.tensor([499.0], device=bench.device)
     inputs = {"state": denoiser.state, "time": time, "text": denoiser.text, "image": denoiser.image}
@@ -336,6 +335,6 @@ def run_package(bench: Bench) -> None:
         error = relative(engine.run(inputs)["velocity"].clone(), run(denoiser.state, time))
         for variant, (median, slowest) in alternate(works, bench.rounds, bench.device).items():
             bench.row(
-                "preview package", variant=variant, recipe=name, median_s=median, max_s=slowest, build_s=build_s,
+                "preview package", variant=variant, precision=name, median_s=median, max_s=slowest, build_s=build_s,
                 relative_l2=error, loss="bounded",
             )  # fmt: skip

@@ -217,7 +217,7 @@ def affine_step_values(
     step: Step, state: Any, velocity: Any, history: Any | None, noise: Any | None, count: int, branches: int
 ) -> dict[str, Any]:
     """Return the arguments of one sampler row; ``branches`` is 2 with guidance, whose unconditional half comes first."""
-    limit, a0, b0 = step.clip or (float("inf"), 1.0, 0.0)
+    numbers = zip(("a", "b", "c", "d", "p", "q", "guidance", "limit", "a0", "b0"), step.coefficients(), strict=True)
     flags = (1 if branches == 2 else 0) | (0 if history is None else 2) | (0 if noise is None else 4)
     return {
         "state_ptr": state,
@@ -226,14 +226,5 @@ def affine_step_values(
         "noise_ptr": state if noise is None else noise,
         "count": count,
         "flags": flags,
-        "a": step.a,
-        "b": step.b,
-        "c": step.c,
-        "d": step.d,
-        "p": step.p,
-        "q": step.q,
-        "guidance": step.guidance,
-        "limit": limit,
-        "a0": a0,
-        "b0": b0,
+        **dict(numbers),
     }

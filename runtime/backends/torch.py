@@ -162,9 +162,7 @@ class TorchBackend:
     def affine_step(
         self, step: Step, state: Tensor, velocity: Tensor, history: Tensor | None, noise: Tensor | None
     ) -> None:
-        limit, a0, b0 = step.clip or (float("inf"), 1.0, 0.0)
-        numbers = (step.a, step.b, step.c, step.d, step.p, step.q, step.guidance, limit, a0, b0)
-        affine_step(state, velocity, history, noise, *numbers)
+        affine_step(state, velocity, history, noise, step.coefficients())
 
     def bridge(
         self,

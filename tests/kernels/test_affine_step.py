@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("triton", reason="the kernels extra is not installed")
 
-from dvgwm.kernels.affine_step import affine_step, compiled_affine_step, plain_affine_step
+from dvgwm.kernels.affine_step import COEFFICIENTS, affine_step, compiled_affine_step, plain_affine_step
 from dvgwm.runtime.sampler import advance
 from dvgwm.runtime.samplers.rows import ROWS, build_sampler
 from dvgwm.runtime.samplers.spec import SamplerSpec
@@ -20,9 +20,13 @@ OPEN = {"limit": math.inf, "a0": 1.0, "b0": 0.0}
 CLIPPED = {"limit": 0.7, "a0": 1.2, "b0": -0.4}
 
 
+def numbers(row):
+    return [row[name] for name in COEFFICIENTS]
+
+
 def reference(state, velocity, history, noise, row):
     x, v, h, xi = (None if t is None else t.double() for t in (state, velocity, history, noise))
-    plain_affine_step(x, v, h, xi, **row)
+    plain_affine_step(x, v, h, xi, numbers(row))
     return x, h
 
 
@@ -34,7 +38,7 @@ def test_parity(randn, check, dtype, clip, branches, count):
     state, velocity = randn(1, count, dtype=dtype), randn(branches, count, dtype=dtype)
     history, noise = randn(1, count), randn(1, count)
     wanted, kept = reference(state, velocity, history, noise, ROW | clip)
-    compiled_affine_step(state, velocity, history, noise, **ROW, **clip)
+    compiled_affine_step(state, velocity, history, noise, numbers(ROW | clip))
     check(state, wanted, dtype)
     check(history, kept, torch.float32)
 
@@ -42,14 +46,14 @@ def test_parity(randn, check, dtype, clip, branches, count):
 def test_strided_tensors(randn, check):
     state, velocity = randn(3, 5, 8).transpose(0, 2), randn(16, 10, 3)[:, ::2]
     wanted, _ = reference(state, velocity, None, None, ROW | OPEN)
-    compiled_affine_step(state, velocity, None, None, **ROW, **OPEN)
+    compiled_affine_step(state, velocity, None, None, numbers(ROW | OPEN))
     check(state, wanted, torch.float32)
 
 
 def test_nothing_beyond_the_end_is_written(randn):
     memory = torch.full((2048,), 7.0, device=randn(1).device)
     state = memory[:1000].view(1, 1000)
-    compiled_affine_step(state, randn(1, 1000), None, None, **ROW, **OPEN)
+    compiled_affine_step(state, randn(1, 1000), None, None, numbers(ROW | OPEN))
     assert (memory[1000:] == 7.0).all()
     assert not (memory[:1000] == 7.0).any()
 
@@ -60,7 +64,7 @@ def test_what_is_not_finite_stays_so(randn):
     velocity[0, 3], velocity[0, 5] = math.nan, math.inf
     for clip in (OPEN, CLIPPED):
         moved = state.clone()
-        compiled_affine_step(moved, velocity, None, None, **ROW, **clip)
+        compiled_affine_step(moved, velocity, None, None, numbers(ROW | clip))
         assert not moved[0, [3, 5]].isfinite().any()
 
 
@@ -69,7 +73,7 @@ def test_a_wrong_coefficient_is_seen(randn, relative, name):
     """Negative control of the bound above."""
     state, velocity, history, noise = randn(1, 500), randn(2, 500), randn(1, 500), randn(1, 500)
     wanted, _ = reference(state, velocity, history, noise, ROW | OPEN)
-    compiled_affine_step(state, velocity, history, noise, **ROW | {name: ROW[name] + 0.001}, **OPEN)
+    compiled_affine_step(state, velocity, history, noise, numbers(ROW | OPEN | {name: ROW[name] + 0.001}))
     assert relative(state, wanted) > 5e-5
 
 
@@ -83,9 +87,7 @@ def test_every_sampler_as_the_runtime_steps_it(randn, relative, kind):
     past, kept = torch.zeros_like(ours), np.zeros_like(theirs)
     for step in made.steps:
         velocity, noise = randn(2, 300), randn(1, 300)
-        limit, a0, b0 = step.clip or (math.inf, 1.0, 0.0)
-        numbers = (step.a, step.b, step.c, step.d, step.p, step.q, step.guidance, limit, a0, b0)
-        affine_step(ours, velocity, past, noise, *numbers)
+        affine_step(ours, velocity, past, noise, step.coefficients())
         advance(step, theirs, velocity.cpu().numpy(), kept, noise.cpu().numpy())
     assert relative(ours, torch.from_numpy(theirs)) < 1e-5
     assert relative(past, torch.from_numpy(kept)) < 1e-5

@@ -11,9 +11,7 @@ from dvgwm.kernels.attention import attention, compiled_attention, library_atten
 from dvgwm.kernels.attention_8bit import (
     attention_8bit,
     compiled_attention_8bit,
-    compiled_attention_fp8,
     plain_attention_8bit,
-    plain_attention_fp8,
     quantise_values,
 )
 from dvgwm.kernels.qk_norm_rope import quantise_blocks
@@ -80,8 +78,8 @@ def test_8bit(randn, relative, device, shape):
     query, key, value = heads(randn, shape, dtype)
     scale = shape[-1] ** -0.5
     parts = (*quantise_blocks(query), *quantise_blocks(key))
-    made = compiled_attention_8bit(*parts, value, scale)
-    twin = plain_attention_8bit(*parts, value.double(), scale)
+    made = compiled_attention_8bit(*parts, value, None, scale)
+    twin = plain_attention_8bit(*parts, value.double(), None, scale)
     assert relative(made, twin) < (1e-5 if device == "cpu" else 1e-2)
     assert relative(made, softmax(query, key, value)) < 0.02
 
@@ -93,11 +91,11 @@ def test_fp8_values(randn, relative, device, shape):
     scale = shape[-1] ** -0.5
     parts = (*quantise_blocks(query.float()), *quantise_blocks(key.float()), *quantise_values(value))
     exact = softmax(query, key, value)
-    assert relative(plain_attention_fp8(*parts, scale), exact) < 0.04
+    assert relative(plain_attention_8bit(*parts, scale), exact) < 0.04
     if device == "cuda" and torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("this GPU has no FP8")
     # The interpreter rounds up to a power of two wrongly (126 becomes 64), which adds an error of its own.
-    assert relative(compiled_attention_fp8(*parts, scale), exact) < (0.05 if device == "cuda" else 0.09)
+    assert relative(compiled_attention_8bit(*parts, scale), exact) < (0.05 if device == "cuda" else 0.09)
 
 
 def test_smoothing_pays_where_keys_have_a_mean(randn, relative, best):
@@ -108,7 +106,7 @@ def test_smoothing_pays_where_keys_have_a_mean(randn, relative, best):
     errors = []
     for centre in (torch.zeros_like(key[:, :, :1]), key.mean(2, keepdim=True)):
         parts = (*quantise_blocks(query), *quantise_blocks(key - centre))
-        errors.append(relative(attention_8bit(*parts, value.to(best), 0.125), exact))
+        errors.append(relative(attention_8bit(*parts, value.to(best), None, 0.125), exact))
     assert errors[1] < 0.02 < 0.05 < errors[0]
 
 

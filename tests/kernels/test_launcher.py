@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="the kernels extra is not installed")
 
 from dvgwm.kernels import affine_step, aot, attention, attention_8bit, bridge, modulate, qk_norm_rope, quantise
 from dvgwm.kernels import spatial_norm as spatial
-from dvgwm.kernels.shipped import launches
+from dvgwm.kernels.launch import Launch
 from dvgwm.kernels.variant import ARCHITECTURES, FP8_ARCHITECTURES
 from dvgwm.runtime.backends.cuda import CudaKernels, KernelFacts, arguments
 
@@ -24,7 +24,7 @@ FP8 = ("attention_fp8", "modulate_8bit", "modulate_first_8bit", "quantise", "qua
 
 
 def prepare(name, device):
-    """Return a call of one operator's launcher at the full-size networks' widths, on few tokens."""
+    """Return what gives an operator's launches and what they write, at the full-size networks' widths, on few tokens."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape, dtype=torch.bfloat16):
@@ -49,32 +49,36 @@ def prepare(name, device):
 
     def stepped():
         moved = state.clone()
-        affine_step.compiled_affine_step(moved, velocity, history.clone(), xi, *ROW)
-        return moved
+        return affine_step.launch_affine_step(moved, velocity, history.clone(), xi, ROW), moved
 
     calls = {
         "affine_step": stepped,
-        "attention": lambda: attention.compiled_attention(query, key, value, 0.125),
-        "attention_8bit": lambda: attention_8bit.compiled_attention_8bit(*parts, value, 0.125),
-        "attention_fp8": lambda: attention_8bit.compiled_attention_fp8(
+        "attention": lambda: attention.launch_attention(query, key, value, 0.125),
+        "attention_8bit": lambda: attention_8bit.launch_attention_8bit(*parts, value, None, 0.125),
+        "attention_fp8": lambda: attention_8bit.launch_attention_8bit(
             *parts, *attention_8bit.quantise_values(value), 0.125
         ),
-        "bridge": lambda: bridge.compiled_bridge(latents, *scales, noise, 0.8, 0.6),
-        "modulate": lambda: modulate.compiled_modulate(x, y, before, after, weight, bias, 4, 1e-5),
-        "modulate_first": lambda: modulate.compiled_modulate_first(x, after, weight, bias, 4, 1e-5),
-        "modulate_8bit": lambda: modulate.compiled_modulate_8bit(x, y, before, after, weight, bias, 4, 1e-5),
-        "modulate_first_8bit": lambda: modulate.compiled_modulate_first_8bit(x, after, weight, bias, 4, 1e-5),
-        "qk_norm_rope": lambda: qk_norm_rope.compiled_qk_norm_rope(qkv, *norms, *turns, 2, 1e-6),
-        "qk_norm_rope_8bit": lambda: qk_norm_rope.compiled_qk_norm_rope_8bit(
+        "bridge": lambda: bridge.launch_bridge(latents, *scales, noise, 0.8, 0.6),
+        "modulate": lambda: modulate.launch_modulate(x, y, before, after, weight, bias, 4, 1e-5, False),
+        "modulate_first": lambda: modulate.launch_modulate(x, None, after, after, weight, bias, 4, 1e-5, False),
+        "modulate_8bit": lambda: modulate.launch_modulate(x, y, before, after, weight, bias, 4, 1e-5, True),
+        "modulate_first_8bit": lambda: modulate.launch_modulate(x, None, after, after, weight, bias, 4, 1e-5, True),
+        "qk_norm_rope": lambda: qk_norm_rope.launch_qk_norm_rope(qkv, *norms, *turns, None, 2, 1e-6),
+        "qk_norm_rope_8bit": lambda: qk_norm_rope.launch_qk_norm_rope(
             qkv, *norms, *turns, draw(1, 2, 64, dtype=torch.float32), 2, 1e-6
         ),
-        "quantise": lambda: quantise.compiled_quantise(x, False),
-        "quantise_gelu": lambda: quantise.compiled_quantise(draw(1, 9, 7680), True),
-        "spatial_norm": lambda: spatial.compiled_spatial_norm(
+        "quantise": lambda: quantise.launch_quantise(x, False),
+        "quantise_gelu": lambda: quantise.launch_quantise(draw(1, 9, 7680), True),
+        "spatial_norm": lambda: spatial.launch_spatial_norm(
             video, draw(128), draw(128), *maps, video[:, :, :2].clone(memory_format=torch.channels_last_3d), 32, 1e-6
         ),
     }  # fmt: skip
     return calls[name]
+
+
+def launched(call):
+    launches, result = call()
+    return ((launches,) if isinstance(launches, Launch) else launches), result
 
 
 def facts_of(variant, architecture):
@@ -93,20 +97,21 @@ def test_what_an_operator_launches_fits_the_shipped_kernel(monkeypatch, name, ar
         pytest.skip("this target has no FP8")
     for module in (attention, attention_8bit):
         monkeypatch.setattr(module, "capability", lambda tensor: architecture)
-    seen, _ = launches(prepare(name, "cpu"), architecture)
-    assert len(seen) == (3 if name == "spatial_norm" else 1)
+    launches, _ = launched(prepare(name, "cpu"))
+    assert len(launches) == (3 if name == "spatial_norm" else 1)
     known = {variant.name: variant for variant in aot.variants(architecture)}
-    for launch in seen:
-        packed = arguments(facts_of(known[launch.name], architecture), launch.values)
-        assert len(packed) == len(launch.values) + 2
-        assert all(0 < size < 2**31 for size in launch.grid)
-        assert max(launch.grid[1:]) <= 65_535
+    for launch in launches:
+        kernel, grid, values = launch.shipped(aot.variants(architecture))
+        packed = arguments(facts_of(known[kernel], architecture), values)
+        assert len(packed) == len(values) + 2
+        assert all(0 < size < 2**31 for size in grid)
+        assert max(grid[1:]) <= 65_535
 
 
 def test_a_call_that_nothing_is_shipped_for_is_refused():
     x = torch.randn(1, 9, 100)
     with pytest.raises(ValueError, match="no shipped kernel"):
-        launches(lambda: quantise.compiled_quantise(x, False), 90)
+        quantise.launch_quantise(x, False)[0].shipped(aot.variants(90))
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +127,12 @@ def cubins(tmp_path_factory):
 def test_a_shipped_kernel_gives_the_numbers_of_the_one_compiled_on_the_spot(cubins, name):
     if name in FP8 and cubins.architecture not in FP8_ARCHITECTURES:
         pytest.skip("this GPU has no FP8")
-    wanted = prepare(name, "cuda")()
-    seen, made = launches(prepare(name, "cuda"), cubins.architecture)
-    for launch in seen:
-        cubins.launch(launch.name, launch.grid, launch.values, torch.cuda.current_stream().cuda_stream)
+    (launches, wanted), (shipped, made) = (launched(prepare(name, "cuda")) for _ in range(2))
+    for launch in launches:
+        launch.start()
+    for launch in shipped:
+        kernel, grid, values = launch.shipped(aot.variants(cubins.architecture))
+        cubins.launch(kernel, grid, values, torch.cuda.current_stream().cuda_stream)
     torch.cuda.synchronize()
     pairs = zip(*((result,) if isinstance(result, torch.Tensor) else result for result in (made, wanted)), strict=True)
     for ours, theirs in pairs:

@@ -1,4 +1,4 @@
-"""The fused transformer computes what diffusers' does, in every recipe, and moves far less memory for it."""
+"""The fused transformer computes what diffusers' does, in every precision, and moves far less memory for it."""
 
 import copy
 
@@ -11,8 +11,9 @@ from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
 
 from dvgwm.export.traffic import traffic
 from dvgwm.models.dit import build_transformer, rotary_positions
-from dvgwm.models.fused import RECIPES, DenseFp8, FusedTransformer, recipe
+from dvgwm.models.fused import FusedTransformer, LinearFp8
 from dvgwm.models.networks import build
+from dvgwm.models.precision import PRECISIONS, precision
 from dvgwm.models.presets import preset
 from dvgwm.runtime.errors import ConfigError
 
@@ -63,11 +64,11 @@ def relative(ours, reference):
     return float((ours - reference).norm() / reference.norm())
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PRECISIONS)
 def test_every_recipe_is_diffusers_transformer(transformer, inputs, name):
     before = {key: tensor.clone() for key, tensor in transformer.state_dict().items()}
     reference = velocity(transformer, inputs)
-    ours = velocity(FusedTransformer(transformer, RECIPES[name]), inputs)
+    ours = velocity(FusedTransformer(transformer, PRECISIONS[name]), inputs)
     assert ours.dtype == torch.float32
     assert relative(ours, reference) < BOUNDS[name]
     after = transformer.state_dict()
@@ -75,15 +76,15 @@ def test_every_recipe_is_diffusers_transformer(transformer, inputs, name):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PRECISIONS)
 def test_every_recipe_on_the_gpu(transformer, inputs, name):
-    if RECIPES[name].fp8 and torch.cuda.get_device_capability() < (8, 9):
+    if PRECISIONS[name].fp8 and torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("this GPU has no FP8")
     there = {
         key: tuple(part.cuda() for part in value) if isinstance(value, tuple) else value.cuda()
         for key, value in inputs.items()
     }
-    ours = velocity(FusedTransformer(transformer, RECIPES[name]).cuda(), there).cpu()
+    ours = velocity(FusedTransformer(transformer, PRECISIONS[name]).cuda(), there).cpu()
     assert relative(ours, velocity(transformer, inputs)) < max(BOUNDS[name], 1e-4)
 
 
@@ -97,19 +98,19 @@ def test_every_weight_counts(transformer, inputs, part):
     weight = other.transformer_blocks[3].get_parameter(part)
     weight.data = weight.data * 1.1 + 0.01
     reference = velocity(transformer, inputs)
-    assert relative(velocity(FusedTransformer(other, RECIPES["float32"]), inputs), reference) > 1e-4
+    assert relative(velocity(FusedTransformer(other, PRECISIONS["float32"]), inputs), reference) > 1e-4
 
 
 def test_fp8_keeps_the_ends_and_the_modulation_in_high_precision(transformer):
-    made = FusedTransformer(transformer, RECIPES["fp8"])
-    quantised = [any(isinstance(m, DenseFp8) for m in block.modules()) for block in made.blocks]
+    made = FusedTransformer(transformer, PRECISIONS["fp8"])
+    quantised = [any(isinstance(m, LinearFp8) for m in block.modules()) for block in made.blocks]
     assert quantised == [False, *[True] * (len(quantised) - 2), False]
     assert made.modulation.weight.dtype == made.output.weight.dtype == torch.bfloat16
 
 
 def test_an_unknown_recipe_names_those_that_exist():
     with pytest.raises(ConfigError, match="bfloat16_kernel"):
-        recipe("int3")
+        precision("int3")
 
 
 @pytest.mark.parametrize(("stage", "branches"), [("preview", 2), ("refiner", 1)])
@@ -129,8 +130,8 @@ def test_a_full_size_forward_moves_far_less(stage, branches):
             "image_rotary_emb": (torch.empty(tokens, 64), torch.empty(tokens, 64)),
         }
         theirs = traffic(plain, **given, return_dict=False)
-        ours = traffic(FusedTransformer(plain, RECIPES["bfloat16_kernel"]), **given)
-        eight = traffic(FusedTransformer(plain, RECIPES["fp8"]), **given)
+        ours = traffic(FusedTransformer(plain, PRECISIONS["bfloat16_kernel"]), **given)
+        eight = traffic(FusedTransformer(plain, PRECISIONS["fp8"]), **given)
     assert theirs.operators > 5 * ours.operators
     assert theirs.moved_bytes > 2.5 * ours.moved_bytes
     assert theirs.elementwise_bytes > 4 * ours.elementwise_bytes

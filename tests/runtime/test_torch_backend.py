@@ -15,7 +15,7 @@ from dvgwm.export import assembly as building
 from dvgwm.export.aoti import export_package, traced, write_weights
 from dvgwm.export.graphs import Graph
 from dvgwm.export.interface import engine_spec
-from dvgwm.kernels.modulate import modulate_first
+from dvgwm.kernels.modulate import modulate
 from dvgwm.runtime.backends.host import HostBackend
 from dvgwm.runtime.backends.torch import TorchBackend, _laid, fingerprint, open_backend
 from dvgwm.runtime.bundle.disk import Bundle, read_bundle
@@ -40,7 +40,9 @@ class Network(torch.nn.Module):
         self.register_buffer("table", torch.randn(2, 3, 16))
 
     def forward(self, tokens, past):
-        normed = modulate_first(self.linear(tokens), self.table, self.linear.weight[0], self.linear.bias, 1, 1e-5)
+        normed = modulate(
+            self.linear(tokens), None, self.table, self.table, self.linear.weight[0], self.linear.bias, 1, 1e-5, False
+        )[1]
         image = self.conv(normed[:, None]) + past
         return image.sum(1), image
 
@@ -276,25 +278,25 @@ def test_an_episode_on_the_command_line(bundle, tmp_path):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "fp8_8bit"])
 def test_lower_precision_passes_its_own_gate(tmp_path, precision):
-    """The preview alone: every recipe is compiled the same way."""
+    """The preview alone: every precision is compiled the same way."""
     from dvgwm.export.graphs import graphs
     from dvgwm.export.verify import ParityError, engine_parity, gate_of
-    from dvgwm.models.fused import recipe
     from dvgwm.models.networks import build
+    from dvgwm.models.precision import precision as precision_of
     from dvgwm.models.presets import preset
 
     size = preset("a1_tiny")
     networks = build(size, 0)
     plain = next(graph for graph in graphs(size, networks) if graph.name == "preview")
-    graph = next(graph for graph in graphs(size, networks, recipe(precision)) if graph.name == "preview")
+    graph = next(graph for graph in graphs(size, networks, precision_of(precision)) if graph.name == "preview")
     program = traced(graph.module, graph.inputs, graph.dynamic, torch.device("cpu"))
     export_package(program, tmp_path / graph.file)
     write_weights(program, graph.inputs, tmp_path / graph.weights)
     backend, spec = TorchBackend(torch.device("cpu")), engine_spec(graph)
-    made = engine_parity(plain, backend, tmp_path / graph.file, spec, gate_of(precision))["preview"]
+    made = engine_parity(plain, backend, tmp_path / graph.file, spec, gate_of(precision_of(precision)))["preview"]
     assert made.cosine > 0.999
     with pytest.raises(ParityError):  # it is no float32
-        engine_parity(plain, backend, tmp_path / graph.file, spec, gate_of("float32"))
+        engine_parity(plain, backend, tmp_path / graph.file, spec, gate_of(precision_of("float32")))
 
 
 def test_a_precision_that_onnx_lacks_is_refused(tmp_path):

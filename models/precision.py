@@ -1,0 +1,41 @@
+"""How a preset's networks compute: in which numbers, and with which attention."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+
+from dvgwm.runtime.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """``dtype`` everywhere, FP8 products with ``fp8``, and which attention: float32 is lossless, others are bounded.
+
+    ``attention`` is the library's (``library``), ours (``kernel``), ours on 8-bit scores (``8bit``) or with FP8 values too
+    (``fp8``).
+    """
+
+    dtype: torch.dtype
+    fp8: bool = False
+    attention: str = "library"
+
+
+PRECISIONS: Mapping[str, Precision] = MappingProxyType(
+    {
+        "float32": Precision(torch.float32),
+        "bfloat16": Precision(torch.bfloat16),
+        "bfloat16_kernel": Precision(torch.bfloat16, attention="kernel"),
+        "fp8": Precision(torch.bfloat16, fp8=True),
+        "fp8_8bit": Precision(torch.bfloat16, fp8=True, attention="8bit"),
+        "fp8_fp8": Precision(torch.bfloat16, fp8=True, attention="fp8"),
+    }
+)
+
+
+def precision(name: str) -> Precision:
+    """Return the precision called ``name``; raises `ConfigError` naming those that exist."""
+    if name not in PRECISIONS:
+        raise ConfigError("PRECISION", f"wanted a precision of {', '.join(PRECISIONS)}; got {name!r}")
+    return PRECISIONS[name]
