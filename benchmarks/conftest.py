@@ -62,7 +62,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         if (ready / "manifest.json").is_file():
             return read_bundle(ready, "onnx")
     building = pytest.importorskip("dvgwm.export.assembly", reason="no engines/a1_tiny and no export extra to build it")
-    order = building.Order("a1_tiny", "onnx", tmp_path_factory.mktemp("engines") / "a1_tiny", 0, building.STEPS[:3])
+    from dvgwm.export.order import STEPS, Order
+
+    order = Order("a1_tiny", "onnx", tmp_path_factory.mktemp("engines") / "a1_tiny", 0, STEPS[:3])
     return building.build_bundle(order, lambda *_: None).bundle
 
 

@@ -1,10 +1,7 @@
 """A torch module to one AOTInductor package, its weights apart so that engines can share them."""
 
-import contextlib
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,32 +9,27 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from .tracing import dynamic_shapes, quiet
+
 
 def traced(
     module: nn.Module, inputs: Mapping[str, Tensor], dynamic: Mapping[str, str], device: torch.device
 ) -> ExportedProgram:
-    """Return ``module`` as a graph on ``device``.
-
-    ``inputs`` are example tensors in the order of forward's parameters; ``dynamic`` maps those whose first size is
-    chosen at run time to that size's name.
-    """
-    sizes = {name: torch.export.Dim(name, min=1, max=64) for name in set(dynamic.values())}
-    shapes = tuple({0: sizes[dynamic[name]]} if name in dynamic else None for name in inputs)
-    given = tuple(tensor.to(device) for tensor in inputs.values())
-    with torch.no_grad(), _quiet():
-        return torch.export.export(
-            module.eval().to(device), given, dynamic_shapes=shapes if dynamic else None, strict=False
-        )
+    """Return ``module`` as a graph on ``device``; ``inputs`` are example tensors in the order of forward's parameters."""
+    examples = tuple(tensor.to(device) for tensor in inputs.values())
+    shapes = dynamic_shapes(inputs, dynamic)
+    with quiet():
+        return torch.export.export(module.eval().to(device), examples, dynamic_shapes=shapes, strict=False)
 
 
 def export_package(program: ExportedProgram, path: Path) -> None:
     """Compile ``program`` for the device it was traced on and write it to ``path``, without its weights."""
-    made = path.with_name(f"{path.stem}.aoti.pt2")  # a package wants to be written under its own suffix
-    with torch.no_grad(), _quiet():
+    package = path.with_name(f"{path.stem}.aoti.pt2")  # a package wants to be written under its own suffix
+    with quiet():
         torch._inductor.aoti_compile_and_package(
-            program, package_path=str(made), inductor_configs={"aot_inductor.package_constants_in_so": False}
+            program, package_path=str(package), inductor_configs={"aot_inductor.package_constants_in_so": False}
         )
-    made.replace(path)
+    package.replace(path)
 
 
 def write_weights(program: ExportedProgram, inputs: Mapping[str, Tensor], path: Path) -> None:
@@ -55,19 +47,3 @@ def write_weights(program: ExportedProgram, inputs: Mapping[str, Tensor], path: 
     # Nor has it aliases: tied tensors and views get memory of their own.
     dense = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     save_file(dense, path, {"strides": json.dumps(strides), "inputs": json.dumps(layouts)})
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's words about its own internals to itself."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._inductor", "torch._dynamo")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

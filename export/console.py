@@ -15,7 +15,8 @@ from dvgwm.runtime.config.plugins import shipped as shipped_bundle
 from dvgwm.runtime.errors import ConfigError, DvgwmError, InterruptedRunError
 from dvgwm.runtime.profiler import peak_memory_bytes
 
-from .assembly import STEPS, Order, Outcome, build_bundle, read_instructions
+from .assembly import Outcome, build_bundle
+from .order import STEPS, Order, read_instructions
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | int:

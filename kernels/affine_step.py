@@ -95,14 +95,15 @@ def compiled_affine_step(
     state: Tensor, velocity: Tensor, history: Tensor | None, noise: Tensor | None, coefficients: Sequence[float]
 ) -> None:
     """`plain_affine_step` as one kernel; strided tensors are copied first."""
-    dense, past, xi = (None if tensor is None else tensor.contiguous() for tensor in (state, history, noise))
-    assert dense is not None
+    dense = state.contiguous()
+    past, xi = (None if tensor is None else tensor.contiguous() for tensor in (history, noise))
     if velocity.shape[0] not in (state.shape[0], 2 * state.shape[0]):
         velocity = velocity.expand_as(state)
     launch_affine_step(dense, velocity.contiguous(), past, xi, coefficients).start()
-    for given, written in ((state, dense), (history, past)):
-        if given is not None and given is not written:
-            given.copy_(written)
+    if dense is not state:
+        state.copy_(dense)
+    if history is not None and past is not None and past is not history:
+        history.copy_(past)
 
 
 affine_step = operator(plain_affine_step, compiled_affine_step, mutates=("state", "history"))

@@ -39,7 +39,7 @@ class Launch:
         The variant is the one of ``variants`` with these constants whose pointers fit best: unused ones may be of any type.
         Raises ValueError where none has them.
         """
-        known = self.arguments | self.constants
+        known = {**self.arguments, **self.constants}
 
         def fitting(variant: Variant) -> int:
             pointers = [(known[name], kind) for name, kind in variant.signature.items() if kind.startswith("*")]

@@ -7,8 +7,6 @@ from typing import Any
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 FP8_ARCHITECTURES = (89, 90, 100, 120)
 """Those with 8-bit floating point in their matrix units and conversions."""
-SHARED_MEMORY_BYTES = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
-"""The most that one block may ask for (CUDA programming guide, compute capabilities)."""
 
 
 @dataclass(frozen=True, slots=True)

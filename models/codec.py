@@ -1,7 +1,6 @@
 """The linear causal codec: patches of the first frame, and of what four frames change in it, projected onto fitted bases."""
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +16,10 @@ LOUDEST = 2.0
 """No channel's deviation is left larger than this."""
 
 
-class Codec(Protocol):
-    """Frames to latents and back: B 3 T H W in [-1, 1] and B C t h w, t = 1 + (T - 1) / 4."""
-
-    def encode(self, frames: Tensor) -> Tensor:
-        """Return the latents of ``frames``."""
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Return the frames of ``latents``."""
-
-
 class LinearCodec(nn.Module):
-    """`Codec` by orthonormal bases: ``*_basis`` is C x pixels, ``*_mean`` pixels, ``*_scale`` C.
+    """Frames B 3 T H W in [-1, 1] to latents B C t h w, t = 1 + (T - 1) / 4, and back, by orthonormal bases.
+
+    ``*_basis`` is C x pixels, ``*_mean`` pixels, ``*_scale`` C.
 
     The first latent frame is the first frame; every other one is four frames' difference from it, so that where nothing
     moves there is nothing to imagine, and the background is as sharp as the first frame.

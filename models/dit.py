@@ -6,7 +6,7 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 from diffusers.models.embeddings import apply_rotary_emb, get_3d_rotary_pos_embed
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from .presets import DiT, Preset
@@ -72,16 +72,3 @@ def rotary_positions(dit: DiT, grid: tuple[int, int], latent_frames: int) -> tup
         corners = get_resize_crop_region_for_grid(tokens, BASE_GRID[1], BASE_GRID[0])
     cosines, sines = get_3d_rotary_pos_embed(dit.head_width, corners, tokens, latent_frames)
     return cosines, sines
-
-
-def widen_input(transformer: CogVideoXTransformer3DModel, channels: int) -> None:
-    """Let ``transformer`` take ``channels`` more input channels whose weights start at zero: its output is the same."""
-    old = transformer.patch_embed.proj
-    new = nn.Conv2d(old.in_channels + channels, old.out_channels, old.kernel_size, old.stride, device=old.weight.device)
-    with torch.no_grad():
-        new.weight.zero_()
-        new.weight[:, : old.in_channels] = old.weight
-        if new.bias is not None:
-            new.bias.copy_(old.bias)
-    transformer.patch_embed.proj = new.to(old.weight.dtype)
-    transformer.register_to_config(in_channels=new.in_channels)

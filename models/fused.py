@@ -105,7 +105,7 @@ class Block(nn.Module):
         return (tokens if update is None else summed), ((normed, scale) if fp8 else normed)
 
     def _attend(self, qkv: Tensor, rotary: tuple[Tensor, Tensor], text_length: int) -> Tensor:
-        norms = list(self.norms)[4:]
+        norms = self.norms[4], self.norms[5], self.norms[6], self.norms[7]
         value = qkv.unflatten(-1, (3, self.heads, -1))[:, :, 2].transpose(1, 2)
         scale, kind = value.shape[-1] ** -0.5, self.precision.attention
         if kind in ("8bit", "fp8"):
@@ -166,7 +166,8 @@ class FusedTransformer(nn.Module):
         modulations, output_modulation = self._modulations(timestep[:1])
         rotary = tuple(table[:, ::2].contiguous() for table in image_rotary_emb)
         update, before = None, modulations[0]
-        for block, pair in zip(self.blocks, modulations.unflatten(0, (-1, 2)), strict=True):
+        blocks: list[Any] = list(self.blocks)
+        for block, pair in zip(blocks, modulations.unflatten(0, (-1, 2)), strict=True):
             tokens, normed = block.enter(tokens, update, before, pair[0], text_length)
             tokens, update = block(tokens, normed, (pair[0], pair[1]), rotary)
             before = pair[1]

@@ -1,4 +1,4 @@
-"""Hard limits per robot, frozen in code; configuration can only tighten them. Standard library only."""
+"""Hard limits per robot, frozen in code. Standard library only."""
 
 from dataclasses import dataclass, fields
 from math import isfinite
@@ -35,21 +35,3 @@ class JointLimits:
     def dof(self) -> int:
         """How many joints there are, the gripper included."""
         return len(self.lower)
-
-
-def tightened(factory: JointLimits, wanted: JointLimits) -> JointLimits:
-    """Return ``wanted`` where it is nowhere wider than ``factory``; raises `ConfigError` naming the joint otherwise."""
-    if wanted.dof != factory.dof:
-        raise ConfigError("LIMITS_LENGTH", f"wanted limits of {factory.dof} joints, got {wanted.dof}")
-    for joint in range(factory.dof):
-        wider = (
-            wanted.lower[joint] < factory.lower[joint]
-            or wanted.upper[joint] > factory.upper[joint]
-            or wanted.velocity[joint] > factory.velocity[joint]
-            or wanted.acceleration[joint] > factory.acceleration[joint]
-        )
-        if wider:
-            raise ConfigError(
-                "LIMITS_WIDER", f"joint {joint + 1}: limits can only be tightened; stay inside the robot's own"
-            )
-    return wanted

@@ -76,22 +76,10 @@ class CameraMismatchError(DvgwmError, ValueError):
     exit_code = 21
 
 
-class DeadlineError(DvgwmError, TimeoutError):
-    """A plan or an action that came too late."""
-
-    exit_code = 33
-
-
 class RobotCommunicationError(DvgwmError, ConnectionError):
     """The robot does not answer, or is held by another runtime."""
 
     exit_code = 40
-
-
-class RobotStopError(DvgwmError, RuntimeError):
-    """The robot stopped itself: protective stop, emergency stop, fault code."""
-
-    exit_code = 41
 
 
 class GateLatchError(DvgwmError, RuntimeError):

@@ -209,7 +209,8 @@ def export(name: str, out: Path | None, folder: Path | None, bundle: Path | None
     target = folder or run.out / "weights"
     made = collect(run, target)
     if bundle is not None:
-        from dvgwm.export.assembly import Order, build_bundle
+        from dvgwm.export.assembly import build_bundle
+        from dvgwm.export.order import Order
 
         with Lines() as lines:
             counted = lines.count("graphs")

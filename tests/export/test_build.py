@@ -14,11 +14,12 @@ torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 from dvgwm.export import assembly as building
-from dvgwm.export.assembly import Order, build_bundle, read_instructions
+from dvgwm.export.assembly import build_bundle
 from dvgwm.export.describe import card_of
 from dvgwm.export.graphs import decoders, graphs
 from dvgwm.export.interface import engine_spec, run_module
 from dvgwm.export.onnx_graph import export_onnx
+from dvgwm.export.order import STEPS, Order, read_instructions
 from dvgwm.export.verify import BFLOAT16, LOSSLESS, ParityError, gate, tolerance
 from dvgwm.models.networks import build
 from dvgwm.models.presets import LinearCodecSize, preset
@@ -43,7 +44,7 @@ def built(tmp_path_factory):
     first = build_bundle(Order("test_tiny", "onnx", out, 0, ("export",)), silent)
     assert first.bundle is None
     assert not out.exists()
-    second = build_bundle(Order("test_tiny", "onnx", out, 0, building.STEPS, ("stack the cube",)), silent)
+    second = build_bundle(Order("test_tiny", "onnx", out, 0, STEPS, ("stack the cube",)), silent)
     return first, second
 
 
@@ -72,7 +73,7 @@ def test_the_networks_of_a_bundle_are_taken_up_from_it_and_are_as_trained_as_it_
     bundle, size = built[1].bundle, preset("test_tiny")
     networks = build(size, 5)
     assert card_of(size, networks, "", False).hashes != bundle.manifest.model.hashes
-    told = building._weights(Order("test_tiny", "onnx", bundle.path, 5, weights=bundle.path), networks)
+    told = Order("test_tiny", "onnx", bundle.path, 5, weights=bundle.path).load_weights(networks)
     assert card_of(size, networks, *told) == bundle.manifest.model
 
 

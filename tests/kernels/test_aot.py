@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="the export extra is not installed")
 triton = pytest.importorskip("triton", reason="the kernels extra is not installed")
 
 from dvgwm.kernels.aot import variants
-from dvgwm.kernels.variant import ARCHITECTURES, FP8_ARCHITECTURES, SHARED_MEMORY_BYTES
+from dvgwm.kernels.variant import ARCHITECTURES, FP8_ARCHITECTURES
 from dvgwm.runtime.backends.cuda import read_kernel
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -28,6 +28,8 @@ MATRIX = {
     120: r"\b[HIQ]MMA\b",
 }
 """The matrix instructions of each target in its machine code: wgmma is HGMMA, IGMMA, QGMMA; tcgen05 is UTC*MMA."""
+SHARED_MEMORY_BYTES = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
+"""The most that one block may ask for (CUDA programming guide, compute capabilities)."""
 TUNED = pytest.mark.skipif(
     tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9),
     reason="tiles were chosen with Triton 3.9, which builds what is shipped; 3.6 spills a little on sm_89 and 120",

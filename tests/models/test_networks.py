@@ -14,7 +14,7 @@ from torch.nn import functional
 from dvgwm.export.onnx_attention import OperatorAttention
 from dvgwm.models.codec import MOVES, LinearCodec, StreamingLinear, fit, to_patches
 from dvgwm.models.denoisers import DenoiseEngine, denoise_engine, preview_signal, rescaling
-from dvgwm.models.dit import JointAttention, rotary_positions, widen_input
+from dvgwm.models.dit import JointAttention, rotary_positions
 from dvgwm.models.engines import DecodeEngine, EncodeImageEngine, streaming
 from dvgwm.models.networks import build, moving_shapes, parameters
 from dvgwm.models.policy import SpatialSoftmax
@@ -301,25 +301,6 @@ def test_a_sampler_ends_at_the_clean_latents_that_a_network_tells():
             moved = step.a * state + step.b * v + step.c * history
             state, history = moved, step.p * state + step.q * v
         assert torch.allclose(state, clean, atol=1e-4)
-
-
-def test_widening_the_input_changes_nothing_until_it_is_trained():
-    transformer = build(preset("test_tiny"), 0).preview
-    size = preset("test_tiny")
-    cosines, sines = rotary_positions(size.preview, (4, 6), 13)
-    state, text = torch.randn(1, 13, 8, 4, 6), torch.randn(1, 48, 16)
-
-    def run(x):
-        return transformer(x, text, torch.tensor([9.0]), image_rotary_emb=(cosines, sines), return_dict=False)[0]
-
-    before = run(state)
-    widen_input(transformer, 4)
-    wide = torch.cat([state, torch.randn(1, 13, 4, 4, 6)], 2)
-    assert transformer.config.in_channels == 12
-    assert torch.allclose(run(wide), before, atol=1e-6)
-    with torch.no_grad():
-        transformer.patch_embed.proj.weight[:, 8:].normal_()
-    assert (run(wide) - before).abs().max() > 1e-3
 
 
 def test_positions_are_stretched_to_the_base_grid_or_integers():

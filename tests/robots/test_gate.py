@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dvgwm.robots import gate
-from dvgwm.robots.limits import JointLimits, tightened
+from dvgwm.robots.limits import JointLimits
 from dvgwm.runtime.errors import ConfigError
 
 LIMITS = JointLimits((-1.0, 0.0), (1.0, 1.0), (1.0, 2.0), (4.0, 10.0))
@@ -166,20 +166,6 @@ def test_speed_cap_is_the_exact_inverse_of_the_tick_sum():
             v -= a * PERIOD_S
         assert travelled == pytest.approx(room, abs=1e-9)
     assert gate.speed_cap(-1.0, 4.0, PERIOD_S) == 0.0
-
-
-def test_limits_can_only_be_tightened():
-    inside = JointLimits((-0.5, 0.1), (0.5, 0.9), (0.5, 1.0), (2.0, 5.0))
-    assert tightened(LIMITS, inside) is inside
-    for wider in (
-        JointLimits((-1.1, 0.0), (1.0, 1.0), (1.0, 2.0), (4.0, 10.0)),
-        JointLimits((-1.0, 0.0), (1.0, 1.1), (1.0, 2.0), (4.0, 10.0)),
-        JointLimits((-1.0, 0.0), (1.0, 1.0), (1.1, 2.0), (4.0, 10.0)),
-        JointLimits((-1.0, 0.0), (1.0, 1.0), (1.0, 2.0), (4.0, 11.0)),
-        JointLimits((-1.0,), (1.0,), (1.0,), (4.0,)),
-    ):
-        with pytest.raises(ConfigError):
-            tightened(LIMITS, wider)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,6 @@ from dvgwm.training.policy import PolicyObjective, Windows, disturb, normalise
 from dvgwm.training.preview import PreviewObjective
 from dvgwm.training.refiner import RefinerObjective
 from dvgwm.training.told import Told
-from dvgwm.training.vae import VaeObjective
 from dvgwm.training.waypoints import WaypointsObjective
 
 pytestmark = pytest.mark.torch
@@ -379,14 +378,6 @@ def test_gradient_checkpointing_computes_blocks_twice_and_gives_the_same_gradien
     assert made[0].keys() == made[1].keys()
     assert any(gradient.abs().max() > 0 for gradient in made[0].values())
     assert all(torch.allclose(made[0][name], made[1][name], atol=1e-7) for name in made[0])
-
-
-def test_the_vae_learns_to_reconstruct():
-    networks = build(preset("test_tiny"), 0)
-    frames = torch.full((1, 9, 16, 16, 3), 40, dtype=torch.uint8)
-    frames[:, :, 4:12, 4:12] = 220
-    first, last = learns(VaeObjective(networks), {"frames": frames}, 60, 5e-3)
-    assert last < 0.7 * first
 
 
 def test_weights_of_another_network_are_refused(small_run, tmp_path):
