@@ -12,7 +12,8 @@ import numpy as np
 from .config.plugins import load_robot, open_simulation
 from .config.settings import SimulationSettings
 from .denoise import Progress
-from .display.results import Finished, outputs, progress_bars, publish
+from .display.report import Finished
+from .display.results import outputs, progress_bars, publish
 from .pipeline import Pipeline, silent
 from .profiler import Profiler
 from .types import ActionChunk, Arm, ArmEvent, ImageArray, Observation, Plan, SimulatedArm

@@ -9,7 +9,8 @@ from ..bundle.tokenizer import check_instruction
 from ..cameras.footage import fit_note, open_footage
 from ..cameras.image import fit
 from ..config.settings import RecordingSettings
-from ..display.results import Finished, outputs, progress_bars, publish
+from ..display.report import Finished
+from ..display.results import outputs, progress_bars, publish
 from ..errors import ConfigError
 from ..pipeline import Pipeline
 from ..profiler import Profiler

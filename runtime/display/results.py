@@ -2,9 +2,9 @@
 
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +15,13 @@ from ..denoise import Progress as OnProgress
 from ..errors import ConfigError, RecordingError
 from ..files import write_atomic, write_json
 from ..pipeline import Pipeline
-from ..profiler import Profiler, StageRow, peak_memory_bytes
-from ..types import ArmEvent, ImageArray, Plan
+from ..profiler import Profiler, peak_memory_bytes
 from .latency import against_paper, is_paper_work, latency_table
-from .report import Report, write_report
+from .report import Finished, write_report
 from .video import encode_gif, side_by_side, write_video
 
 RUN_FILE = "run.json"
 UNTRAINED = "The weights are untrained (seeded random): the imagined video is noise and the actions mean nothing."
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """All that a run has to show. Frames are uint8 T H W 3; ``real`` is none where nothing was seen."""
-
-    title: str
-    outcome: str
-    facts: Mapping[str, str]
-    plans: Sequence[Plan]
-    imagined: ImageArray
-    real: ImageArray | None
-    events: Sequence[ArmEvent]
-    profiler: Profiler
-    cold_start_s: float
-    wall_s: float
-    result: Mapping[str, Any]
 
 
 @contextmanager
@@ -98,8 +80,7 @@ def publish(
     plan_s, plan_flop = plan_cost(done.profiler, len(done.plans))
     stages = [stage.spec for stage in pipeline.stages]
     verdict = against_paper(plan_s, plan_flop, is_paper_work(manifest, stages, len(done.plans[0].frames)))
-    real = done.real if done.real is not None else done.imagined[:1]
-    both = side_by_side(done.imagined, real)
+    both = side_by_side(done.imagined, done.real)
     video = write_video(directory / "plan", both, manifest.input.fps)
     if gif is not None:
         write_atomic(gif, encode_gif(both, manifest.input.fps))
@@ -122,25 +103,17 @@ def publish(
         "report": str(shown_as / "report.html"),
     }
     warning = None if manifest.model.trained else UNTRAINED
-    write_json(directory / "profile.json", {"rows": rows_json(rows), "spans": done.profiler.to_json()})
+    write_json(directory / "profile.json", {"rows": [asdict(row) for row in rows], "spans": done.profiler.to_json()})
     write_json(directory / "trace.json", done.profiler.chrome_trace())
     write_report(
         directory / "report.html",
-        Report(
-            done.title,
-            done.plans[0].instruction,
-            done.outcome,
-            warning,
-            {**done.facts, **engine_facts(pipeline)},
-            done.imagined,
-            done.real,
-            video,
-            rows,
-            done.cold_start_s,
-            verdict,
-            done.events,
-            result,
-        ),
+        done,
+        warning=warning,
+        facts={**done.facts, **engine_facts(pipeline)},
+        video=video,
+        rows=rows,
+        verdict=verdict,
+        result=result,
     )
     write_json(directory / RUN_FILE, result)
     _print(done, result, latency_table(rows, done.cold_start_s, len(done.plans), verdict), warning)
@@ -167,11 +140,6 @@ def engine_facts(pipeline: Pipeline) -> dict[str, str]:
         "samplers": "; ".join(samplers),
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}, Python {platform.python_version()}",
     }
-
-
-def rows_json(rows: Sequence[StageRow]) -> list[dict[str, Any]]:
-    """Return table rows as plain data."""
-    return [asdict(row) for row in rows]
 
 
 def _make(staging: Path, target: Path) -> None:

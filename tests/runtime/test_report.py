@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from dvgwm.runtime.display.report import Report, write_report
+from dvgwm.runtime.display.report import Finished, write_report
 from dvgwm.runtime.display.video import write_video
 from dvgwm.runtime.files import write_atomic
-from dvgwm.runtime.profiler import UNATTRIBUTED, StageRow
+from dvgwm.runtime.profiler import UNATTRIBUTED, Profiler, StageRow
+from dvgwm.runtime.types import Plan
 
 STAGES = (
     "observe",
@@ -29,8 +30,10 @@ def page(tmp_path, shares):
     rows = [StageRow(name, 1, share, share, share, 0.0) for name, share in shares.items()]
     frames = np.zeros((3, 32, 48, 3), np.uint8)
     video = write_video(tmp_path / "v", frames, 10)
-    made = Report("t", "i", "o", None, {}, frames, None, video, rows, 0.5, "not comparable", [], {})
-    write_report(tmp_path / "r.html", made)
+    plan = Plan(frames, None, {}, "<i>put", 0)
+    done = Finished("t", "o", {}, [plan], frames, frames, (), Profiler(), 0.5, 1.0, {})
+    shown = {"warning": "a & b", "facts": {"bundle": "<b>"}, "video": video, "rows": rows, "result": {"x": "</pre>"}}
+    write_report(tmp_path / "r.html", done, verdict="not comparable", **shown)
     return (tmp_path / "r.html").read_text()
 
 
@@ -47,6 +50,14 @@ def test_a_name_stands_in_the_bar_only_where_it_fits(tmp_path):
 
 def test_the_papers_row_gives_its_time_and_its_work(tmp_path):
     assert "<td>88.7 s</td><td></td><td></td><td>7.17 PFLOP</td>" in page(tmp_path, {"preview": 1.0})
+
+
+def test_what_is_told_is_never_markup(tmp_path):
+    made = page(tmp_path, {"preview": 1.0})
+    assert "&lt;i&gt;put" in made
+    assert "a &amp; b" in made
+    assert "<dd>&lt;b&gt;</dd>" in made
+    assert "&lt;/pre&gt;" in made
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
