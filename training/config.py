@@ -1,13 +1,13 @@
 """A run's settings, one TOML file per preset: every part's steps, optimiser and schedule."""
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from dvgwm.models.presets import Preset, preset
 from dvgwm.runtime.errors import ConfigError
+from dvgwm.runtime.strict import strict
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -151,18 +151,6 @@ class Run:
     joint: JointPart
 
 
-_SECTIONS = {
-    "data": DataSettings,
-    "codec": CodecSettings,
-    "waypoints": WaypointsPart,
-    "preview": PreviewPart,
-    "refiner": RefinerPart,
-    "policy": PolicyPart,
-    "tune": PolicyPart,
-    "joint": JointPart,
-}
-
-
 def read_run(name: str, out: Path | None = None) -> Run:
     """Return the run called ``name`` (a shipped configuration, or a TOML file's path).
 
@@ -176,39 +164,22 @@ def read_run(name: str, out: Path | None = None) -> Run:
         raise ConfigError("RUN_UNKNOWN", f"wanted a run of {shipped} or a .toml file; got {name}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError("RUN_SYNTAX", f"{path}: {error}") from None
-    _known(path.name, "the run", table, {"preset", "out", "seed", *_SECTIONS})
-    sections = {key: _section(path.name, key, kind, table.get(key, {})) for key, kind in _SECTIONS.items()}
+    kinds = {name: kind for name, kind in get_type_hints(Run).items() if name not in ("preset", "out", "seed")}
+    if unknown := sorted(table.keys() - kinds.keys() - {"preset", "out", "seed"}):
+        raise ConfigError("RUN_SETTING", f"{path.name}: unknown {', '.join(unknown)}; there are {', '.join(kinds)}")
+    parts = {name: _part(path.name, name, kind, table.get(name, {})) for name, kind in kinds.items()}
     where = Path(out if out is not None else table.get("out", f"runs/{path.stem}"))
-    return Run(preset(table.get("preset", path.stem)), where, int(table.get("seed", 0)), **sections)
+    return Run(preset(table.get("preset", path.stem)), where, int(table.get("seed", 0)), **parts)
+
+
+def _part(file: str, name: str, kind: type[Any], table: Any) -> Any:
+    try:
+        return strict(table, kind)
+    except ValueError as error:
+        known = ", ".join(field.name for field in fields(kind))
+        raise ConfigError("RUN_SETTING", f"{file}: [{name}] {error}; there are {known}") from None
 
 
 def changed(part: Any, **values: Any) -> Any:
     """Return ``part`` with those of ``values`` that are not none."""
     return replace(part, **{key: value for key, value in values.items() if value is not None})
-
-
-def _known(file: str, where: str, table: Mapping[str, Any], names: set[str]) -> None:
-    if unknown := sorted(set(table) - names):
-        raise ConfigError(
-            "RUN_SETTING", f"{file}: {where} has no setting {', '.join(unknown)}; there are {', '.join(sorted(names))}"
-        )
-
-
-def _section(file: str, name: str, kind: Any, table: Mapping[str, Any]) -> Any:
-    known = {field.name: field for field in fields(kind)}
-    _known(file, f"[{name}]", table, set(known))
-    if missing := [key for key, field in known.items() if field.default is MISSING and key not in table]:
-        raise ConfigError("RUN_SETTING", f"{file}: [{name}] wants {', '.join(missing)}")
-    return kind(**{key: _value(file, f"{name}.{key}", known[key].type, value) for key, value in table.items()})
-
-
-def _value(file: str, name: str, kind: Any, value: Any) -> Any:
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if kind in {int, str, bool} and type(value) is kind:
-        return value
-    if kind in {tuple[float, float], tuple[int, int]} and isinstance(value, list) and len(value) == 2:
-        return tuple(_value(file, name, kind.__args__[0], each) for each in value)
-    raise ConfigError("RUN_SETTING", f"{file}: wanted {getattr(kind, '__name__', kind)} for {name}, got {value!r}")

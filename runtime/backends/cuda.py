@@ -6,12 +6,13 @@ A kernel is a cubin and a JSON that states its arguments (`dvgwm.kernels.aot` wr
 
 import ctypes
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
+
+import msgspec
 
 from ..errors import BundleCorruptError, ConfigError, InternalError, ShapeError
 from ..sampler import Step
@@ -34,6 +35,7 @@ class KernelFacts:
     threads: int
     shared_bytes: int
     sha256: str
+    scratch_bytes: int = 0
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -80,27 +82,15 @@ def read_kernel(name: str, architecture: int, folder: Traversable) -> tuple[Kern
     except OSError as error:
         raise ConfigError("KERNELS_MISSING", f"no kernel {name} for sm_{architecture} in {folder}: {error}") from error
     try:
-        data = json.loads(text)
-        facts = KernelFacts(
-            data["name"],
-            data["function"],
-            data["architecture"],
-            tuple((argument, kind) for argument, kind in data["arguments"]),
-            data["scratch_pointers"],
-            frozenset(data["multiple_of_16"]),
-            data["constants"],
-            data["threads"],
-            data["shared_bytes"],
-            data["sha256"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        facts = msgspec.json.decode(text, type=KernelFacts)
+    except (ValueError, RecursionError) as error:
         raise BundleCorruptError("KERNEL_FACTS", f"{name}.json for sm_{architecture} is damaged: {error}") from error
     if hashlib.sha256(cubin).hexdigest() != facts.sha256:
         raise BundleCorruptError(
             "KERNEL_HASH", f"{name}.cubin for sm_{architecture} is not what its JSON says; rebuild it"
         )
-    if data.get("scratch_bytes"):
-        raise InternalError("KERNEL_SCRATCH", f"{name} wants {data['scratch_bytes']} bytes of scratch memory")
+    if facts.scratch_bytes:
+        raise InternalError("KERNEL_SCRATCH", f"{name} wants {facts.scratch_bytes} bytes of scratch memory")
     return facts, cubin
 
 

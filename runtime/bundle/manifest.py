@@ -7,7 +7,6 @@ are refused.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from ..backends.backend import EngineSpec
 from ..errors import BundleCorruptError, BundleIncompatibleError
 from ..samplers.spec import SamplerSpec
+from ..strict import UnknownKeyError, strict
 from ..types import FloatArray
 
 SCHEMA = 1
@@ -173,12 +173,10 @@ def parse(data: bytes) -> Manifest:
             "MANIFEST_SCHEMA", f"wanted manifest schema {SCHEMA}, got {schema!r}; rebuild with export/build_engines.py"
         )
     try:
-        manifest = msgspec.convert(raw, Manifest)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise BundleCorruptError("MANIFEST_FIELD", f"manifest.json: {error}; rebuild the bundle") from None
-    unknown = _unknown(raw, msgspec.to_builtins(manifest), "$")
-    if unknown:
-        raise BundleCorruptError("MANIFEST_KEY", f"manifest.json: unknown key {unknown}; rebuild the bundle")
+        manifest = strict(raw, Manifest)
+    except ValueError as error:
+        code = "MANIFEST_KEY" if isinstance(error, UnknownKeyError) else "MANIFEST_FIELD"
+        raise BundleCorruptError(code, f"manifest.json: {error}; rebuild the bundle") from None
     _check_stages(manifest)
     return manifest
 
@@ -186,20 +184,6 @@ def parse(data: bytes) -> Manifest:
 def dump(manifest: Manifest) -> bytes:
     """Return ``manifest`` as JSON text for `parse`, the same bytes for the same manifest."""
     return json.dumps(msgspec.to_builtins(manifest), indent=1, sort_keys=True).encode() + b"\n"
-
-
-def _unknown(raw: Any, known: Any, path: str) -> str | None:
-    """Return the path of the first key of ``raw`` that decoding dropped."""
-    if isinstance(raw, dict) and isinstance(known, dict):
-        for key, value in raw.items():
-            found = f"{path}.{key}" if key not in known else _unknown(value, known[key], f"{path}.{key}")
-            if found:
-                return found
-    elif isinstance(raw, list) and isinstance(known, list | tuple):
-        for index, (left, right) in enumerate(zip(raw, known, strict=True)):
-            if found := _unknown(left, right, f"{path}[{index}]"):
-                return found
-    return None
 
 
 def _check_stages(manifest: Manifest) -> None:

@@ -31,11 +31,11 @@ def test_the_papers_settings_are_the_defaults_of_full_size():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[preview]\nsteps = 1\nstepps = 2", "has no setting stepps"),
-        ("[preview]\nbatch = 2", r"\[preview\] wants steps"),
-        ('[preview]\nsteps = "many"', "wanted int for preview.steps, got 'many'"),
-        ("[preview]\nsteps = 1\nbetas = [0.9]", "for preview.betas"),
-        ("[oven]\nhot = true", "has no setting oven"),
+        ("[preview]\nsteps = 1\nstepps = 2", r"\[preview\] unknown key \$.stepps; there are steps, batch"),
+        ("[preview]\nbatch = 2", r"\[preview\] .*missing required field `steps`"),
+        ('[preview]\nsteps = "many"', r"\[preview\] Expected `int`, got `str` - at `\$.steps`"),
+        ("[preview]\nsteps = 1\nbetas = [0.9]", r"\[preview\] .*length 2.*betas"),
+        ("[oven]\nhot = true", "unknown oven; there are data"),
         ("preset = 'nothing'", "wanted a preset of"),
         ("[preview", "sizes.toml"),
     ],
