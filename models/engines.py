@@ -12,6 +12,7 @@ from .codec import LinearCodec, StreamingLinear
 from .fused_vae import FusedDecoder
 from .policy import ActionUNet, FrameEncoder
 from .presets import Scaling
+from .text import embed
 from .vae import StreamingDecoder, flatten_cache, nest_cache
 
 
@@ -73,7 +74,7 @@ class DecodeEngine(nn.Module):
 
 
 class EncodeTextEngine(nn.Module):
-    """Tokens int64 1 L to float32 embeddings 1 L D; padding is attended to, as CogVideoX does."""
+    """Tokens int64 1 L to float32 embeddings 1 L D."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -81,8 +82,7 @@ class EncodeTextEngine(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the last hidden state."""
-        mask = torch.ones_like(tokens)
-        return self.encoder(tokens, attention_mask=mask).last_hidden_state.float()
+        return embed(self.encoder, tokens).float()
 
 
 class EncodeFramesEngine(nn.Module):

@@ -1,8 +1,15 @@
 """The T5 text encoder."""
 
+import torch
+from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 from .presets import Text
+
+
+def embed(encoder: nn.Module, tokens: Tensor) -> Tensor:
+    """Return the embeddings, B L D, of tokens B L; padding is attended to, as CogVideoX does."""
+    return encoder(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
 
 
 def build_text_encoder(text: Text) -> T5EncoderModel:

@@ -70,13 +70,6 @@ def save_weights(accelerator: Accelerator, model: nn.Module, path: Path, borrowe
     return path
 
 
-def forget_after(path: Path, step: int) -> None:
-    """Drop the lines of a log beyond ``step``: they will be written again."""
-    if path.is_file():
-        kept = [line for line in path.read_text("utf-8").splitlines(True) if json.loads(line)["step"] <= step]
-        path.write_text("".join(kept), "utf-8")
-
-
 def _checkpoints(out: Path) -> list[Path]:
     return sorted(path for path in (out / "checkpoints").glob("[0-9]*") if (path / FACTS).is_file())
 

@@ -3,16 +3,16 @@
 import json
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from dvgwm.runtime.commands.program import run_program
+
+from .lines import Lines
 
 EPILOG = """\b
 From nothing to a policy that acts (each command goes on where it was stopped):
@@ -22,7 +22,6 @@ From nothing to a policy that acts (each command goes on where it was stopped):
 """
 
 Positive = click.IntRange(min=1)
-LOG_EVERY_S = 15.0
 
 
 @click.group(epilog=EPILOG, context_settings={"max_content_width": 100})
@@ -94,53 +93,37 @@ def data(
 @run_options
 def codec(name: str, out: Path | None) -> None:
     """Fit the linear codecs of a small preset on demonstrations, one for each resolution."""
-    from .parts import fit_codecs
+    from .commands import fit_codecs
 
     with Lines() as lines:
         report = lines.count("codecs")
         _finish({"command": "codec"} | fit_codecs(_run(name, out), report))
 
 
-@cli.command()
-@loop_options
-def policy(**options: Any) -> None:
-    """Train frame encoder and policy on demonstrations: true frames, disturbed, to actions."""
-    _train("policy", **options)
+PARTS = {
+    "policy": "Train frame encoder and policy on demonstrations: true frames, disturbed, to actions.",
+    "waypoints": "Train the waypoints: instruction and first frame to the path along which a small preview draws.",
+    "preview": "Train the preview: instruction and first frame to low-resolution latents (v-prediction).\n\n"
+    "Wants the waypoints if any.",
+    "refiner": "Train the refiner: degraded latents to high-resolution ones (flow matching). Wants the preview.",
+    "tune": "Let the policy go on learning, from what `imagine` wrote and as many true frames.",
+    "joint": "Train refiner and tuned policy together by the policy's loss alone. Wants both.",
+}
+"""The parts that one loop trains, each a command of its own."""
 
 
-@cli.command()
-@loop_options
-def waypoints(**options: Any) -> None:
-    """Train the waypoints: instruction and first frame to the path along which a small preview draws."""
-    _train("waypoints", **options)
+def train(part: str, name: str, out: Path | None, **options: Any) -> None:
+    """Train ``part`` of the run called ``name``."""
+    run = _run(name, out)
+    from .parts import train_part
+
+    with Lines() as lines:
+        result = train_part(run, part, lines.steps(part), lines.count("latents"), **options)
+    _finish({"command": part} | result)
 
 
-@cli.command()
-@loop_options
-def preview(**options: Any) -> None:
-    """Train the preview: instruction and first frame to low-resolution latents (v-prediction). Wants the waypoints if any."""
-    _train("preview", **options)
-
-
-@cli.command()
-@loop_options
-def refiner(**options: Any) -> None:
-    """Train the refiner: degraded latents to high-resolution ones (flow matching). Wants the preview's text encoder."""
-    _train("refiner", **options)
-
-
-@cli.command()
-@loop_options
-def tune(**options: Any) -> None:
-    """Let the policy go on learning, from what `imagine` wrote and as many true frames."""
-    _train("tune", **options)
-
-
-@cli.command()
-@loop_options
-def joint(**options: Any) -> None:
-    """Train refiner and tuned policy together by the policy's loss alone. Wants both."""
-    _train("joint", **options)
+for _part, _help in PARTS.items():
+    cli.command(_part, help=_help)(loop_options(partial(train, _part)))
 
 
 @cli.command()
@@ -152,23 +135,14 @@ def imagine(name: str, out: Path | None, episodes: int) -> None:
     A policy that goes on learning from it (`tune`) has met what it will be shown.
     """
     run = _run(name, out)
-    from . import parts
+    from . import commands, parts
 
     began = time.monotonic()
     with Lines() as lines:
-        census = parts.imagine(run, episodes, lines.count("episodes"))
+        census = commands.imagine(run, episodes, lines.count("episodes"))
     _finish(
         {"command": "imagine", "out": str(parts.imagined(run)), **asdict(census), "wall_s": time.monotonic() - began}
     )
-
-
-def _train(part: str, name: str, out: Path | None, **options: Any) -> None:
-    run = _run(name, out)
-    from .parts import train_part
-
-    with Lines() as lines:
-        result = train_part(run, part, lines.steps(part), lines.count("latents"), **options)
-    _finish({"command": part} | result)
 
 
 @cli.command("upper-bound")
@@ -185,7 +159,7 @@ def upper_bound(
 
     What is missing here no better imagination can mend.
     """
-    from .parts import measure_upper_bound
+    from .commands import measure_upper_bound
 
     with Lines(quiet=only_json) as lines:
         report = lines.count("episodes")
@@ -203,7 +177,7 @@ def export(name: str, out: Path | None, folder: Path | None, bundle: Path | None
 
     What is not trained yet stays random in the bundle, which says so.
     """
-    from .parts import collect
+    from .commands import collect
 
     run = _run(name, out)
     target = folder or run.out / "weights"
@@ -223,51 +197,6 @@ def _run(name: str, out: Path | None) -> Any:
     from .config import read_run
 
     return read_run(name, out)
-
-
-class Lines:
-    """Within it, a line for everything that takes a while: a terminal sees bars move, a log a line now and then."""
-
-    def __init__(self, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet)
-        columns = (TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[told]}"))
-        silent = not self._console.is_terminal
-        self._bars = Progress(*columns, TimeElapsedColumn(), console=self._console, disable=silent)
-        self._said_s: dict[str, float] = {}
-        self._rows: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "Lines":
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def count(self, words: str) -> Callable[[int, int], None]:
-        """Return what is called with how many are done and how many there are."""
-
-        def report(done: int, total: int) -> None:
-            self._say(words, done / max(total, 1), f"{done} of {total}", last=done == total)
-
-        return report
-
-    def steps(self, words: str) -> Callable[[Any], None]:
-        """Return what is called with a training loop's progress: loss, rate, time left."""
-
-        def report(now: Any) -> None:
-            rate = f"{now.samples_per_s:.1f} samples/s, {now.seconds_left / 60:.1f} min left"
-            self._say(words, now.share, f"step {now.step}, loss {now.loss:.4f}, {rate}", last=now.share >= 1.0)
-
-        return report
-
-    def _say(self, words: str, share: float, told: str, last: bool) -> None:
-        if words not in self._rows:
-            self._rows[words] = self._bars.add_task(words, total=1.0, told="")
-        self._bars.update(self._rows[words], completed=share, told=told)
-        now_s = time.monotonic()
-        if not self._console.is_terminal and (last or now_s - self._said_s.get(words, 0.0) > LOG_EVERY_S):
-            self._said_s[words] = now_s
-            self._console.print(f"{words}: {told}", highlight=False)
 
 
 def _finish(result: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -23,34 +23,19 @@ from dvgwm.runtime.record.reader import Dataset, open_dataset
 from dvgwm.runtime.record.writer import finish, write_episodes, written
 
 from .arrays import save_arrays, save_index
+from .census import TEST, TEST_SHARE, TRAIN, Census, census, split
 
 FIRST_SEED = 1_000_000
 """Layouts below this seed are for evaluation and never in a data set."""
 
 EPISODES_A_FILE = 25
-TEST_SHARE = 0.2
 FRAME_S = 0.1
 SIZE_PX = (128, 192)
 TOOL_NAMES = ("x", "y", "z", "rx", "ry", "rz", "gripper")
 ATTEMPTS, ATTEMPT_SEEDS = 10, 10_000_000
-TRAIN, TEST = "train", "test"
 
 Report = Callable[[int, int], None]
 """Called with episodes done and episodes wanted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Census:
-    """What a data set holds: episodes by task, their lengths in frames, what was dropped, and the split in episodes."""
-
-    episodes: int
-    dropped: int
-    tasks: dict[str, int]
-    frames: int
-    shortest: int
-    longest: int
-    train: int
-    test: int
 
 
 def record_simulation(root: Path, episodes: int, seed: int, workers: int, report: Report) -> Census:
@@ -170,39 +155,6 @@ def resized(
             yield Episode(dataset.instruction(number), {camera: frames}, state, action, {})
 
     return schema, episodes
-
-
-def census(dataset: Dataset) -> Census:
-    """Return what ``dataset`` holds."""
-    lengths = [dataset.length(number) for number in range(len(dataset))]
-    tasks = [str(row.get("task", row["tasks"][0])) for row in dataset.rows]
-    train, test = split(dataset)
-    return Census(
-        episodes=len(dataset),
-        dropped=sum(int(row.get("attempts", 0)) for row in dataset.rows),
-        tasks={task: tasks.count(task) for task in sorted(set(tasks))},
-        frames=sum(lengths),
-        shortest=min(lengths),
-        longest=max(lengths),
-        train=len(train),
-        test=len(test),
-    )
-
-
-def split(dataset: Dataset) -> tuple[Sequence[int], Sequence[int]]:
-    """Return the episodes to learn from and those to test on: the data set's own split, else 8:2 of every task."""
-    splits = dataset.info.get("splits", {})
-    if TEST in splits:
-        train, test = (range(*map(int, str(splits[name]).split(":"))) for name in (TRAIN, TEST))
-        return train, test
-    seen: dict[str, int] = {}
-    held = []
-    for number in range(len(dataset)):
-        words = dataset.instruction(number)
-        seen[words] = seen.get(words, 0) + 1
-        if seen[words] % round(1 / TEST_SHARE) == 0:
-            held.append(number)
-    return [number for number in range(len(dataset)) if number not in set(held)], held
 
 
 def instructions() -> dict[str, int]:

@@ -13,8 +13,9 @@ from dvgwm.runtime.record.writer import finish, write_episodes, written
 
 from .arrays import Arrays, open_arrays, save_arrays, save_index
 from .cascade import Cascade
+from .census import TEST, TRAIN, Census, census, split
 from .config import Run
-from .data import EPISODES_A_FILE, TEST, TRAIN, Census, Report, census, split
+from .data import EPISODES_A_FILE, Report
 from .policy import normalise
 
 BATCH = 5

@@ -7,13 +7,14 @@ from torch.utils.checkpoint import checkpoint
 from dvgwm.models.denoisers import denoise_engine, preview_signal
 from dvgwm.models.networks import Networks
 from dvgwm.models.presets import Preset
+from dvgwm.models.text import embed
 from dvgwm.runtime.chunks import Chunking
 
 from .clips import decode, unscaled
 from .config import JointPart
 from .degradation import raised
 from .lora import prepared
-from .objectives import degrade_latents, policy_signal
+from .objectives import degrade_latents, policy_levels
 from .policy import noise_error
 from .told import Told
 
@@ -39,24 +40,17 @@ class JointObjective(nn.Module):
         self.preset, self.part = preset, part
         policy = preset.policy
         self.chunking = Chunking(preset.frames, policy.stride, policy.offsets)
-        alpha, sigma = policy_signal(preset.sampling.policy_train_steps)
-        self.register_buffer("alpha", alpha.float(), persistent=False)
-        self.register_buffer("sigma", sigma.float(), persistent=False)
+        self.levels = policy_levels(preset.sampling.policy_train_steps)
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the policy's loss on what the refiner makes of ``low``, or of what the preview tells of it."""
         if self.told is not None:
             with torch.no_grad():
-                batch = batch | {"low": self.told(batch, self.embed(batch["tokens"]), generator)}
+                batch = batch | {"low": self.told(batch, embed(self.text, batch["tokens"]), generator)}
         frames = self.frames(batch, generator)
         features = self.encoder.features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         shown = features[:, self.chunking.shown_index].flatten(2).flatten(0, 1)
-        signal = self.get_buffer("alpha"), self.get_buffer("sigma")
-        return noise_error(self.unet, shown, batch["actions"].flatten(0, 1), signal, self.part.draws, generator)
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Return the embeddings, B L D, of tokens."""
-        return self.text(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+        return noise_error(self.unet, shown, batch["actions"].flatten(0, 1), self.levels, self.part.draws, generator)
 
     def frames(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the refined frames that the policy sees, B N 3 H W in [0, 1]."""
@@ -70,7 +64,7 @@ class JointObjective(nn.Module):
         preset, low = self.preset, batch["low"]
         count, steps = len(low), preset.sampling.refine_steps
         with torch.no_grad():
-            text = self.embed(batch["tokens"])
+            text = embed(self.text, batch["tokens"])
             up = raised(low, preset.grid(preset.high), preset.preview_scaling, preset.refiner_scaling)
             noise = torch.randn(up.shape, generator=generator, device=up.device)
             alpha, sigma = (part.to(up)[preset.sampling.bridge_step].expand(count) for part in preview_signal(1.0))

@@ -3,18 +3,39 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from dvgwm.models.denoisers import preview_signal
 from dvgwm.runtime.samplers.schedule import squared_cosine_signal
 
 TRAIN_STEPS = 1000
 
 
-def policy_signal(train_steps: int) -> tuple[Tensor, Tensor]:
-    """Return alpha and sigma, float64 [train_steps] each, of the squared-cosine schedule (Diffusion Policy)."""
-    alpha = torch.from_numpy(squared_cosine_signal(train_steps))
-    return alpha, (1.0 - alpha**2).clamp_min(0.0).sqrt()
+class NoiseLevels(nn.Module):
+    """Alpha and sigma, float32, of every training step: the signal's share, given in float64, and the noise's."""
+
+    alpha: Tensor
+    sigma: Tensor
+
+    def __init__(self, alpha: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("alpha", alpha.float(), persistent=False)
+        self.register_buffer("sigma", (1.0 - alpha**2).clamp_min(0.0).sqrt().float(), persistent=False)
+
+    def forward(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha and sigma at ``steps``, int64."""
+        return self.alpha[steps], self.sigma[steps]
+
+
+def preview_levels(snr_shift: float) -> NoiseLevels:
+    """Return the levels of CogVideoX's schedule with zero terminal SNR; strengths of degradation are steps at shift 1."""
+    return NoiseLevels(preview_signal(snr_shift)[0])
+
+
+def policy_levels(train_steps: int) -> NoiseLevels:
+    """Return the levels of the squared-cosine schedule (Diffusion Policy)."""
+    return NoiseLevels(torch.from_numpy(squared_cosine_signal(train_steps)))
 
 
 def diffuse(clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The parts of a run, each from its inputs on disk to what it leaves there."""
+"""The parts of a run that are trained: what each learns from, what it goes on from, and what it leaves."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,37 +13,28 @@ from torch.utils.data import ConcatDataset, Dataset
 from dvgwm.models.codec import LinearCodec
 from dvgwm.models.networks import Networks, build
 from dvgwm.models.presets import LinearCodecSize, Preset
-from dvgwm.models.weights import load_parts, load_weights, save_parts, save_tensors
-from dvgwm.robots.sim.tasks import TASKS
-from dvgwm.runtime.bundle.disk import read_bundle
+from dvgwm.models.weights import load_parts, load_weights
 from dvgwm.runtime.bundle.tokenizer import byte_tokens
-from dvgwm.runtime.config import plugins
 from dvgwm.runtime.errors import ConfigError
-from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.record.reader import open_dataset
 from dvgwm.runtime.types import ImageArray
 
 from .arrays import open_arrays
 from .cascade import Cascade
+from .census import split
 from .clips import LatentClips, latents_of, windows, write_clips
-from .codec import codec_quality, fit_codec
 from .config import PolicyPart, Run, changed
-from .data import Census, split
-from .imagine import record_imagined
 from .joint import JointObjective
 from .loop import WEIGHTS, Progress, Watch, train
 from .policy import PolicyObjective, Windows
 from .preview import PreviewObjective
 from .refiner import RefinerObjective
-from .upper_bound import act_in_torch, acting_stage, summary, upper_bound
 from .watch import look_at_preview, look_at_refiner, look_at_waypoints
 from .waypoints import WaypointsObjective
 
 Report = Callable[[Progress], None]
 Count = Callable[[int, int], None]
 PATHS_WATCHED, PREVIEWS_WATCHED, REFINED_WATCHED = 400, 10, 5
-CODEC_TESTED = 100
-"""Held-out episodes on which a codec is judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +87,9 @@ def train_part(
     It starts from the networks of the folder ``start``, else from the parts it goes on from, else from nothing.
     """
     kind, part = KINDS[name], changed(getattr(run, name), steps=steps)
-    networks = _with_codecs(run) if kind.clips else networks_of(run)
+    networks = networks_with_codecs(run) if kind.clips else networks_of(run)
     for earlier in kind.after:
-        _take(run, networks, earlier)
+        take_up(run, networks, earlier)
     learned: Dataset[dict[str, Tensor]]
     held: Dataset[dict[str, Tensor]]
     if kind.clips:
@@ -132,35 +123,6 @@ def imagined(run: Run) -> Path:
     return run.out / "imagined"
 
 
-def imagine(run: Run, episodes: int, report: Count) -> Census:
-    """Write what the trained cascade imagines of ``episodes`` demonstrations, as a data set."""
-    networks = _with_codecs(run)
-    for name in ("waypoints", "preview", "refiner"):
-        _take(run, networks, name)
-    return record_imagined(run, Cascade(run, networks, tokens_of(run.preset)), imagined(run), episodes, report)
-
-
-def collect(run: Run, folder: Path) -> tuple[str, ...]:
-    """Write the networks that the run has trained into ``folder``, in half precision, and return their names.
-
-    What a later part made goes before what it started from. Raises `ConfigError` where nothing is trained.
-    """
-    networks, names = networks_of(run), []
-    for name, codec in (("low_codec", networks.low_codec), ("codec", networks.codec)):
-        if (run.out / name / WEIGHTS).is_file():
-            load_weights(codec, _found(run, name))
-            names.append(name)
-    for name, kind in KINDS.items():
-        if (run.out / name / WEIGHTS).is_file():
-            _take(run, networks, name)
-            names += [part for part in kind.networks if part in networks.parts()]
-    if not names:
-        raise ConfigError("WEIGHTS_MISSING", f"{run.out} has nothing trained yet; begin with `dvgwm-train policy`")
-    made = tuple(dict.fromkeys(names))
-    save_parts(networks, made, folder)
-    return made
-
-
 def tokens_of(preset: Preset) -> Callable[[str], Tensor]:
     """Return what makes tokens, int64 L, of an instruction; raises `ConfigError` where that wants a checkpoint's file."""
     if preset.text.tokenizer != "bytes":
@@ -177,11 +139,12 @@ def tokens_of(preset: Preset) -> Callable[[str], Tensor]:
     return tokens
 
 
-def _with_codecs(run: Run) -> Networks:
+def networks_with_codecs(run: Run) -> Networks:
+    """Return `networks_of` the run with the linear codecs that were fitted for it."""
     networks = networks_of(run)
     for name, codec in (("low_codec", networks.low_codec), ("codec", networks.codec)):
         if isinstance(codec, LinearCodec):
-            load_weights(codec, _found(run, name))
+            load_weights(codec, weights_file(run, name))
     return networks
 
 
@@ -196,15 +159,16 @@ def _objective(run: Run, networks: Networks, name: str, part: Any) -> nn.Module:
     return made(run.preset, networks, part, tokens_of(run.preset)(""))
 
 
-def _take(run: Run, networks: Networks, name: str) -> None:
+def take_up(run: Run, networks: Networks, name: str) -> None:
     """Give ``networks`` what the part called ``name`` has learned, nothing where the preset has none of it."""
     if KINDS[name].networks[0] not in networks.parts():
         return
     objective = _objective(run, networks, name, getattr(run, name))
-    load_weights(objective, _found(run, name), getattr(objective, "borrowed", ()))
+    load_weights(objective, weights_file(run, name), getattr(objective, "borrowed", ()))
 
 
-def _found(run: Run, name: str) -> Path:
+def weights_file(run: Run, name: str) -> Path:
+    """Return what the part called ``name`` left; raises `ConfigError` where it has left nothing yet."""
     path = run.out / name / WEIGHTS
     if not path.is_file():
         command = "codec" if name.endswith("codec") else name
@@ -246,39 +210,3 @@ def _clips(run: Run, networks: Networks, kind: Kind, counted: Count) -> tuple[La
 
 def _latents(run: Run, networks: Networks, name: str, frames: ImageArray, draw: float) -> Tensor:
     return latents_of(run.preset, networks, frames, name, draw)
-
-
-def fit_codecs(run: Run, report: Callable[[int, int], None]) -> dict[str, Any]:
-    """Fit the linear codecs of the preset's two sizes, and return how well they keep held-out clips."""
-    preset = run.preset
-    if not isinstance(preset.codec, LinearCodecSize):
-        raise ConfigError("CODEC_KIND", f"{preset.name} has a VAE, from its checkpoint; wanted a linear codec")
-    arrays, (learned, held) = open_arrays(run.data.path, run.data.camera), split(open_dataset(run.data.path))
-    tested = held[:: max(1, len(held) // CODEC_TESTED)]
-    figures: dict[str, Any] = {}
-    for number, (name, size) in enumerate((("low_codec", preset.low), ("codec", preset.high))):
-        report(number, 2)
-        codec = fit_codec(preset, size, run.codec, arrays, learned)
-        save_tensors(codec.state_dict(), run.out / name / WEIGHTS)
-        figures[name] = codec_quality(preset, size, codec, arrays, tested)
-    report(2, 2)
-    return figures
-
-
-def measure_upper_bound(
-    run: Run, episodes: int, seed: int, weights: Path | None, bundle: Path | None, report: Callable[[int, int], None]
-) -> dict[str, Any]:
-    """Return success and position error of the trained policy, or of a bundle's, on true frames."""
-    if bundle is not None:
-        opened = read_bundle(bundle)
-        with Pipeline(opened, plugins.open_backend(opened.manifest.backend, None)) as pipeline:
-            act = acting_stage(next(stage for stage in pipeline.stages if stage.spec.kind == "act"))
-            outcomes = upper_bound(run.preset, act, list(TASKS), episodes, seed, report)
-        return summary(outcomes) | {"bundle": str(bundle), "seed": seed}
-    networks = networks_of(run)
-    if weights is None:
-        _take(run, networks, "policy")
-    else:
-        load_parts(networks, weights)
-    outcomes = upper_bound(run.preset, act_in_torch(run.preset, networks), list(TASKS), episodes, seed, report)
-    return summary(outcomes) | {"weights": str(weights or run.out / "policy"), "seed": seed}

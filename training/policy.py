@@ -16,7 +16,7 @@ from dvgwm.runtime.types import FloatArray
 
 from .arrays import Arrays
 from .config import PolicyPart
-from .objectives import diffuse, policy_signal, pose_error, squared_error
+from .objectives import NoiseLevels, diffuse, policy_levels, pose_error, squared_error
 
 VISITS = 50
 """Different windows of each episode."""
@@ -69,9 +69,7 @@ class Windows(TorchDataset[dict[str, Tensor]]):
 class PolicyObjective(nn.Module):
     """The loss of a batch of `Windows`: the noise in noisy actions (Eq. 6), and the auxiliary pose of the tool."""
 
-    alpha: Tensor
-    sigma: Tensor
-    places: Tensor
+    shown_index: Tensor
 
     def __init__(self, preset: Preset, networks: Networks, part: PolicyPart) -> None:
         super().__init__()
@@ -81,11 +79,9 @@ class PolicyObjective(nn.Module):
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.unet, self.part = networks.policy.requires_grad_(True), part
         self.pose = nn.Linear(self.encoder.width, policy.dof)
-        alpha, sigma = policy_signal(preset.sampling.policy_train_steps)
-        self.register_buffer("alpha", alpha.float(), persistent=False)
-        self.register_buffer("sigma", sigma.float(), persistent=False)
+        self.levels = policy_levels(preset.sampling.policy_train_steps)
         self.register_buffer(
-            "places", torch.from_numpy(window_chunking(policy, part.window).shown_index), persistent=False
+            "shown_index", torch.from_numpy(window_chunking(policy, part.window).shown_index), persistent=False
         )
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
@@ -94,12 +90,12 @@ class PolicyObjective(nn.Module):
         if self.training and self.part.disturb:
             frames = disturb(frames, len(batch["frames"]), self.part.disturb, generator)
         features = self.encoder.features(frames)
-        shown = features.unflatten(0, batch["frames"].shape[:2])[:, self.places].flatten(2)
+        shown = features.unflatten(0, batch["frames"].shape[:2])[:, self.shown_index].flatten(2)
         loss = noise_error(
             self.unet,
             shown.flatten(0, 1),
             batch["actions"].flatten(0, 1),
-            (self.alpha, self.sigma),
+            self.levels,
             self.part.draws,
             generator,
         )
@@ -113,7 +109,7 @@ def noise_error(
     unet: nn.Module,
     features: Tensor,
     actions: Tensor,
-    signal: tuple[Tensor, Tensor],
+    levels: NoiseLevels,
     draws: int,
     generator: torch.Generator,
 ) -> Tensor:
@@ -121,11 +117,10 @@ def noise_error(
 
     ``draws`` steps k and noises eps are drawn for every chunk.
     """
-    alpha, sigma = signal
-    clean, seen = actions.repeat(draws, 1, 1), features.repeat(draws, 1)
-    steps = torch.randint(len(alpha), (len(clean),), generator=generator, device=clean.device)
+    clean, conditions = actions.repeat(draws, 1, 1), features.repeat(draws, 1)
+    steps = torch.randint(len(levels.alpha), (len(clean),), generator=generator, device=clean.device)
     noise = torch.randn(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
-    return squared_error(unet(diffuse(clean, noise, alpha[steps], sigma[steps]), steps.float(), seen), noise)
+    return squared_error(unet(diffuse(clean, noise, *levels(steps)), steps.float(), conditions), noise)
 
 
 def disturb(frames: Tensor, clips: int, strength: float, generator: torch.Generator) -> Tensor:

@@ -5,9 +5,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dvgwm.models.denoisers import denoise_engine, preview_signal
+from dvgwm.models.denoisers import denoise_engine
 from dvgwm.models.networks import Networks
 from dvgwm.models.presets import Preset
+from dvgwm.models.text import embed
 from dvgwm.runtime.sampler import Sampler
 
 from .config import PreviewPart
@@ -18,6 +19,7 @@ from .objectives import (
     diffuse,
     drop,
     moving_weight,
+    preview_levels,
     preview_steps,
     squared_error,
     velocity,
@@ -34,8 +36,6 @@ class PreviewObjective(nn.Module):
     """
 
     empty: Tensor
-    alpha: Tensor
-    sigma: Tensor
     loud: Tensor
 
     def __init__(self, preset: Preset, networks: Networks, part: PreviewPart, empty: Tensor) -> None:
@@ -50,9 +50,7 @@ class PreviewObjective(nn.Module):
         self.register_buffer("loud", channel_weight(networks.low_codec, part.loudness), persistent=False)
         self.text, self.part = networks.text, part
         self.text.requires_grad_(preset.text.tokenizer == "bytes" and not self.follows)
-        alpha, sigma = preview_signal(preset.sampling.preview_snr_shift)
-        self.register_buffer("alpha", alpha.float(), persistent=False)
-        self.register_buffer("sigma", sigma.float(), persistent=False)
+        self.levels = preview_levels(preset.sampling.preview_snr_shift)
         self.register_buffer("empty", empty, persistent=False)
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
@@ -61,8 +59,8 @@ class PreviewObjective(nn.Module):
         steps = preview_steps(count, self.part.lean, generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         no_text, no_image = (drop(count, share, generator) for share in (self.part.drop_text, self.part.drop_image))
-        alpha, sigma = self.alpha[steps], self.sigma[steps]
-        text = self.embed(torch.where(no_text[:, None], self.empty, batch["tokens"]))
+        alpha, sigma = self.levels(steps)
+        text = embed(self.text, torch.where(no_text[:, None], self.empty, batch["tokens"]))
         image = torch.where(no_image.view(-1, 1, 1, 1, 1), 0.0, clean[:, :1])
         path = {"poses": batch["poses"]} if self.follows else {}
         predicted = self.engine(diffuse(clean, noise, alpha, sigma), steps.to(clean.dtype), text, image, **path)
@@ -72,14 +70,10 @@ class PreviewObjective(nn.Module):
             weight = weight * moving_weight(clean, self.part.moving_weight)
         return squared_error(predicted, velocity(clean, noise, alpha, sigma), weight)
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Return the embeddings, B L D, of tokens."""
-        return self.text(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
-
     def imagine(
         self, rows: Sampler, noise: Tensor, tokens: Tensor, image: Tensor, poses: Tensor | None = None
     ) -> Tensor:
         """Return low-resolution latents, B T C h w, made from ``noise`` by the sampler's rows, along ``poses`` if given."""
-        text, empty = self.embed(tokens), self.embed(self.empty[None]).expand(len(tokens), -1, -1)
+        text, empty = embed(self.text, tokens), embed(self.text, self.empty[None]).expand(len(tokens), -1, -1)
         engine = self.engine if poses is None else partial(self.engine, poses=poses)
         return sample(rows, noise, guided(engine, text, empty, image))

@@ -3,14 +3,24 @@
 import torch
 from torch import Tensor, nn
 
-from dvgwm.models.denoisers import denoise_engine, preview_signal
+from dvgwm.models.denoisers import denoise_engine
 from dvgwm.models.networks import Networks
 from dvgwm.models.presets import Preset
+from dvgwm.models.text import embed
 
 from .config import RefinerPart
 from .degradation import raised
 from .lora import prepared
-from .objectives import channel_weight, clean_weight, degrade_latents, drop, flow_state, flow_velocity, squared_error
+from .objectives import (
+    channel_weight,
+    clean_weight,
+    degrade_latents,
+    drop,
+    flow_state,
+    flow_velocity,
+    preview_levels,
+    squared_error,
+)
 from .told import Told
 
 
@@ -20,8 +30,6 @@ class RefinerObjective(nn.Module):
     Of a preview that draws along a path also the tool's ``poses``, B N D.
     """
 
-    alpha: Tensor
-    sigma: Tensor
     loud: Tensor
     borrowed = ("told.", "text.")
 
@@ -33,9 +41,7 @@ class RefinerObjective(nn.Module):
         self.text, self.preset, self.part = networks.text.requires_grad_(False), preset, part
         self.register_buffer("loud", channel_weight(networks.codec, part.loudness), persistent=False)
         self.told = Told(preset, networks, part.generated, part.told_at) if part.generated else None
-        alpha, sigma = preview_signal(1.0)  # strengths are steps of the shift-1 grid
-        self.register_buffer("alpha", alpha.float(), persistent=False)
-        self.register_buffer("sigma", sigma.float(), persistent=False)
+        self.levels = preview_levels(1.0)
         self.register_buffer("empty", empty, persistent=False)
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
@@ -45,7 +51,7 @@ class RefinerObjective(nn.Module):
         no_text = drop(count, self.part.drop_text, generator)
         with torch.no_grad():
             tokens = torch.where(no_text[:, None], self.get_buffer("empty"), batch["tokens"])
-            text = self.text(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+            text = embed(self.text, tokens)
             if self.told is not None:
                 batch = batch | {"low": self.told(batch, text, generator)}
         start = self.start(batch, generator)
@@ -65,4 +71,4 @@ class RefinerObjective(nn.Module):
         low, high = self.part.strength
         steps = torch.randint(low, high + 1, (count,), generator=generator, device=device)
         noise = torch.randn(up.shape, generator=generator, device=device)
-        return degrade_latents(up, noise, self.alpha[steps], self.sigma[steps])
+        return degrade_latents(up, noise, *self.levels(steps))

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from dvgwm.models.denoisers import denoise_engine, preview_signal
+from dvgwm.models.denoisers import denoise_engine
 from dvgwm.models.networks import Networks
 from dvgwm.models.presets import Preset
 
-from .objectives import diffuse, drop
+from .objectives import diffuse, drop, preview_levels
 
 
 class Told(nn.Module):
@@ -17,16 +17,11 @@ class Told(nn.Module):
     is to sharpen what is shown, not to move it. Nothing in it learns.
     """
 
-    alpha: Tensor
-    sigma: Tensor
-
     def __init__(self, preset: Preset, networks: Networks, share: float, told_at: tuple[int, int]) -> None:
         super().__init__()
         self.engine = denoise_engine(networks.preview, preset, False, networks).requires_grad_(False)
         self.share, self.told_at = share, told_at
-        alpha, sigma = preview_signal(preset.sampling.preview_snr_shift)
-        self.register_buffer("alpha", alpha.float(), persistent=False)
-        self.register_buffer("sigma", sigma.float(), persistent=False)
+        self.levels = preview_levels(preset.sampling.preview_snr_shift)
 
     @torch.no_grad()
     def forward(self, batch: dict[str, Tensor], text: Tensor, generator: torch.Generator) -> Tensor:
@@ -38,7 +33,7 @@ class Told(nn.Module):
         first, last = self.told_at
         steps = torch.randint(first, last + 1, (len(chosen),), generator=generator, device=low.device)
         noise = torch.randn(low[chosen].shape, generator=generator, device=low.device)
-        alpha, sigma = self.alpha[steps], self.sigma[steps]
+        alpha, sigma = self.levels(steps)
         state = diffuse(low[chosen], noise, alpha, sigma)
         path = {"poses": batch["poses"][chosen]} if "poses" in batch else {}
         velocity = self.engine(state, steps.to(low.dtype), text[chosen], low[chosen][:, :1], **path)

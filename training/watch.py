@@ -1,7 +1,6 @@
 """What is looked at while the world model trains: held-out clips imagined, compared and drawn."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -16,14 +15,13 @@ from dvgwm.runtime.types import ImageArray
 from .cascade import Cascade
 from .clips import LatentClips, frames_of
 from .codec import to_model
+from .loop import Look
 from .measures import moving, psnr_db
 from .preview import PreviewObjective
 from .sheet import sheet, to_frames
 from .waypoints import WaypointsObjective
 
 LOOK_STEPS, COLUMNS, DRAWN = 10, 7, 4
-
-Look = Callable[[Any], tuple[Mapping[str, float], Mapping[str, ImageArray]]]
 
 
 def look_at_preview(preset: Preset, codec: nn.Module, clips: LatentClips, count: int) -> Look:
@@ -47,7 +45,7 @@ def look_at_preview(preset: Preset, codec: nn.Module, clips: LatentClips, count:
     truth = frames_of(codec, clean, preset.preview_scaling)
 
     def look(objective: PreviewObjective) -> tuple[Mapping[str, float], Mapping[str, ImageArray]]:
-        device = objective.alpha.device
+        device = objective.levels.alpha.device
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
         inputs = noise.to(device), tokens.to(device), clean[:, :1].to(device)
         imagined, once = (drawn(objective.imagine(some, *inputs)) for some in (rows, first))

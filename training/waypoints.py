@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from dvgwm.models.codec import LinearCodec
 from dvgwm.models.networks import Networks
 from dvgwm.models.presets import Preset
+from dvgwm.models.text import embed
 from dvgwm.models.waypoints import first_frame
 from dvgwm.runtime.errors import ConfigError
 
@@ -38,7 +39,6 @@ class WaypointsObjective(nn.Module):
 
     def told(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the poses, B N D in [-1, 1], told of a batch."""
-        tokens = batch["tokens"]
-        text = self.text(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+        text = embed(self.text, batch["tokens"])
         frame = first_frame(self.codec, batch["low"][:, :1], self.margin)
         return self.waypoints(frame.contiguous(memory_format=torch.channels_last), text)

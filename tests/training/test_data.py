@@ -14,6 +14,7 @@ from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.record.reader import open_dataset
 from dvgwm.training import data
 from dvgwm.training.arrays import open_arrays
+from dvgwm.training.census import split
 
 pytestmark = pytest.mark.sim
 
@@ -31,7 +32,7 @@ def test_every_task_is_recorded_and_split_by_layout(recorded):
     assert census.tasks == dict.fromkeys(sorted(TASKS), 5)
     assert (census.train, census.test) == (20, 5)
     dataset = open_dataset(root)
-    train, test = data.split(dataset)
+    train, test = split(dataset)
     layouts = [{dataset.rows[number]["layout_seed"] for number in part} for part in (train, test)]
     assert not layouts[0] & layouts[1]
     assert min(layouts[0] | layouts[1]) >= data.FIRST_SEED
@@ -66,7 +67,7 @@ def test_arrays_hold_the_frames_before_compression_and_the_actions(recorded):
 def test_without_a_split_of_its_own_a_fifth_of_every_task_is_held_out(recorded):
     dataset = open_dataset(recorded[0])
     dataset.info.pop("splits")
-    train, test = data.split(dataset)
+    train, test = split(dataset)
     assert sorted((*train, *test)) == list(range(25))
     words, held = (Counter(map(dataset.instruction, numbers)) for numbers in (range(25), test))
     assert held == Counter({instruction: count // 5 for instruction, count in words.items()})

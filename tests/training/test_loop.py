@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.training.config import Part
-from dvgwm.training.loop import Order, Progress, lowered, train
+from dvgwm.training.loop import Progress, lowered, train
 from dvgwm.training.optimisers import Muon, optimisers, orthogonal, rate
+from dvgwm.training.order import Order
 
 from . import loop_script
 

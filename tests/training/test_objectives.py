@@ -81,7 +81,9 @@ def test_latent_degradation_keeps_the_variance():
 
 
 def test_the_policys_loss_is_equation_6():
-    alpha, sigma = o.policy_signal(100)
+    levels = o.policy_levels(100)
+    levels.alpha, levels.sigma = levels.alpha.double(), levels.sigma.double()
+    alpha = levels.alpha
     scheduler = diffusers.DDPMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2")
     assert np.allclose(alpha.numpy() ** 2, scheduler.alphas_cumprod.numpy(), atol=1e-6)
     actions, features = random(3, 16, 7), random(3, 5, seed=1)
@@ -91,7 +93,7 @@ def test_the_policys_loss_is_equation_6():
         told.append((state, step, seen))
         return 0.5 * state + seen.mean(1).view(-1, 1, 1)
 
-    loss = noise_error(guess, features, actions, (alpha, sigma), 4, seeded(7))
+    loss = noise_error(guess, features, actions, levels, 4, seeded(7))
     (state, step, seen) = told[0]
     assert state.shape == (12, 16, 7)
     generator = seeded(7)

@@ -19,7 +19,7 @@ from dvgwm.models.weights import load_parts, load_weights, save_parts, save_tens
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.samplers.rows import build_sampler
 from dvgwm.runtime.samplers.spec import SamplerSpec
-from dvgwm.training import parts
+from dvgwm.training import commands, parts
 from dvgwm.training.arrays import open_arrays
 from dvgwm.training.clips import LatentClips, windows, write_clips
 from dvgwm.training.config import read_run
@@ -59,7 +59,7 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run, monkeypatch):
     run = small_run
     with pytest.raises(ConfigError, match="make it first with `dvgwm-train codec`"):
         parts.train_part(run, "waypoints", silent, silent)
-    codecs = parts.fit_codecs(run, silent)
+    codecs = commands.fit_codecs(run, silent)
     assert codecs["low_codec"]["psnr_db"] > 25
     policy = parts.train_part(run, "policy", silent, silent)
     assert policy["step"] == 30
@@ -95,7 +95,7 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run, monkeypatch):
         return along(self, state, time, text, image, poses)
 
     monkeypatch.setattr(CleanDenoiseEngine, "forward", watched_path)
-    census = parts.imagine(run, 10, silent)
+    census = commands.imagine(run, 10, silent)
     monkeypatch.undo()
     assert (census.train, census.test, census.shortest, census.longest) == (8, 2, 49, 49)
     videos, truth = open_arrays(imagined, "scene"), open_arrays(run.data.path, "scene")
@@ -106,10 +106,10 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run, monkeypatch):
     assert np.allclose(followed[0][3], wanted, atol=1e-5), "frames and actions belong together"
     assert np.abs(videos.frames(3)[0].astype(int) - truth.frames(3)[0]).mean() < 12, "it begins at the first frame"
     before = videos.frames(3).copy()
-    assert parts.imagine(run, 10, silent) == census
+    assert commands.imagine(run, 10, silent) == census
     assert np.array_equal(open_arrays(imagined, "scene").frames(3), before)
     with pytest.raises(ConfigError, match="16 demonstrations to learn from and 4 held out"):
-        parts.imagine(run, 25, silent)
+        commands.imagine(run, 25, silent)
     tuned = parts.train_part(run, "tune", silent, silent)
     joint = parts.train_part(run, "joint", silent, silent)
     for told in (preview, refiner, tuned, joint):
@@ -117,7 +117,7 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run, monkeypatch):
     first, before, after = (load_file(run.out / name / "weights.safetensors") for name in ("policy", "tune", "joint"))
     for earlier, later in ((first, before), (before, after)):
         assert any(name.startswith("unet") and not torch.equal(earlier[name], later[name]) for name in later)
-    assert set(parts.collect(run, run.out / "weights")) == set(build(run.preset).parts())
+    assert set(commands.collect(run, run.out / "weights")) == set(build(run.preset).parts())
     networks = build(run.preset, 9)
     assert len(load_parts(networks, run.out / "weights")) == 8
     collected, name = networks.policy.last[0].weight, "unet.last.0.weight"
@@ -129,8 +129,8 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run, monkeypatch):
 def small(small_run):
     """Preset, networks with fitted codecs, and one batch of clips with chunks of actions."""
     run = small_run
-    parts.fit_codecs(run, silent)
-    networks = parts._with_codecs(run)
+    commands.fit_codecs(run, silent)
+    networks = parts.networks_with_codecs(run)
     arrays = open_arrays(run.data.path, "scene")
     chosen = windows(run.preset, arrays, range(2), 1.0, 0)
     names = ("low", "high", "degraded")
@@ -190,7 +190,7 @@ def test_what_the_preview_tells_takes_the_place_of_true_latents(small):
 
     def perfect(state, steps, text, image, poses):
         assert torch.equal(poses, batch["poses"]), "along the true path"
-        alpha, sigma = (table[steps.long()].view(-1, 1, 1, 1, 1) for table in (told.alpha, told.sigma))
+        alpha, sigma = (table[steps.long()].view(-1, 1, 1, 1, 1) for table in (told.levels.alpha, told.levels.sigma))
         return (alpha * state - clean) / sigma
 
     del told.engine

@@ -12,6 +12,7 @@ from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.record.reader import open_dataset
 from dvgwm.training import data
 from dvgwm.training.arrays import open_arrays
+from dvgwm.training.census import split
 from dvgwm.training.libero import acts
 
 pytestmark = pytest.mark.video
@@ -50,7 +51,7 @@ def test_libero_is_read_upright_without_no_ops_and_split_by_task(tmp_path):
     assert census.tasks["task 0"] == 2
     assert census.tasks["open the drawer"] == 2
     dataset = open_dataset(tmp_path / "out")
-    train, test = data.split(dataset)
+    train, test = split(dataset)
     assert (len(train), len(test)) == (8, 2)
     assert {dataset.instruction(n) for n in test} == {"open the drawer"}
     arrays = open_arrays(tmp_path / "out", "agentview")
