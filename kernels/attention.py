@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .language import ceil_div, jit, tl
-from .launch import Launch, named
+from .launch import Launch, compiled, named
 from .operator import operator
 from .variant import Variant
 
@@ -95,13 +95,6 @@ def launch_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
     return Launch(attention_kernel, grid, arguments, constants, warps, stages), output
 
 
-def compiled_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """`plain_attention` as one kernel."""
-    launch, output = launch_attention(query, key, value, scale)
-    launch.start()
-    return output
-
-
 def plain_library_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Return `plain_attention` from the library; the twin of `preferred_library_attention`."""
     return plain_attention(query, key, value, scale)
@@ -113,6 +106,7 @@ def preferred_library_attention(query: Tensor, key: Tensor, value: Tensor, scale
         return plain_attention(query, key, value, scale)
 
 
+compiled_attention = compiled(launch_attention)
 attention = operator(plain_attention, compiled_attention)
 library_attention = operator(plain_library_attention, preferred_library_attention)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .attention import LOG2_E, capability
 from .language import ceil_div, jit, tl
-from .launch import Launch, named
+from .launch import Launch, compiled, named
 from .operator import operator, wide_dtype
 from .qk_norm_rope import QUANT_BLOCK
 from .variant import FP8_ARCHITECTURES, Variant
@@ -154,21 +154,7 @@ def launch_attention_8bit(
     return Launch(attention_8bit_kernel, grid, arguments, constants, warps, stages), output
 
 
-def compiled_attention_8bit(
-    query: Tensor,
-    query_scale: Tensor,
-    key: Tensor,
-    key_scale: Tensor,
-    value: Tensor,
-    value_scale: Tensor | None,
-    scale: float,
-) -> Tensor:
-    """`plain_attention_8bit` as one kernel."""
-    launch, output = launch_attention_8bit(query, query_scale, key, key_scale, value, value_scale, scale)
-    launch.start()
-    return output
-
-
+compiled_attention_8bit = compiled(launch_attention_8bit)
 attention_8bit = operator(plain_attention_8bit, compiled_attention_8bit)
 
 

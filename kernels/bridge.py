@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .language import ceil_div, jit, tl
-from .launch import Launch, named
+from .launch import Launch, compiled, named
 from .operator import operator, wide_dtype
 from .variant import Variant
 
@@ -71,15 +71,7 @@ def launch_bridge(
     return Launch(bridge_kernel, grid, arguments, {"BLOCK": BLOCK}, WARPS), output
 
 
-def compiled_bridge(
-    latents: Tensor, scale: Tensor, shift: Tensor, noise: Tensor, signal: float, strength: float
-) -> Tensor:
-    """`plain_bridge` as one kernel."""
-    launch, output = launch_bridge(latents, scale, shift, noise, signal, strength)
-    launch.start()
-    return output
-
-
+compiled_bridge = compiled(launch_bridge)
 bridge = operator(plain_bridge, compiled_bridge)
 
 

@@ -1,7 +1,8 @@
 """One launch of a kernel as a value: started on the spot by Triton's compiler, or told to who launches the shipped cubins."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -62,6 +63,19 @@ class Launch:
         }
         x, y, z = (*self.grid, 1, 1)[:3]
         return best.name, (x, y, z), arguments
+
+
+def compiled(launch: Callable[..., tuple[Launch | tuple[Launch, ...], Any]]) -> Callable[..., Any]:
+    """Return what starts the launches that ``launch`` tells, and gives what they write: an operator on CUDA."""
+
+    @wraps(launch)
+    def start(*arguments: Any, **options: Any) -> Any:
+        launches, written = launch(*arguments, **options)
+        for each in (launches,) if isinstance(launches, Launch) else launches:
+            each.start()
+        return written
+
+    return start
 
 
 def named(kernel: Any, *values: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .language import jit, power_of_two, tl
-from .launch import Launch, named
+from .launch import Launch, compiled, named
 from .operator import operator, wide_dtype
 from .quantise import quantise_rows
 from .variant import FP8_ARCHITECTURES, Variant
@@ -104,23 +104,7 @@ def launch_modulate(
     return Launch(modulate_kernel, (batch * length,), arguments, constants, _warps(width)), (summed, normed, scales)
 
 
-def compiled_modulate(
-    residual: Tensor,
-    update: Tensor | None,
-    before: Tensor,
-    after: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    text_length: int,
-    epsilon: float,
-    fp8: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`plain_modulate` as one kernel."""
-    launch, outputs = launch_modulate(residual, update, before, after, weight, bias, text_length, epsilon, fp8)
-    launch.start()
-    return outputs
-
-
+compiled_modulate = compiled(launch_modulate)
 modulate = operator(plain_modulate, compiled_modulate)
 
 

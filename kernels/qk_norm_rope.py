@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .language import ceil_div, jit, tl
-from .launch import Launch, named
+from .launch import Launch, compiled, named
 from .operator import operator, wide_dtype
 from .variant import Variant
 
@@ -155,30 +155,12 @@ def launch_qk_norm_rope(
     return launch, (query, key, query_scale, key_scale)
 
 
-def compiled_qk_norm_rope(
-    qkv: Tensor,
-    query_weight: Tensor,
-    query_bias: Tensor,
-    key_weight: Tensor,
-    key_bias: Tensor,
-    cosines: Tensor,
-    sines: Tensor,
-    centre: Tensor | None,
-    heads: int,
-    epsilon: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`plain_qk_norm_rope` as one kernel."""
-    norms = query_weight, query_bias, key_weight, key_bias
-    launch, outputs = launch_qk_norm_rope(qkv, *norms, cosines, sines, centre, heads, epsilon)
-    launch.start()
-    return outputs
-
-
 def _tile(eight_bit: bool) -> tuple[int, int]:
     """Return tokens and warps of a block: where they share a scale, those that do."""
     return (QUANT_BLOCK, 8) if eight_bit else (32, 4)
 
 
+compiled_qk_norm_rope = compiled(launch_qk_norm_rope)
 qk_norm_rope = operator(plain_qk_norm_rope, compiled_qk_norm_rope)
 
 

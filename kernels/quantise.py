@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .language import jit, power_of_two, tl
-from .launch import Launch, named
+from .launch import Launch, compiled, named
 from .operator import operator, wide_dtype
 from .variant import FP8_ARCHITECTURES, Variant
 
@@ -51,17 +51,11 @@ def launch_quantise(x: Tensor, gelu: bool) -> tuple[Launch, tuple[Tensor, Tensor
     return Launch(quantise_kernel, (x.numel() // width,), arguments, constants, _warps(width)), (output, scale)
 
 
-def compiled_quantise(x: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
-    """`plain_quantise` as one kernel."""
-    launch, outputs = launch_quantise(x, gelu)
-    launch.start()
-    return outputs
-
-
 def _warps(width: int) -> int:
     return 16 if width > 8192 else 8 if width > 2048 else 4
 
 
+compiled_quantise = compiled(launch_quantise)
 quantise = operator(plain_quantise, compiled_quantise)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .language import ceil_div, jit, power_of_two, tl
-from .launch import Launch, named
+from .launch import Launch, compiled, named
 from .operator import operator, wide_dtype
 from .variant import Variant
 
@@ -175,7 +175,9 @@ def _check(f: Tensor, weight: Tensor, bias: Tensor, y: Tensor, b: Tensor, cache:
 def launch_spatial_norm(
     f: Tensor, weight: Tensor, bias: Tensor, y: Tensor, b: Tensor, cache: Tensor | None, groups: int, eps: float
 ) -> tuple[tuple[Launch, ...], Tensor]:
-    """Return three launches and what they write: moments in parts, merged, applied; no atomics."""
+    """Return three launches and what they write: moments in parts, merged, applied; no atomics. float64 is the twin's."""
+    if f.dtype == torch.float64:
+        return (), plain_spatial_norm(f, weight, bias, y, b, cache, groups, eps)
     _check(f, weight, bias, y, b, cache, groups)
     _, channels, frames, height, width = f.shape
     if frames + PAD > GRID_LIMIT:
@@ -207,18 +209,7 @@ def launch_spatial_norm(
     return launches, result
 
 
-def compiled_spatial_norm(
-    f: Tensor, weight: Tensor, bias: Tensor, y: Tensor, b: Tensor, cache: Tensor | None, groups: int, eps: float
-) -> Tensor:
-    """`plain_spatial_norm` as three kernels, float32 inside."""
-    if f.dtype == torch.float64:
-        return plain_spatial_norm(f, weight, bias, y, b, cache, groups, eps)
-    launches, result = launch_spatial_norm(f, weight, bias, y, b, cache, groups, eps)
-    for launch in launches:
-        launch.start()
-    return result
-
-
+compiled_spatial_norm = compiled(launch_spatial_norm)
 spatial_norm = operator(plain_spatial_norm, compiled_spatial_norm)
 
 

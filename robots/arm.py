@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dvgwm.runtime.errors import ConfigError, GateLatchError, ShapeError
-from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, Observation
+from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, Observation, Scene
 
 from . import motion
 from .spec import ArmModel, RobotSpec, SimulatedRobot, SimulationOptions
@@ -34,27 +34,9 @@ class VirtualArm:
         return self._origin_s + self._ticks * self.model.period_s
 
     @property
-    def instruction(self) -> str:
-        """The sentence that names the scene's goal."""
-        return self.robot.instruction
-
-    @property
-    def other_instruction(self) -> str:
-        """A sentence that asks for something else of the same scene."""
-        return self.robot.other_instruction
-
-    @property
-    def renderer(self) -> str:
-        """How its camera images are made."""
-        return self.robot.renderer
-
-    def solved(self) -> bool:
-        """Return whether the goal is reached now."""
-        return self.robot.solved()
-
-    def heeds(self, instruction: str) -> bool | None:
-        """Return whether, of several things, the one that ``instruction`` names moved furthest; None where it names none."""
-        return self.robot.heeds(instruction)
+    def scene(self) -> Scene:
+        """The world around it, which is the simulated robot's."""
+        return self.robot
 
     def observe(self) -> Observation:
         """Return the cameras' frames and the measured joints now."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dvgwm.runtime.types import DoubleArray, ImageArray, Observation, Robot
+from dvgwm.runtime.types import DoubleArray, ImageArray, Observation, Robot, Scene
 
 from .limits import JointLimits
 
@@ -29,24 +29,12 @@ class SimulationOptions:
     width_px: int
 
 
-class SimulatedRobot(Robot, Protocol):
-    """A driver whose clock moves only when told to."""
+class SimulatedRobot(Robot, Scene, Protocol):
+    """A driver whose clock moves only when told to, and the scene that it is in."""
 
     @property
     def time_s(self) -> float:
         """The virtual clock."""
-
-    @property
-    def instruction(self) -> str:
-        """The sentence that names this layout's goal."""
-
-    @property
-    def other_instruction(self) -> str:
-        """A sentence that asks for something else here."""
-
-    @property
-    def renderer(self) -> str:
-        """How images are made: ``egl``, ``osmesa`` or ``ray casting``."""
 
     def positions(self) -> tuple[float, ...]:
         """Return the measured joint positions in radians, the gripper opening (0..1) last."""
@@ -56,12 +44,6 @@ class SimulatedRobot(Robot, Protocol):
 
     def advance(self, seconds: float) -> None:
         """Let physics run for ``seconds`` with the last command held."""
-
-    def solved(self) -> bool:
-        """Return whether the goal is reached now."""
-
-    def heeds(self, instruction: str) -> bool | None:
-        """Return whether what ``instruction`` names of several things was moved furthest; None where it names none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ class EpisodeOptions:
     def of(settings: SimulationSettings, pipeline: Pipeline, arm: SimulatedArm) -> "EpisodeOptions":
         """Return what ``settings`` ask for; where they say nothing, the task's sentence and the bundle's rate of planning."""
         rates = pipeline.manifest.rates
-        instruction = arm.instruction if settings.instruction is None else settings.instruction
+        instruction = arm.scene.instruction if settings.instruction is None else settings.instruction
         execute = settings.execute or rates.replan_every or rates.act_every
         return EpisodeOptions(instruction, settings.seed, execute, settings.max_actions)
 
@@ -74,10 +74,12 @@ def simulate(settings: SimulationSettings) -> dict[str, Any]:
             profiler, begun = Profiler(), time.perf_counter()
             options = EpisodeOptions.of(settings, pipeline, arm)
             spend = settings.plan_clock(arm)
-            episode = run_episode(arm, pipeline, options, profiler, solved=arm.solved, spend=spend, progress=progress)
+            episode = run_episode(
+                arm, pipeline, options, profiler, solved=arm.scene.solved, spend=spend, progress=progress
+            )
             wall_s = time.perf_counter() - begun
             arm.stop()
-            renderer = arm.renderer
+            renderer = arm.scene.renderer
         outcome = f"{'solved' if episode.solved else 'not solved'} after {episode.actions} actions"
         facts = {
             "robot": f"{spec.name}, simulated, camera by {renderer}",

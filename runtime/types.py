@@ -122,8 +122,8 @@ class Arm(Protocol):
         """Let go of the robot and its cameras."""
 
 
-class SimulatedArm(Arm, Protocol):
-    """An arm whose clock is virtual and whose world tells the truth."""
+class Scene(Protocol):
+    """A simulated world, which tells the truth."""
 
     @property
     def instruction(self) -> str:
@@ -137,14 +137,22 @@ class SimulatedArm(Arm, Protocol):
     def renderer(self) -> str:
         """How its camera images are made."""
 
-    def hold(self, seconds: float) -> None:
-        """Let time pass while the arm comes to rest and holds."""
-
     def solved(self) -> bool:
         """Return whether the goal is reached now."""
 
     def heeds(self, instruction: str) -> bool | None:
         """Return whether, of several things, the one that ``instruction`` names moved furthest; None where it names none."""
+
+
+class SimulatedArm(Arm, Protocol):
+    """An arm whose clock is virtual, in a scene."""
+
+    @property
+    def scene(self) -> Scene:
+        """The world around it."""
+
+    def hold(self, seconds: float) -> None:
+        """Let time pass while the arm comes to rest and holds."""
 
 
 class SimulatedRobotSpec(Protocol):

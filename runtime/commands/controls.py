@@ -10,15 +10,15 @@ from ..denoise import Progress
 from ..loop import Imagine
 from ..pipeline import Pipeline
 from ..profiler import Profiler
-from ..types import ImageArray, Observation, Plan, SimulatedArm
+from ..types import ImageArray, Observation, Plan, Scene
 
 
 def imagination(
-    control: str | None, pipeline: Pipeline, arm: SimulatedArm, rehearsal: Sequence[Observation]
+    control: str | None, pipeline: Pipeline, scene: Scene, rehearsal: Sequence[Observation]
 ) -> Imagine | None:
     """Return what imagines under ``control``, none without one.
 
-    ``frozen`` holds what is seen now, ``other-instruction`` imagines what ``arm`` calls its other instruction, and
+    ``frozen`` holds what is seen now, ``other-instruction`` imagines what ``scene`` calls its other instruction, and
     ``true-frames`` shows the ``rehearsal``, observations from the episode's start on, from the time of the plan on.
     """
 
@@ -26,7 +26,7 @@ def imagination(
         return _plan(pipeline, [seen[-1]], words, seed)
 
     def other(seen: Sequence[Observation], words: str, seed: int, profiler: Profiler, progress: Progress) -> Plan:
-        return pipeline.imagine(seen, arm.other_instruction, seed, profiler, progress)
+        return pipeline.imagine(seen, scene.other_instruction, seed, profiler, progress)
 
     def true(seen: Sequence[Observation], words: str, seed: int, *_: Any) -> Plan:
         passed_s = seen[-1].time_s - rehearsal[0].time_s

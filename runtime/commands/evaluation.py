@@ -40,10 +40,12 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool, control: 
                 options = EpisodeOptions.of(settings, pipeline, arm)
                 spend = settings.plan_clock(arm)
                 rehearsal = spec.rehearse(task, seed, *size_px) if control == "true-frames" else ()
-                imagine = imagination(control, pipeline, arm, rehearsal)
-                done = run_episode(arm, pipeline, options, Profiler(), solved=arm.solved, spend=spend, imagine=imagine)
-                asked = arm.other_instruction if control == "other-instruction" else options.instruction
-                if (heeds := arm.heeds(asked)) is not None:
+                imagine = imagination(control, pipeline, arm.scene, rehearsal)
+                done = run_episode(
+                    arm, pipeline, options, Profiler(), solved=arm.scene.solved, spend=spend, imagine=imagine
+                )
+                asked = arm.scene.other_instruction if control == "other-instruction" else options.instruction
+                if (heeds := arm.scene.heeds(asked)) is not None:
                     heeded[task].append(heeds)
             finally:
                 arm.close()

@@ -105,7 +105,7 @@ def test_execute_replans_earlier(open_pipeline, observation):
 def test_a_bundle_says_how_often_to_plan_and_who_runs_it_may_say_otherwise(open_pipeline, observation, asked, lengths):
     pipeline, arm = open_pipeline(), StillArm(observation.images["scene"])
     pipeline.bundle = replace(pipeline.bundle, manifest=replace(pipeline.manifest, rates=Rates(3, 8, 1)))
-    arm.instruction = "push the cube"
+    arm.scene = SimpleNamespace(instruction="push the cube")
     settings = SimpleNamespace(instruction=None, execute=asked, seed=3, max_actions=9)
     episode = run_episode(arm, pipeline, EpisodeOptions.of(settings, pipeline, arm), Profiler())
     assert [len(chunk.actions) for chunk in arm.chunks] == lengths
