@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from dvgwm.runtime.bundle.disk import MANIFEST
 from dvgwm.runtime.config.plugins import shipped as shipped_bundle
+from dvgwm.runtime.display.tables import text_table
 from dvgwm.runtime.errors import ConfigError, DvgwmError, InterruptedRunError
 from dvgwm.runtime.profiler import peak_memory_bytes
 
@@ -105,13 +105,13 @@ def _show(console: Console, order: Order, outcome: Outcome) -> None:
     if outcome.bundle is None:
         console.print(f"stopped after {order.steps[-1]}; run again without --steps to go on from there")
         return
-    table = Table(title="against the torch reference: the gates that were passed", title_justify="left")
-    for column in ("what", "max abs", "relative L2", "tolerance", "other seed", "measured in"):
-        table.add_column(column, justify="left" if column in ("what", "measured in") else "right")
-    for name, parity in outcome.bundle.manifest.parity.items():
-        numbers = (parity.max_abs, parity.relative_l2, parity.tolerance, parity.control)
-        table.add_row(name, *(f"{number:.1e}" for number in numbers), parity.measure.replace("_", " "))
-    console.print(table)
+    rows = [
+        (name, p.measure.replace("_", " "), *(f"{x:.1e}" for x in (p.max_abs, p.relative_l2, p.tolerance, p.control)))
+        for name, p in outcome.bundle.manifest.parity.items()
+    ]
+    columns = ["max abs", "relative L2", "tolerance", "other seed"]
+    title = "against the torch reference: the gates that were passed"
+    console.print(text_table(title, ["what", "measured in"], columns, rows))
     for name, seconds in outcome.seconds.items():
         console.print(f"{name:>14} {seconds * 1e3:9.1f} ms")
     model = outcome.bundle.manifest.model

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from ..config.plugins import load_robot, open_simulation
 from ..config.settings import SimulationSettings
+from ..display.tables import text_table
 from ..loop import EpisodeOptions, run_episode
 from ..profiler import Profiler
 from .controls import imagination
@@ -73,10 +73,9 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool, control: 
 
 
 def _show(solved: dict[str, list[bool]], heeded: dict[str, list[bool]], trained: bool) -> None:
-    table = Table(title="success" if trained else "success of untrained weights", title_justify="left")
-    for column in ("task", "episodes", "solved", "rate", "right object"):
-        table.add_column(column, justify="left" if column == "task" else "right")
+    rows = []
     for task, results in solved.items():
         rates = (f"{np.mean(some):.0%}" if some else "" for some in (results, heeded[task]))
-        table.add_row(task, str(len(results)), str(sum(results)), *rates)
-    Console().print(table)
+        rows.append((task, str(len(results)), str(sum(results)), *rates))
+    title = "success" if trained else "success of untrained weights"
+    Console().print(text_table(title, ["task"], ["episodes", "solved", "rate", "right object"], rows))

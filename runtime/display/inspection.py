@@ -16,6 +16,7 @@ from ..bundle.disk import read_bundle
 from ..bundle.manifest import Manifest, StageSpec
 from ..config import plugins
 from .latency import work
+from .tables import text_table
 
 LIBRARIES = {
     "onnxruntime": ("engines on the CPU", "pip install 'dvgwm[onnx]'"),
@@ -49,12 +50,13 @@ def show(path: Path) -> dict[str, Any]:
 
 def diagnose() -> dict[str, Any]:
     """Print which parts of dvgwm this machine can run and return them."""
-    table = Table(title=f"dvgwm {__version__} on {platform.platform(terse=True)}", title_justify="left")
-    for column in ("part", "found", "for", "if wanted"):
-        table.add_column(column)
     found = {name: importlib.util.find_spec(name) is not None for name in LIBRARIES}
-    for name, (purpose, remedy) in LIBRARIES.items():
-        table.add_row(name, "yes" if found[name] else "no", purpose, "" if found[name] else escape(remedy))
+    rows = [
+        (name, "yes" if found[name] else "no", purpose, "" if found[name] else escape(remedy))
+        for name, (purpose, remedy) in LIBRARIES.items()
+    ]
+    title = f"dvgwm {__version__} on {platform.platform(terse=True)}"
+    table = text_table(title, ["part", "found", "for", "if wanted"], [], rows)
     console = Console()
     console.print(table)
     console.print(f"robots: {', '.join(plugins.names('robots')) or 'none'}")
@@ -72,8 +74,6 @@ def diagnose() -> dict[str, Any]:
 
 def _facts(manifest: Manifest) -> Table:
     table = Table(show_header=False)
-    table.add_column()
-    table.add_column()
     size = sum(record.size for record in manifest.files.values())
     camera, action = manifest.input, manifest.action
     rows = {
@@ -95,23 +95,20 @@ def _facts(manifest: Manifest) -> Table:
 
 
 def _stages(manifest: Manifest) -> Table:
-    table = Table(title="pipeline", title_justify="left")
-    for column in ("stage", "reads", "makes", "sampler"):
-        table.add_column(column, overflow="fold")
-    for stage in manifest.pipeline:
-        table.add_row(stage.name, ", ".join(dict.fromkeys(stage.inputs.values())), stage.output, _sampler(stage))
-    return table
+    rows = [
+        (stage.name, ", ".join(dict.fromkeys(stage.inputs.values())), stage.output, _sampler(stage))
+        for stage in manifest.pipeline
+    ]
+    return text_table("pipeline", ["stage", "reads", "makes", "sampler"], [], rows)
 
 
 def _engines(manifest: Manifest) -> Table:
-    table = Table(title="engines", title_justify="left")
-    for column in ("file", "stage", "work of a run", "MB"):
-        table.add_column(column, justify="right" if column in ("MB", "work of a run") else "left")
-    for stage in manifest.pipeline:
-        for engine in stage.engines.values():
-            size = manifest.files[engine.file].size
-            table.add_row(engine.file, stage.name, work(engine.flop), f"{size / 1e6:.2f}")
-    return table
+    rows = [
+        (engine.file, stage.name, work(engine.flop), f"{manifest.files[engine.file].size / 1e6:.2f}")
+        for stage in manifest.pipeline
+        for engine in stage.engines.values()
+    ]
+    return text_table("engines", ["file", "stage"], ["work of a run", "MB"], rows)
 
 
 def _sampler(stage: StageSpec) -> str:
@@ -121,16 +118,9 @@ def _sampler(stage: StageSpec) -> str:
 
 
 def _parity(manifest: Manifest) -> Table:
-    table = Table(title="measured against the torch reference", title_justify="left")
-    for column in ("what", "max abs", "relative L2", "cosine", "tolerance", "other seed"):
-        table.add_column(column, justify="left" if column == "what" else "right")
-    for name, parity in manifest.parity.items():
-        table.add_row(
-            name,
-            f"{parity.max_abs:.2e}",
-            f"{parity.relative_l2:.2e}",
-            f"{parity.cosine:.7f}",
-            f"{parity.tolerance:.0e}",
-            f"{parity.control:.2e}",
-        )
-    return table
+    rows = [
+        (name, f"{p.max_abs:.2e}", f"{p.relative_l2:.2e}", f"{p.cosine:.7f}", f"{p.tolerance:.0e}", f"{p.control:.2e}")
+        for name, p in manifest.parity.items()
+    ]
+    columns = ["max abs", "relative L2", "cosine", "tolerance", "other seed"]
+    return text_table("measured against the torch reference", ["what"], columns, rows)

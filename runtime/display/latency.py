@@ -6,6 +6,7 @@ from rich.table import Table
 
 from ..bundle.manifest import Manifest, StageSpec
 from ..profiler import UNATTRIBUTED, StageRow
+from .tables import text_table
 
 PAPER_S = 88.7
 """One DVG-WM video (paper, Table 2); the GPU is not named."""
@@ -32,26 +33,24 @@ def against_paper(plan_s: float, plan_flop: float, paper_work: bool) -> str:
 
 def latency_table(rows: Sequence[StageRow], cold_start_s: float, plans: int, verdict: str) -> Table:
     """Return the table of stages; the totals sum to the wall time without the cold start."""
-    table = Table(title="where the time went", title_justify="left")
-    for column in ("stage", "calls", "mean", "total", "share", "work"):
-        table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
-    for row in rows:
-        calls = "" if row.name == UNATTRIBUTED else str(row.calls)
-        table.add_row(
+    lines = [
+        (
             row.name,
-            calls,
+            "" if row.name == UNATTRIBUTED else str(row.calls),
             seconds(row.mean_s),
             seconds(row.total_s),
             f"{row.share:.1%}",
             work(row.flop),
         )
+        for row in rows
+    ]
+    table = text_table("where the time went", ["stage"], ["calls", "mean", "total", "share", "work"], lines)
     table.add_section()
-    wall = sum(row.total_s for row in rows)
-    table.add_row("sum = wall time", "", "", seconds(wall), "100.0%", work(sum(row.flop for row in rows)))
+    wall_s, flop = sum(row.total_s for row in rows), sum(row.flop for row in rows)
+    table.add_row("sum = wall time", "", "", seconds(wall_s), "100.0%", work(flop))
     table.add_row("cold start, apart", "", "", seconds(cold_start_s), "", "")
     table.add_row("paper, one plan", "", f"{PAPER_S:.1f} s", "", "", work(PAPER_FLOP))
     table.caption = f"{plans} plan{'s' if plans != 1 else ''}; against the paper's {PAPER_S} s: {verdict}"
-    table.caption_justify = "left"
     return table
 
 
