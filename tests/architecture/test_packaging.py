@@ -24,12 +24,13 @@ def test_every_folder_is_mapped_typed_and_importable_by_its_namespace():
 
 
 def test_entry_points_resolve():
+    from dvgwm.robots.arm import open_arm
     from dvgwm.runtime.config import plugins
 
     assert plugins.names("robots") == ("galaxea_a1",)
     assert plugins.load_robot("galaxea_a1").name == "galaxea_a1"
     assert plugins.open_backend("fake", None).name == "fake"
-    assert callable(plugins.load("arm", "open_arm"))
+    assert plugins.load("arm", "open_arm") is open_arm
 
 
 def cmake(tmp_path, *options):

@@ -69,7 +69,7 @@ def relative(ours, reference):
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
-def test_every_recipe_is_diffusers_transformer(transformer, inputs, name):
+def test_every_precision_is_diffusers_transformer(transformer, inputs, name):
     before = {key: tensor.clone() for key, tensor in transformer.state_dict().items()}
     reference = velocity(transformer, inputs)
     ours = velocity(FusedTransformer(transformer, PRECISIONS[name]), inputs)
@@ -79,9 +79,26 @@ def test_every_recipe_is_diffusers_transformer(transformer, inputs, name):
     assert all(torch.equal(before[key], after[key]) for key in before), "the given transformer was changed"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bfloat16_kernel", "fp8_8bit"])
+def test_a_block_is_one_graph_for_torch_compile(transformer, inputs, name):
+    """As the GPU benchmark compiles it: no break in the graph, and the numbers of the eager one."""
+    fused = FusedTransformer(transformer, PRECISIONS[name])
+    eager = velocity(fused, inputs)
+    calls = []
+    for block in fused.blocks[:2]:
+        block.compile(fullgraph=True, dynamic=False)
+        block.register_forward_hook(lambda *_: calls.append(1))
+    compiled = velocity(fused, inputs)
+    assert len(calls) == 2
+    assert relative(compiled, eager) < 0.02
+    fused.blocks[1].norms[2].data *= 1.5
+    assert relative(velocity(fused, inputs), eager) > 0.02, "what is compiled is this block"
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", PRECISIONS)
-def test_every_recipe_on_the_gpu(transformer, inputs, name):
+def test_every_precision_on_the_gpu(transformer, inputs, name):
     if PRECISIONS[name].fp8 and torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("this GPU has no FP8")
     there = {

@@ -192,9 +192,6 @@ def test_the_backends_own_arithmetic_is_numpys(kind):
     assert np.allclose(ours.download(made), wanted, atol=1e-5)
     joined = ours.concatenate([ours.upload(latents), ours.upload(latents)])
     assert joined.shape[0] == 2
-    start = ours.mark()
-    ours.synchronize()
-    assert ours.elapsed(start, ours.mark()) >= 0
 
 
 def silent(step, part, done, total):

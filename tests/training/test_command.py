@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 
@@ -16,7 +17,9 @@ from dvgwm.training.config import CONFIGS, read_run
 def test_shipped_runs_are_read(name):
     run = read_run(name)
     assert run.preset.name == name
-    assert run.preview.steps > 0
+    told = tomllib.loads((CONFIGS / f"{name}.toml").read_text())
+    for part in ("preview", "refiner", "policy", "joint"):
+        assert getattr(run, part).steps == told[part]["steps"]
 
 
 def test_the_papers_settings_are_the_defaults_of_full_size():
