@@ -40,7 +40,7 @@ Report = Callable[[str, str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was built: the bundle (none before the verify step), and median seconds per stage from the benchmark.
+    """What was built: the bundle (None before the verify step), and median seconds per stage from the benchmark.
 
     Of the files some were ``made`` now, others ``reused`` from a build that was stopped.
     """

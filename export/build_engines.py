@@ -15,37 +15,39 @@ EPILOG = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    made = argparse.ArgumentParser(
+    options_parser = argparse.ArgumentParser(
         prog="build_engines.py",
         description="Export a preset's networks, check them against torch, and write a bundle.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--preset", default="a1_tiny", help="which system at which size (default: a1_tiny)")
-    made.add_argument("--backend", default="onnx", help="engine library of the robot PC (default: onnx)")
-    made.add_argument(
+    options_parser.add_argument("--preset", default="a1_tiny", help="which system at which size (default: a1_tiny)")
+    options_parser.add_argument("--backend", default="onnx", help="engine library of the robot PC (default: onnx)")
+    options_parser.add_argument(
         "--precision",
         default="float32",
         help="float32, or for --backend torch also bfloat16, bfloat16_kernel (our attention), fp8, fp8_8bit, fp8_fp8 "
         "(8-bit attention, with FP8 values too) (default: float32)",
     )
-    made.add_argument("--out", type=Path, help="bundle directory (default: engines/PRESET)")
-    made.add_argument(
+    options_parser.add_argument("--out", type=Path, help="bundle directory (default: engines/PRESET)")
+    options_parser.add_argument(
         "--random-weights", type=int, metavar="SEED", help="seeded random weights, also where trained ones ship"
     )
-    made.add_argument(
+    options_parser.add_argument(
         "--weights",
         type=Path,
         metavar="DIR",
         help="trained networks, from `dvgwm-train export` or a bundle for ONNX Runtime; what is not there is random "
         "(default: those of the shipped bundle, where the preset has one)",
     )
-    made.add_argument(
+    options_parser.add_argument(
         "--steps", default="export,build,verify,benchmark", help="how far to go, of export,build,verify,benchmark"
     )
-    made.add_argument("--instructions", type=Path, metavar="FILE", help="instructions, one a line, to precompute")
-    made.add_argument("--debug", action="store_true", help="show a traceback with an error")
-    return made
+    options_parser.add_argument(
+        "--instructions", type=Path, metavar="FILE", help="instructions, one a line, to precompute"
+    )
+    options_parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
+    return options_parser
 
 
 def main(arguments: list[str] | None = None) -> int:

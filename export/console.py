@@ -83,10 +83,10 @@ def _weights(options: argparse.Namespace) -> Path | None:
 
 
 def _steps(text: str) -> tuple[str, ...]:
-    wanted = text.split(",")
-    if not set(wanted) <= set(STEPS):
+    asked = text.split(",")
+    if not set(asked) <= set(STEPS):
         raise ConfigError("STEPS", f"wanted steps of {','.join(STEPS)}; got {text!r}")
-    last = max(STEPS.index(step) for step in wanted)
+    last = max(STEPS.index(step) for step in asked)
     return STEPS[: last + 1]
 
 

@@ -66,7 +66,7 @@ class Graph:
 def graphs(preset: Preset, networks: Networks, precision: Precision | None = None) -> tuple[Graph, ...]:
     """Return the graphs of ``preset`` in the order of the pipeline: for ONNX, or as the compiled packages of a ``precision``.
 
-    ``networks`` are precision ready for it: attention in operators (ONNX), and fitted bases for a linear codec that has none.
+    ``networks`` are made ready for it: attention in operators (ONNX), and fitted bases for a linear codec that has none.
     Those are of copies, so that ``networks`` stay the reference; the policy's are in float32 always.
     """
     ready_codec(preset, networks)
@@ -81,16 +81,16 @@ def graphs(preset: Preset, networks: Networks, precision: Precision | None = Non
             policy=deepcopy(networks.policy),
         )
     dtype = torch.float32 if precision is None else precision.dtype
-    parts = [
+    ordered = [
         _encode_text(preset, networks),
         *_encode_images(preset, networks, dtype),
         _preview(preset, networks, precision),
     ]
     if preset.refiner is not None:
-        parts.append(_refine(preset, networks, precision))
+        ordered.append(_refine(preset, networks, precision))
     decoder = streaming(networks.codec, fused=precision is not None)
-    parts += [*_decoders(preset, decoder, True, dtype), *acting(preset, networks)]
-    return tuple(parts) if precision is None else tuple(replace(part, suffix="pt2") for part in parts)
+    ordered += [*_decoders(preset, decoder, True, dtype), *acting(preset, networks)]
+    return tuple(ordered) if precision is None else tuple(replace(part, suffix="pt2") for part in ordered)
 
 
 def ready_codec(preset: Preset, networks: Networks) -> None:

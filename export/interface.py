@@ -36,8 +36,8 @@ def engine_spec(graph: Graph) -> EngineSpec:
 
 def run_module(module: nn.Module, inputs: object) -> tuple[Tensor, ...]:
     """Return the module's outputs as a tuple."""
-    made = module(*inputs)  # type: ignore[misc]
-    return made if isinstance(made, tuple) else (made,)
+    outputs = module(*inputs)  # type: ignore[misc]
+    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def _spec(name: str, tensor: Tensor, dynamic: str | None) -> TensorSpec:

@@ -24,26 +24,26 @@ class OperatorAttention:
     ) -> tuple[Tensor, Tensor]:
         """Return video and text tokens after joint attention; shapes B N D and B L D."""
         assert image_rotary_emb is not None
-        words = encoder_hidden_states.shape[1]
+        text_length = encoder_hidden_states.shape[1]
         tokens = torch.cat([encoder_hidden_states, hidden_states], 1)
         query, key, value = (
             project(tokens).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for project in (attn.to_q, attn.to_k, attn.to_v)
         )
-        turns = [
-            self._with_text(table, words, tokens.shape[0], still)
-            for table, still in zip(image_rotary_emb, (1, 0), strict=True)
+        rotary = [
+            self._with_text(values, text_length, tokens.shape[0], unrotated)
+            for values, unrotated in zip(image_rotary_emb, (1, 0), strict=True)
         ]
         query, key = (
-            torch.onnx.ops.rotary_embedding(part, *turns, interleaved=True)
+            torch.onnx.ops.rotary_embedding(part, *rotary, interleaved=True)
             for part in (attn.norm_q(query), attn.norm_k(key))
         )
         mixed = functional.scaled_dot_product_attention(query, key, value)
         mixed = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
-        return mixed[:, words:], mixed[:, :words]
+        return mixed[:, text_length:], mixed[:, :text_length]
 
     @staticmethod
-    def _with_text(table: Tensor, words: int, batch: int, still: float) -> Tensor:
+    def _with_text(values: Tensor, text_length: int, batch: int, unrotated: float) -> Tensor:
         """Return B (L + N) D/2 cosines or sines: diffusers' N D table without its repeats, behind the text's."""
-        half = table[:, ::2]
-        return torch.cat([half.new_full((words, half.shape[1]), still), half]).expand(batch, -1, -1)
+        half = values[:, ::2]
+        return torch.cat([half.new_full((text_length, half.shape[1]), unrotated), half]).expand(batch, -1, -1)

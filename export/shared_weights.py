@@ -48,7 +48,7 @@ def refer(model: onnx.ModelProto, stored: Mapping[bytes, Place]) -> None:
 
     An engine does that once, when it is loaded. What is stored nowhere stays in the graph.
     """
-    made = []
+    casts = []
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
         if values.dtype != np.float32 or values.size < SMALLEST:
@@ -63,7 +63,7 @@ def refer(model: onnx.ModelProto, stored: Mapping[bytes, Place]) -> None:
         steps = [("Cast", {"to": TensorProto.FLOAT})] if place.dtype != TensorProto.FLOAT else []
         steps += [("Transpose", {"perm": [1, 0]})] if turned else []
         names = [f"{name}.stored", *(f"{name}.{step}" for step, _ in steps[:-1]), name] if steps else [name]
-        made += [
+        casts += [
             helper.make_node(step, [source], [target], **attributes)
             for (step, attributes), source, target in zip(steps, names[:-1], names[1:], strict=True)
         ]
@@ -72,7 +72,7 @@ def refer(model: onnx.ModelProto, stored: Mapping[bytes, Place]) -> None:
         tensor.dims.extend(place.shape)
         tensor.raw_data = b""
         external_data_helper.set_external_data(tensor, place.file, place.offset, place.length)
-    nodes = [*made, *model.graph.node]
+    nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
 

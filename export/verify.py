@@ -67,47 +67,47 @@ def engine_parity(graph: Graph, backend: Backend, path: Path, spec: EngineSpec, 
         engine.close()
     with torch.no_grad():
         tensors = [torch.from_numpy(array) for array in seeded_inputs(graph, 1).values()]
-        wanted = [output.numpy() for output in run_module(graph.module, tensors)]
-    dtypes = dict.fromkeys(str(array.dtype) for array in wanted)
+        expected = [output.numpy() for output in run_module(graph.module, tensors)]
+    dtypes = dict.fromkeys(str(array.dtype) for array in expected)
     parity = {}
     for dtype in dtypes:
-        left, right, far = ([array for array in side if array.dtype == dtype] for side in (wanted, got, other))
+        left, right, far = ([array for array in side if array.dtype == dtype] for side in (expected, got, other))
         name = graph.name if len(dtypes) == 1 else f"{graph.name} ({dtype})"
         parity[name] = gate(name, left, right, far, limits, tolerance(limits, left))
     return parity
 
 
-def tolerance(limits: Gate, wanted: list[NDArray[Any]]) -> float:
-    """Return what ``limits`` allow an engine whose outputs, of one dtype, are ``wanted``: rounding grows with the numbers."""
-    allowed = limits.engine[str(wanted[0].dtype)]
-    if limits.measure != "max_abs" or wanted[0].dtype != np.float32:
+def tolerance(limits: Gate, expected: list[NDArray[Any]]) -> float:
+    """Return what ``limits`` allow an engine whose outputs, of one dtype, are ``expected``: rounding grows with the numbers."""
+    allowed = limits.engine[str(expected[0].dtype)]
+    if limits.measure != "max_abs" or expected[0].dtype != np.float32:
         return allowed
-    return allowed * max(1.0, *(float(np.abs(array).max()) for array in wanted))
+    return allowed * max(1.0, *(float(np.abs(array).max()) for array in expected))
 
 
 def plan_parity(bundle: Bundle, backend: Backend, graphs: tuple[Graph, ...], limits: Gate) -> dict[str, Parity]:
     """Return the distances of a plan's latents and of its actions; raises `ParityError` beyond the tolerance."""
     portable = Bundle(bundle.path, replace(bundle.manifest, fingerprint={}))  # the reference runs anywhere
     with Pipeline(portable, torch_backend(graphs)) as reference:
-        wanted = _plan(reference, 1)
+        expected = _plan(reference, 1)
     with Pipeline(bundle, backend) as pipeline:
         got, other = _plan(pipeline, 1), _plan(pipeline, 2)
-    return {name: gate(name, [wanted[name]], [got[name]], [other[name]], limits, limits.plan) for name in wanted}
+    return {name: gate(name, [expected[name]], [got[name]], [other[name]], limits, limits.plan) for name in expected}
 
 
 def gate(
     name: str,
-    wanted: list[NDArray[Any]],
+    expected: list[NDArray[Any]],
     got: list[NDArray[Any]],
     other: list[NDArray[Any]],
     limits: Gate,
     tolerance: float,
 ) -> Parity:
-    """Return how far ``got`` is from ``wanted``, over all tensors, and ``other`` (another seed) from ``got``.
+    """Return how far ``got`` is from ``expected``, over all tensors, and ``other`` (another seed) from ``got``.
 
     Raises `ParityError` where the first distance is over ``tolerance`` or the second too small to prove anything.
     """
-    left, right, far = (np.concatenate([_centred(array) for array in side]) for side in (wanted, got, other))
+    left, right, far = (np.concatenate([_centred(array) for array in side]) for side in (expected, got, other))
     norms = np.linalg.norm(left) * np.linalg.norm(right)
     distance, control = _distances(left, right), _distances(right, far)
     parity = Parity(
@@ -203,8 +203,8 @@ def _plan(pipeline: Pipeline, seed: int) -> dict[str, NDArray[Any]]:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (contract.height_px // 8, contract.width_px // 8, 3), np.uint8)
     image = np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1))
-    seen = [Observation({contract.camera: image}, np.zeros(len(action.names)), 0.0)]
-    plan = pipeline.imagine(seen, "put the banana into the bowl", seed)
-    chunk = pipeline.act(plan, seen, plan.instruction)
+    observations = [Observation({contract.camera: image}, np.zeros(len(action.names)), 0.0)]
+    plan = pipeline.imagine(observations, "put the banana into the bowl", seed)
+    chunk = pipeline.act(plan, observations, plan.instruction)
     span = np.asarray(action.upper) - np.asarray(action.lower)
     return {f"plan: {name}": array for name, array in plan.latents.items()} | {"plan: actions": chunk.actions / span}

@@ -37,10 +37,10 @@ class LinearCodec(nn.Module):
     def encode(self, frames: Tensor) -> Tensor:
         """Return float32 latents B C t h w of B 3 T H W frames, T = 1 + 4 n."""
         first, rest = frames[:, :, :1], frames[:, :, 1:]
-        parts = [self._project(first, "first", 1)]
+        latents = [self._project(first, "first", 1)]
         if rest.shape[2] > 0:
-            parts.append(self._project(rest - first, "group", GROUP))
-        return torch.cat(parts, 2)
+            latents.append(self._project(rest - first, "group", GROUP))
+        return torch.cat(latents, 2)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return B 3 T H W frames of B C t h w latents whose first is the clip's first frame."""
@@ -65,8 +65,8 @@ class LinearCodec(nn.Module):
         patches = low._restore(one_each, "group", GROUP)
         size = factor * self.patch, factor * self.patch
         larger = functional.interpolate(patches.flatten(1, 2), size, mode="bilinear", align_corners=False)
-        made = self._project(larger.unflatten(1, (3, GROUP)), "group", GROUP)
-        return made.flatten(1).T
+        projected = self._project(larger.unflatten(1, (3, GROUP)), "group", GROUP)
+        return projected.flatten(1).T
 
     def _buffers_of(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
         return tuple(self.get_buffer(f"{name}_{part}") for part in ("basis", "mean", "scale"))  # type: ignore[return-value]
@@ -86,7 +86,7 @@ class LinearCodec(nn.Module):
 
 
 class StreamingLinear(nn.Module):
-    """`LinearCodec`'s decoder chunk by chunk: latents and the cache of the chunk before, none at first, to frames and cache."""
+    """`LinearCodec`'s decoder chunk by chunk: latents and the last chunk's cache, None at first, to frames and cache."""
 
     def __init__(self, codec: LinearCodec) -> None:
         super().__init__()
@@ -128,9 +128,9 @@ def fit(clips: Iterable[Tensor], patch: int, channels: int, whiten: float = 1.0)
         moments["first"].add(to_patches(first, 1, patch).flatten(0, 3))
         changes = to_patches(rest - first, GROUP, patch).flatten(0, 3)
         moments["group"].add(changes[changes.square().mean(1) > MOVES])
-    for name, seen in moments.items():
-        mean = seen.mean if name == "first" else torch.zeros_like(seen.mean)
-        variance, vectors = torch.linalg.eigh(seen.second - torch.outer(mean, mean))
+    for name, statistics in moments.items():
+        mean = statistics.mean if name == "first" else torch.zeros_like(statistics.mean)
+        variance, vectors = torch.linalg.eigh(statistics.second - torch.outer(mean, mean))
         variance, basis = variance.flip(0)[:channels].clamp_min(1e-8), vectors.flip(1)[:, :channels].T
         largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
         deviation = variance.sqrt()

@@ -38,9 +38,9 @@ class DenoiseEngine(nn.Module):
         padding = torch.zeros_like(state[:, 1:])
         return self._velocity([state, torch.cat([image, padding], 1)], time, text)
 
-    def _velocity(self, parts: list[Tensor], time: Tensor, text: Tensor) -> Tensor:
+    def _velocity(self, inputs: list[Tensor], time: Tensor, text: Tensor) -> Tensor:
         branches = text.shape[0]
-        stacked = torch.cat([part.expand(branches, -1, -1, -1, -1) for part in parts], 2)
+        stacked = torch.cat([part.expand(branches, -1, -1, -1, -1) for part in inputs], 2)
         index = 1000.0 * (1.0 - time) if self.flow else time
         (velocity,) = self.transformer(
             hidden_states=stacked,
@@ -87,10 +87,10 @@ class CleanDenoiseEngine(DenoiseEngine):
 
     def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor, poses: Tensor | None = None) -> Tensor:
         """Return the velocity of every branch; ``poses`` B N D take the place of those that the waypoints tell."""
-        parts = [state, image.expand(-1, state.shape[1], -1, -1, -1)]
+        inputs = [state, image.expand(-1, state.shape[1], -1, -1, -1)]
         if self.waypoints is not None:
-            parts.append(along(self.path(text, image) if poses is None else poses, *state.shape[-2:]))
-        return self._towards(self._told(parts, time, text)[:, 1:], state, time, image)
+            inputs.append(along(self.path(text, image) if poses is None else poses, *state.shape[-2:]))
+        return self._towards(self._predicted(inputs, time, text)[:, 1:], state, time, image)
 
     def follow(self, waypoints: Waypoints, codec: LinearCodec) -> None:
         """Let the network draw along the path that ``waypoints`` tell of the first frame, as ``codec`` decodes it."""
@@ -103,10 +103,10 @@ class CleanDenoiseEngine(DenoiseEngine):
         frame = first_frame(self.codec, image, self.margin)
         return self.waypoints(frame.expand(text.shape[0], -1, -1, -1), text).clamp(-1.0, 1.0)
 
-    def _told(self, parts: list[Tensor], time: Tensor, text: Tensor) -> Tensor:
-        middle = slice(self.margin, parts[0].shape[-1] - self.margin)
-        told = self._velocity([part[..., middle] for part in parts], time, text)
-        return functional.pad(told, (self.margin, self.margin))
+    def _predicted(self, inputs: list[Tensor], time: Tensor, text: Tensor) -> Tensor:
+        middle = slice(self.margin, inputs[0].shape[-1] - self.margin)
+        predicted = self._velocity([part[..., middle] for part in inputs], time, text)
+        return functional.pad(predicted, (self.margin, self.margin))
 
     def _towards(self, groups: Tensor, state: Tensor, time: Tensor, image: Tensor) -> Tensor:
         """Return the velocity towards the clean latents, the first frame's and the ``groups`` after it."""
@@ -114,7 +114,7 @@ class CleanDenoiseEngine(DenoiseEngine):
         if self.flow:
             return (clean - state) / (1.0 - time).view(-1, 1, 1, 1, 1)
         index = time.round().long()
-        alpha, sigma = (table[index].view(-1, 1, 1, 1, 1) for table in (self.alpha, self.sigma))
+        alpha, sigma = (level[index].view(-1, 1, 1, 1, 1) for level in (self.alpha, self.sigma))
         return (alpha * state - clean) / sigma
 
 
@@ -134,8 +134,8 @@ class CleanRefineEngine(CleanDenoiseEngine):
         """Return the velocity of every branch."""
         lifted = self.lifted(preview[:, 1:])
         shown = image.expand(-1, state.shape[1], -1, -1, -1)
-        told = self._told([state, shown, torch.cat([image, lifted], 1)], time, text)
-        return self._towards(told[:, 1:] + lifted, state, time, image)
+        predicted = self._predicted([state, shown, torch.cat([image, lifted], 1)], time, text)
+        return self._towards(predicted[:, 1:] + lifted, state, time, image)
 
     def lifted(self, groups: Tensor) -> Tensor:
         """Return the refiner's latents, B t C H W, of the preview's, B t C h w, all of them of groups of frames."""
@@ -202,9 +202,9 @@ class GuidedRefineEngine(DenoiseEngine):
     def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor, preview: Tensor) -> Tensor:  # type: ignore[override]
         """Return the velocity of every branch."""
         rescaled = (preview * self.scale + self.shift).flatten(0, 1)
-        seen = functional.interpolate(rescaled, state.shape[-2:], mode="bilinear", align_corners=False)
+        upsampled = functional.interpolate(rescaled, state.shape[-2:], mode="bilinear", align_corners=False)
         padding = torch.zeros_like(state[:, 1:])
-        return self._velocity([state, torch.cat([image, padding], 1), seen[None]], time, text)
+        return self._velocity([state, torch.cat([image, padding], 1), upsampled[None]], time, text)
 
 
 def rescaling(source: Scaling, target: Scaling) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -27,19 +27,19 @@ class JointAttention:
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return video and text tokens after joint attention; shapes B N D and B L D."""
-        words = encoder_hidden_states.shape[1]
+        text_length = encoder_hidden_states.shape[1]
         tokens = torch.cat([encoder_hidden_states, hidden_states], 1)
         query, key, value = (
             project(tokens).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for project in (attn.to_q, attn.to_k, attn.to_v)
         )
         query, key = (
-            torch.cat([part[:, :, :words], apply_rotary_emb(part[:, :, words:], image_rotary_emb)], 2)
+            torch.cat([part[:, :, :text_length], apply_rotary_emb(part[:, :, text_length:], image_rotary_emb)], 2)
             for part in (attn.norm_q(query), attn.norm_k(key))
         )
         mixed = functional.scaled_dot_product_attention(query, key, value)
         mixed = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
-        return mixed[:, words:], mixed[:, :words]
+        return mixed[:, text_length:], mixed[:, :text_length]
 
 
 def build_transformer(dit: DiT, preset: Preset, conditions: int, path: int = 0) -> CogVideoXTransformer3DModel:

@@ -61,10 +61,10 @@ class FrameEncoder(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(3, c, 7, 2, 3, bias=False), _norm(c), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
         )
-        plan = [(c, c, 1), (c, 2 * c, 2), (2 * c, 4 * c, 2), (4 * c, 8 * c, 2)]
+        stages = [(c, c, 1), (c, 2 * c, 2), (2 * c, 4 * c, 2), (4 * c, 8 * c, 2)]
         if policy.pooling == "spatial_softmax":
-            plan[-1] = (4 * c, 8 * c, 1)  # twice the resolution to look for positions in
-        blocks = [nn.Sequential(BasicBlock(i, o, s), BasicBlock(o, o, 1)) for i, o, s in plan]
+            stages[-1] = (4 * c, 8 * c, 1)  # twice the resolution to look for positions in
+        blocks = [nn.Sequential(BasicBlock(i, o, s), BasicBlock(o, o, 1)) for i, o, s in stages]
         self.blocks = nn.Sequential(*blocks)
         average = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.pool = SpatialSoftmax() if policy.pooling == "spatial_softmax" else average

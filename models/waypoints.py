@@ -39,12 +39,12 @@ class Waypoints(nn.Module):
         height, width = image.shape[2:]
         places = torch.stack([columns.expand(height, -1), rows[:, None].expand(-1, width)])
         said = text.mean(1)
-        seen = self.stem(torch.cat([image, places.expand(image.shape[0], -1, -1, -1)], 1))
+        features = self.stem(torch.cat([image, places.expand(image.shape[0], -1, -1, -1)], 1))
         for block, film in zip(self.blocks, self.films, strict=True):
             scale, shift = film(said)[:, :, None, None].chunk(2, 1)
-            seen = block(seen) * (1.0 + scale) + shift
+            features = block(features) * (1.0 + scale) + shift
         # In float32 throughout: places are finer than bfloat16 tells.
-        points = self.pool(SHARPNESS * self.maps(seen).float())
+        points = self.pool(SHARPNESS * self.maps(features).float())
         return self.head(torch.cat([points, said.float()], 1)).unflatten(1, (self.frames, -1))
 
 

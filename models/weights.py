@@ -56,8 +56,8 @@ def load_weights(module: nn.Module, path: Path, borrowed: tuple[str, ...] = ()) 
             "WEIGHTS_SIZE", f"{path} fits another network: {str(error).splitlines()[-1].strip()}"
         ) from None
     # Tied weights are written under one of their names only.
-    wanted = once(module.state_dict())
-    lost = [name for name in missing if name in wanted and not name.startswith(borrowed)]
+    expected = once(module.state_dict())
+    lost = [name for name in missing if name in expected and not name.startswith(borrowed)]
     if lost or unexpected:
         raise ConfigError(
             "WEIGHTS_SIZE", f"{path} fits another network: missing {lost[:3]}, unexpected {unexpected[:3]}"

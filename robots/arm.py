@@ -65,8 +65,8 @@ class VirtualArm:
 
     def events(self) -> Sequence[ArmEvent]:
         """Return the events since the last call."""
-        told, self._events = self._events, []
-        return told
+        events, self._events = self._events, []
+        return events
 
     def stop(self) -> None:
         """Brake until every joint is at rest."""

@@ -17,7 +17,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class GateState:
-    """What was last emitted, in radians and rad/s, and why the gate is latched (none: it is not)."""
+    """What was last emitted, in radians and rad/s, and why the gate is latched, None if it is not."""
 
     position: tuple[float, ...]
     velocity: tuple[float, ...]
@@ -26,7 +26,7 @@ class GateState:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What may be sent now; ``log_code`` says why it is not what was asked for (none: it is)."""
+    """What may be sent now; ``log_code`` says why it is not what was asked for, None if it is."""
 
     position: tuple[float, ...]
     log_code: str | None
@@ -46,7 +46,7 @@ def check(
     age_s: float = 0.0,
     max_age_s: float = 0.1,
 ) -> tuple[GateState, Verdict]:
-    """Return the next state and what may be sent; ``target`` none asks for a brake. The first failing check decides."""
+    """Return the next state and what may be sent; a ``target`` of None asks for a brake. The first failing check decides."""
     if state.latched is not None:
         return _brake(limits, period_s, state, state.latched)
     if target is None:
@@ -59,7 +59,7 @@ def check(
 
 
 def fault(limits: JointLimits, target: Sequence[float]) -> str | None:
-    """Return the log code with which `check` latches at ``target``, none where it is sound."""
+    """Return the log code with which `check` latches at ``target``, None if it is sound."""
     if len(target) != limits.dof:
         return "GATE_SHAPE"
     return None if all(map(isfinite, target)) else "GATE_NONFINITE"
@@ -77,8 +77,8 @@ def speed_cap(room: float, acceleration: float, period_s: float) -> float:
 
 def _move(limits: JointLimits, period_s: float, state: GateState, target: Sequence[float]) -> tuple[GateState, Verdict]:
     position, velocity, code, worst = [], [], None, None
-    for joint, wanted in enumerate(target):
-        bounded = min(max(wanted, limits.lower[joint]), limits.upper[joint])
+    for joint, requested in enumerate(target):
+        bounded = min(max(requested, limits.lower[joint]), limits.upper[joint])
         speed = (bounded - state.position[joint]) / period_s
         low, high = _allowed(limits, period_s, state, joint)
         passed = min(max(speed, low), high)
@@ -86,7 +86,7 @@ def _move(limits: JointLimits, period_s: float, state: GateState, target: Sequen
         moved = bounded if exact else state.position[joint] + passed * period_s
         position.append(min(max(moved, limits.lower[joint]), limits.upper[joint]))
         velocity.append(speed if exact else passed)
-        outside = abs(bounded - wanted) > ROUNDING
+        outside = abs(bounded - requested) > ROUNDING
         if worst is None and (outside or not exact):
             code, worst = ("GATE_LIMIT" if outside else "GATE_FAST"), joint
     return GateState(tuple(position), tuple(velocity)), Verdict(tuple(position), code, worst)

@@ -31,7 +31,7 @@ def track(
 ) -> Track | None:
     """Return the curve from ``position`` at ``velocity`` now through the targets that are still ahead.
 
-    ``times_s`` increase. Targets whose time is past are left out; none where nothing is left. Inner slopes are those of
+    ``times_s`` increase. Targets whose time is past are left out; the result is None if nothing is left. Inner slopes are of
     central differences, limited so that the curve never overshoots a target.
     """
     ahead = [(time, tuple(target)) for time, target in zip(times_s, targets, strict=True) if time > now_s]
@@ -45,7 +45,7 @@ def track(
 
 
 def sample(curve: Track, now_s: float) -> tuple[float, ...] | None:
-    """Return the positions at ``now_s``, none after the last target: the player never extrapolates."""
+    """Return the positions at ``now_s``, None after the last target: the player never extrapolates."""
     if now_s > curve.end_s + CLOCK_ROUNDING_S:
         return None
     now_s = min(now_s, curve.end_s)

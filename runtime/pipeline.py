@@ -32,7 +32,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """Sampler settings that replace the manifest's for this run; none keeps the manifest's."""
+    """Sampler settings that replace the manifest's for this run; None keeps the manifest's."""
 
     preview_sampler: str | None = None
     preview_steps: int | None = None
@@ -135,8 +135,8 @@ class Pipeline:
         `BundleIncompatibleError` for an unknown one where the bundle has no text encoder.
         """
         context = Context(seed, profiler or Profiler(), progress)
-        words = check_instruction(instruction)
-        tensors: dict[str, Any] = {"image": self._image(observations[-1]), "instruction": words}
+        text = check_instruction(instruction)
+        tensors: dict[str, Any] = {"image": self._image(observations[-1]), "instruction": text}
         self._run(self._imagine, tensors, context)
         frames = tensors[self._imagine[-1].spec.output]
         latents = {
@@ -145,7 +145,7 @@ class Pipeline:
             if stage.spec.kind in ("denoise", "bridge")
         }
         times = np.arange(len(frames)) / self.manifest.input.fps if self.manifest.rates.replan_every else None
-        return Plan(frames, times, latents, words, seed)
+        return Plan(frames, times, latents, text, seed)
 
     def act(
         self,
@@ -157,11 +157,11 @@ class Pipeline:
     ) -> ActionChunk:
         """Return the actions that follow the last observation, one per action period, the first one period later."""
         context = Context(plan.seed, profiler or Profiler(), progress)
-        words = check_instruction(instruction)
+        text = check_instruction(instruction)
         wanted = max(self.manifest.rates.history, 1)
         images = [self._image(observation) for observation in list(observations)[-wanted:]]
         images = [images[0]] * (wanted - len(images)) + images
-        tensors: dict[str, Any] = {"plan": plan.frames, "observations": np.stack(images), "instruction": words}
+        tensors: dict[str, Any] = {"plan": plan.frames, "observations": np.stack(images), "instruction": text}
         self._run(self._act, tensors, context)
         actions = np.asarray(tensors[self._act[-1].spec.output], np.float64)
         contract = self.manifest.action
@@ -197,10 +197,10 @@ class Pipeline:
         return check_image(observation.images[contract.camera], contract.height_px, contract.width_px, contract.camera)
 
     def _text_encoder(self, specs: Sequence[StageSpec]) -> Callable[[str], FloatArray] | None:
-        """Return what embeds an instruction, none where the bundle has no text encoder."""
+        """Return what embeds an instruction, None if the bundle has no text encoder."""
         files = [s.engines["encode"].file for s in specs if s.kind == "encode_text" and "encode" in s.engines]
         return partial(self._encode_text, self._engines[files[0]]) if files else None
 
-    def _encode_text(self, engine: Engine, words: str) -> FloatArray:
-        tokens = self.backend.upload(tokenize(self.bundle, words))
+    def _encode_text(self, engine: Engine, text: str) -> FloatArray:
+        tokens = self.backend.upload(tokenize(self.bundle, text))
         return np.asarray(self.backend.download(engine.run({"tokens": tokens})["text"]), np.float32)

@@ -16,7 +16,7 @@ def strict(raw: Any, kind: type[T]) -> T:
 
     Raises ValueError that names the place of a wrong or missing value, `UnknownKeyError` that of an unknown key.
     """
-    converted = msgspec.convert(raw, kind, dec_hook=lambda wanted, value: wanted(value))
+    converted = msgspec.convert(raw, kind, dec_hook=lambda field_kind, value: field_kind(value))
     if unknown := _unknown(raw, msgspec.to_builtins(converted, enc_hook=str), "$"):
         raise UnknownKeyError(f"unknown key {unknown}")
     return converted

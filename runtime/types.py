@@ -64,7 +64,7 @@ class ActionChunk:
 
     ``actions`` is float64 N x D in the units that the action contract names, ``times_s`` float64 N on the arm's clock.
     ``spread`` is how far the policy's samples of each action disagree: their standard deviation, float64 N x D as shares of
-    the actions' ranges; none from a policy that is not sampled.
+    the actions' ranges; None from a policy that is not sampled.
     """
 
     actions: DoubleArray
@@ -84,7 +84,7 @@ class ActionChunk:
 class Plan:
     """An imagined future: uint8 T H W 3 frames, their times after the observation in seconds, and the latents behind them.
 
-    ``times_s`` is none where frames are keyframes without a clock. ``latents`` maps stage outputs to host arrays.
+    ``times_s`` is None if frames are keyframes without a clock. ``latents`` maps stage outputs to host arrays.
     """
 
     frames: ImageArray

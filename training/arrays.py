@@ -50,14 +50,14 @@ class Arrays:
 def open_arrays(root: Path, camera: str) -> Arrays:
     """Return the arrays of the data set at ``root``; raises `ConfigError` where there are none of that camera."""
     try:
-        told = json.loads((root / INDEX).read_text("utf-8"))
+        index = json.loads((root / INDEX).read_text("utf-8"))
     except OSError:
         raise ConfigError(
             "ARRAYS_MISSING", f"{root} has no {INDEX}; make it with `dvgwm-train data --out {root}`, or `imagine`"
         ) from None
     if not (root / "arrays" / camera).is_dir():
         raise ConfigError("ARRAYS_CAMERA", f"{root} has no arrays of a camera called {camera!r}; make them from it")
-    return Arrays(root, camera, tuple(told["lengths"]), tuple(told["instructions"]), int(told["per_file"]))
+    return Arrays(root, camera, tuple(index["lengths"]), tuple(index["instructions"]), int(index["per_file"]))
 
 
 def save_arrays(
@@ -71,8 +71,8 @@ def save_arrays(
 
 def save_index(root: Path, episodes: Sequence[tuple[int, str]], per_file: int) -> None:
     """Write the length and the instruction of every episode; until then there are no arrays."""
-    lengths, words = zip(*episodes, strict=True)
-    write_json(root / INDEX, {"per_file": per_file, "lengths": list(lengths), "instructions": list(words)})
+    lengths, instructions = zip(*episodes, strict=True)
+    write_json(root / INDEX, {"per_file": per_file, "lengths": list(lengths), "instructions": list(instructions)})
 
 
 def _save(path: Path, array: np.ndarray) -> None:

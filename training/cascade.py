@@ -47,7 +47,7 @@ class Cascade:
         """Return the preview's and the refiner's latents, B T C h w, of imagined futures."""
         generator = torch.Generator().manual_seed(seed)
         low, high = (self._first(images, which) for which in ("low", "high"))
-        tokens = torch.stack([self.tokens(words) for words in instructions])
+        tokens = torch.stack([self.tokens(instruction) for instruction in instructions])
         noise = torch.randn(len(low), self.preset.latent_frames, *low.shape[2:], generator=generator)
         imagined = self.preview.imagine(self.rows, noise, tokens, low, poses)
         return imagined, self.refiner.refined({"low": imagined, "high": high, "tokens": tokens}, generator)

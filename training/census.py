@@ -46,11 +46,11 @@ def split(dataset: Dataset) -> tuple[Sequence[int], Sequence[int]]:
     if TEST in splits:
         train, test = (range(*map(int, str(splits[name]).split(":"))) for name in (TRAIN, TEST))
         return train, test
-    seen: dict[str, int] = {}
+    counts: dict[str, int] = {}
     held = []
     for number in range(len(dataset)):
-        words = dataset.instruction(number)
-        seen[words] = seen.get(words, 0) + 1
-        if seen[words] % round(1 / TEST_SHARE) == 0:
+        instruction = dataset.instruction(number)
+        counts[instruction] = counts.get(instruction, 0) + 1
+        if counts[instruction] % round(1 / TEST_SHARE) == 0:
             held.append(number)
     return [number for number in range(len(dataset)) if number not in set(held)], held

@@ -114,8 +114,8 @@ def write_clips(
 ) -> None:
     """Write those latents of ``chosen`` that are ``names`` under ``out``, float16, where they are not there already."""
     facts = {name: _facts(preset, networks, arrays, chosen, name) for name in names}
-    wanted = [name for name in names if _read(out / f"{name}.json") != facts[name]]
-    for done, name in enumerate(wanted):
+    missing = [name for name in names if _read(out / f"{name}.json") != facts[name]]
+    for done, name in enumerate(missing):
         (out / f"{name}.json").unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
         grid = preset.grid(preset.low if name == "low" else preset.high)
@@ -129,12 +129,12 @@ def write_clips(
 
         with ThreadPoolExecutor(WRITERS) as pool:
             for index, clip in enumerate(pool.map(latents, chosen, draws.tolist())):
-                report(done * len(chosen) + index, len(wanted) * len(chosen))
+                report(done * len(chosen) + index, len(missing) * len(chosen))
                 made[index] = clip.numpy()
         made.flush()
         write_json(out / f"{name}.json", facts[name])
-    if wanted:
-        report(len(wanted) * len(chosen), len(wanted) * len(chosen))
+    if missing:
+        report(len(missing) * len(chosen), len(missing) * len(chosen))
 
 
 def _read(path: Path) -> Any:
@@ -155,7 +155,7 @@ class LatentClips(TorchDataset[dict[str, Tensor]]):
     ``live`` makes more latents from a clip's frames and a number in 0..1: a linear codec's are made faster than read.
     There are ``also`` the chunks of ``actions`` that the clip's plan has, float32 C horizon D in [-1, 1], and the tool's
     ``poses`` in the frames after the first, float32 N D in [-1, 1]. Of a clip's latents the first ``latent_frames`` are
-    read, none: all.
+    read, all if it is None.
     """
 
     def __init__(
@@ -175,8 +175,8 @@ class LatentClips(TorchDataset[dict[str, Tensor]]):
         self.preset, self.arrays, self.also, self.live = preset, arrays, also, live
         self.windows = tuple(Window(**row) for row in rows)
         self._latents = {name: np.load(path / f"{name}.npy", mmap_mode="r")[:, :latent_frames] for name in names}
-        words = {arrays.instructions[window.episode] for window in self.windows}
-        self._tokens = {each: tokens(each) for each in words}
+        instruction = {arrays.instructions[window.episode] for window in self.windows}
+        self._tokens = {each: tokens(each) for each in instruction}
 
     def __len__(self) -> int:
         return len(self.windows)

@@ -44,8 +44,8 @@ def codec_quality(
     rows = []
     for number in episodes:
         clip = to_model(clip_of(arrays.frames(number), 0, preset.frames), size)
-        made = codec.decode(codec.encode(clip))
-        rows.append((psnr_db(made, clip), psnr_db(made, clip, moving(clip)), first_psnr_db(made, clip)))
+        decoded = codec.decode(codec.encode(clip))
+        rows.append((psnr_db(decoded, clip), psnr_db(decoded, clip, moving(clip)), first_psnr_db(decoded, clip)))
     kinds = ("psnr_db", "moving_psnr_db", "first_psnr_db")
     return {kind: float(torch.cat(column).mean()) for kind, column in zip(kinds, zip(*rows, strict=True), strict=True)}
 

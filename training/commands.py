@@ -67,9 +67,9 @@ def collect(run: Run, folder: Path) -> tuple[str, ...]:
             names += [part for part in kind.networks if part in networks.parts()]
     if not names:
         raise ConfigError("WEIGHTS_MISSING", f"{run.out} has nothing trained yet; begin with `dvgwm-train policy`")
-    made = tuple(dict.fromkeys(names))
-    save_parts(networks, made, folder)
-    return made
+    collected = tuple(dict.fromkeys(names))
+    save_parts(networks, collected, folder)
+    return collected
 
 
 def measure_upper_bound(

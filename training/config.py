@@ -181,5 +181,5 @@ def _part(file: str, name: str, kind: type[Any], table: Any) -> Any:
 
 
 def changed(part: Any, **values: Any) -> Any:
-    """Return ``part`` with those of ``values`` that are not none."""
+    """Return ``part`` with those of ``values`` that are not None."""
     return replace(part, **{key: value for key, value in values.items() if value is not None})

@@ -13,10 +13,10 @@ from dvgwm.runtime.chunks import Chunking
 from .clips import decode, unscaled
 from .config import JointPart
 from .degradation import raised
+from .estimate import PreviewEstimate
 from .lora import prepared
 from .objectives import degrade_latents, policy_levels
 from .policy import noise_error
-from .told import Told
 
 
 class JointObjective(nn.Module):
@@ -27,14 +27,14 @@ class JointObjective(nn.Module):
     does not say.
     """
 
-    borrowed = ("codec.", "text.", "told.")
+    borrowed = ("codec.", "text.", "estimate.")
 
     def __init__(self, preset: Preset, networks: Networks, part: JointPart) -> None:
         super().__init__()
         assert networks.refiner is not None, "a system with two stages"
         self.refiner = denoise_engine(prepared(networks.refiner, part), preset, True, networks)
         self.codec, self.text = networks.codec.requires_grad_(False), networks.text.requires_grad_(False)
-        self.told = Told(preset, networks, part.generated, part.told_at) if part.generated else None
+        self.estimate = PreviewEstimate(preset, networks, part.generated, part.told_at) if part.generated else None
         self.encoder = networks.frame_encoder.requires_grad_(True)
         self.unet = networks.policy.requires_grad_(True)
         self.preset, self.part = preset, part
@@ -44,9 +44,9 @@ class JointObjective(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the policy's loss on what the refiner makes of ``low``, or of what the preview tells of it."""
-        if self.told is not None:
+        if self.estimate is not None:
             with torch.no_grad():
-                batch = batch | {"low": self.told(batch, embed(self.text, batch["tokens"]), generator)}
+                batch = batch | {"low": self.estimate(batch, embed(self.text, batch["tokens"]), generator)}
         frames = self.frames(batch, generator)
         features = self.encoder.features(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         shown = features[:, self.chunking.shown_index].flatten(2).flatten(0, 1)

@@ -56,7 +56,7 @@ def acts(actions: DoubleArray) -> np.ndarray:
     return np.asarray((np.linalg.norm(actions[:, :6], axis=1) >= STILL) | gripper)
 
 
-def _episode(demo: Any, words: str, size: tuple[int, int]) -> Episode | None:
+def _episode(demo: Any, instruction: str, size: tuple[int, int]) -> Episode | None:
     actions = np.asarray(demo["actions"], np.float64)
     kept = np.flatnonzero(acts(actions))
     if not len(kept):
@@ -65,11 +65,11 @@ def _episode(demo: Any, words: str, size: tuple[int, int]) -> Episode | None:
     images = np.asarray(demo["obs"]["agentview_rgb"])[kept, ::-1]
     frames = np.stack([fit(image, *size) for image in images])
     return Episode(
-        words, {CAMERA: frames}, np.asarray(demo["obs"]["joint_states"], np.float64)[kept], actions[kept], {}
+        instruction, {CAMERA: frames}, np.asarray(demo["obs"]["joint_states"], np.float64)[kept], actions[kept], {}
     )
 
 
 def _instruction(data: Any, path: Path) -> str:
-    told = json.loads(data.attrs["problem_info"]) if "problem_info" in data.attrs else {}
-    words = told.get("language_instruction") or path.stem.removesuffix("_demo").replace("_", " ")
-    return str(words[0] if isinstance(words, list) else words).strip('"').lower()
+    problem = json.loads(data.attrs["problem_info"]) if "problem_info" in data.attrs else {}
+    instruction = problem.get("language_instruction") or path.stem.removesuffix("_demo").replace("_", " ")
+    return str(instruction[0] if isinstance(instruction, list) else instruction).strip('"').lower()

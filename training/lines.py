@@ -28,28 +28,28 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
-    def count(self, words: str) -> Callable[[int, int], None]:
+    def count(self, label: str) -> Callable[[int, int], None]:
         """Return what is called with how many are done and how many there are."""
 
         def report(done: int, total: int) -> None:
-            self._say(words, done / max(total, 1), f"{done} of {total}", last=done == total)
+            self._say(label, done / max(total, 1), f"{done} of {total}", last=done == total)
 
         return report
 
-    def steps(self, words: str) -> Callable[[Any], None]:
+    def steps(self, label: str) -> Callable[[Any], None]:
         """Return what is called with a training loop's progress: loss, rate, time left."""
 
         def report(now: Any) -> None:
             rate = f"{now.samples_per_s:.1f} samples/s, {now.seconds_left / 60:.1f} min left"
-            self._say(words, now.share, f"step {now.step}, loss {now.loss:.4f}, {rate}", last=now.share >= 1.0)
+            self._say(label, now.share, f"step {now.step}, loss {now.loss:.4f}, {rate}", last=now.share >= 1.0)
 
         return report
 
-    def _say(self, words: str, share: float, told: str, last: bool) -> None:
-        if words not in self._rows:
-            self._rows[words] = self._bars.add_task(words, total=1.0, told="")
-        self._bars.update(self._rows[words], completed=share, told=told)
+    def _say(self, label: str, share: float, text: str, last: bool) -> None:
+        if label not in self._rows:
+            self._rows[label] = self._bars.add_task(label, total=1.0, told="")
+        self._bars.update(self._rows[label], completed=share, told=text)
         now_s = time.monotonic()
-        if not self._console.is_terminal and (last or now_s - self._said_s.get(words, 0.0) > LOG_EVERY_S):
-            self._said_s[words] = now_s
-            self._console.print(f"{words}: {told}", highlight=False)
+        if not self._console.is_terminal and (last or now_s - self._said_s.get(label, 0.0) > LOG_EVERY_S):
+            self._said_s[label] = now_s
+            self._console.print(f"{label}: {text}", highlight=False)

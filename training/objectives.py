@@ -64,9 +64,9 @@ def flow_velocity(start: Tensor, end: Tensor) -> Tensor:
     return end - start
 
 
-def squared_error(predicted: Tensor, wanted: Tensor, weight: Tensor | None = None) -> Tensor:
+def squared_error(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return the mean squared error (DVG-WM, Eq. 4, 6 and A.7); ``weight`` broadcasts to it, its own mean divided out."""
-    error = (predicted.float() - wanted.float()).square()
+    error = (predicted.float() - target.float()).square()
     return error.mean() if weight is None else (error * weight).mean() / weight.mean()
 
 
@@ -98,9 +98,9 @@ def channel_weight(codec: Any, loudness: float) -> Tensor:
     return (scale**loudness).view(-1, 1, 1)
 
 
-def pose_error(predicted: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
+def pose_error(predicted: Tensor, target: Tensor, known: Tensor) -> Tensor:
     """Return the mean smooth L1 error of the poses N D that are ``known`` (bool N); auxiliary, not in the paper."""
-    error = functional.smooth_l1_loss(predicted.float(), wanted, beta=0.1, reduction="none").mean(1)
+    error = functional.smooth_l1_loss(predicted.float(), target, beta=0.1, reduction="none").mean(1)
     return (error * known).sum() / known.sum().clamp_min(1)
 
 

@@ -53,9 +53,9 @@ class Muon(torch.optim.Muon):
                 alike.setdefault((short, long), []).append((parameter, update))
             for (_, long), pairs in alike.items():
                 lying = [update.T if update.shape[0] > update.shape[1] else update for _, update in pairs]
-                made = orthogonal(torch.stack(lying).to(self.dtype))
+                updates = orthogonal(torch.stack(lying).to(self.dtype))
                 rate = group["lr"] * 0.2 * math.sqrt(long)
-                for (parameter, update), turned in zip(pairs, made, strict=True):
+                for (parameter, update), turned in zip(pairs, updates, strict=True):
                     parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
                     turned = turned.T if update.shape[0] > update.shape[1] else turned
                     parameter.add_(turned.to(parameter.dtype), alpha=-rate)

@@ -39,9 +39,9 @@ PATHS_WATCHED, PREVIEWS_WATCHED, REFINED_WATCHED = 400, 10, 5
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a part trains: its networks, what its clips hold (none: windows of frames), and the parts it goes on from.
+    """What a part trains: its networks, what its clips hold (nothing for windows of frames), and the parts it goes on from.
 
-    ``latent_frames`` is how many of a clip's latents it reads, none: all.
+    ``latent_frames`` is how many of a clip's latents it reads, all if None.
     """
 
     networks: tuple[str, ...]

@@ -57,11 +57,11 @@ class Windows(TorchDataset[dict[str, Tensor]]):
         begin = max(0, int(random.integers(-int(self.chunking.starts[-1]), max(1, last - policy.stride))))
         shown = np.minimum(begin + policy.stride * np.arange(self.window), last)
         taken = np.minimum(begin + self.chunking.starts[:, None] + np.arange(policy.horizon), last)
-        wanted = normalise(np.asarray(actions), self.preset.actions)
+        targets = normalise(np.asarray(actions), self.preset.actions)
         return {
             "frames": torch.from_numpy(np.asarray(frames[shown])),
-            "actions": torch.from_numpy(wanted[taken]),
-            "pose": torch.from_numpy(wanted[np.maximum(shown - 1, 0)]),
+            "actions": torch.from_numpy(targets[taken]),
+            "pose": torch.from_numpy(targets[np.maximum(shown - 1, 0)]),
             "known": torch.from_numpy(shown > 0),
         }
 

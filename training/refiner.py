@@ -10,6 +10,7 @@ from dvgwm.models.text import embed
 
 from .config import RefinerPart
 from .degradation import raised
+from .estimate import PreviewEstimate
 from .lora import prepared
 from .objectives import (
     channel_weight,
@@ -21,7 +22,6 @@ from .objectives import (
     preview_levels,
     squared_error,
 )
-from .told import Told
 
 
 class RefinerObjective(nn.Module):
@@ -31,7 +31,7 @@ class RefinerObjective(nn.Module):
     """
 
     loud: Tensor
-    borrowed = ("told.", "text.")
+    borrowed = ("estimate.", "text.")
 
     def __init__(self, preset: Preset, networks: Networks, part: RefinerPart, empty: Tensor) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class RefinerObjective(nn.Module):
         self.clean = preset.refiner is not None and preset.refiner.predicts == "clean"
         self.text, self.preset, self.part = networks.text.requires_grad_(False), preset, part
         self.register_buffer("loud", channel_weight(networks.codec, part.loudness), persistent=False)
-        self.told = Told(preset, networks, part.generated, part.told_at) if part.generated else None
+        self.estimate = PreviewEstimate(preset, networks, part.generated, part.told_at) if part.generated else None
         self.levels = preview_levels(1.0)
         self.register_buffer("empty", empty, persistent=False)
 
@@ -52,8 +52,8 @@ class RefinerObjective(nn.Module):
         with torch.no_grad():
             tokens = torch.where(no_text[:, None], self.get_buffer("empty"), batch["tokens"])
             text = embed(self.text, tokens)
-            if self.told is not None:
-                batch = batch | {"low": self.told(batch, text, generator)}
+            if self.estimate is not None:
+                batch = batch | {"low": self.estimate(batch, text, generator)}
         start = self.start(batch, generator)
         conditions = (batch["low"],) if self.preset.refiner_sees_preview else ()
         predicted = self.engine(flow_state(start, high, tau), tau, text, high[:, :1], *conditions)

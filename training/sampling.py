@@ -12,10 +12,10 @@ Velocity = Callable[[Tensor, Tensor, float], Tensor]
 
 
 @torch.no_grad()
-def sample(table: Sampler, state: Tensor, velocity: Velocity) -> Tensor:
-    """Return ``state`` after every row of ``table``, which draws no noise: the runtime's arithmetic in the state's dtype."""
+def sample(sampler: Sampler, state: Tensor, velocity: Velocity) -> Tensor:
+    """Return ``state`` after every row of ``sampler``, which draws no noise: the runtime's arithmetic in the state's dtype."""
     history = torch.zeros_like(state)
-    for step in table.steps:
+    for step in sampler.steps:
         v = velocity(state, torch.full((1,), step.time, device=state.device), step.guidance)
         base = state
         if step.clip is not None:

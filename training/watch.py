@@ -72,8 +72,8 @@ def look_at_waypoints(preset: Preset, clips: LatentClips, count: int) -> Look:
 
     def look(objective: WaypointsObjective) -> tuple[Mapping[str, float], Mapping[str, ImageArray]]:
         device = next(objective.parameters()).device
-        told = objective.told({name: tensor.to(device) for name, tensor in batch.items()}).float().cpu()
-        off_m = (told - batch["poses"])[..., :3] * (upper - lower) / 2
+        poses = objective.poses({name: tensor.to(device) for name, tensor in batch.items()}).float().cpu()
+        off_m = (poses - batch["poses"])[..., :3] * (upper - lower) / 2
         return {"pose_error_mm": 1000.0 * float(off_m.norm(dim=-1).mean())}, {}
 
     return look

@@ -34,10 +34,10 @@ class WaypointsObjective(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the smooth L1 error of the poses; nothing is drawn from ``generator``."""
-        wanted = batch["poses"].flatten(0, 1)
-        return pose_error(self.told(batch).flatten(0, 1), wanted, torch.ones(len(wanted), device=wanted.device))
+        target = batch["poses"].flatten(0, 1)
+        return pose_error(self.poses(batch).flatten(0, 1), target, torch.ones(len(target), device=target.device))
 
-    def told(self, batch: dict[str, Tensor]) -> Tensor:
+    def poses(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the poses, B N D in [-1, 1], told of a batch."""
         text = embed(self.text, batch["tokens"])
         frame = first_frame(self.codec, batch["low"][:, :1], self.margin)

@@ -17,7 +17,7 @@ from .trajectory import due_times_s, expert_trajectory
 class Demonstration:
     """One episode of the expert.
 
-    ``observations`` holds N + 1 of them, 0.1 s apart (none where nothing was rendered); action n leads from observation
+    ``observations`` holds N + 1 of them, 0.1 s apart (empty if nothing was rendered); action n leads from observation
     n to n + 1. ``tool_actions`` is float64 [N, 7]: x, y, z in metres, rotation vector, gripper opening 0..1;
     ``joint_actions`` is float64 [N, 7]: 6 joints in radians, gripper opening. ``target`` names what was asked for and
     ``moved`` what was moved; ``events`` is empty where the gate let everything pass.
@@ -38,19 +38,19 @@ def demonstrate(options: SimulationOptions, render: bool = True) -> Demonstratio
 
     It has 48 actions, up to 97 where the way is longer than that. Raises `ConfigError` for an unknown task.
     """
-    seen: list[Observation] = []
+    observed: list[Observation] = []
     robot = MujocoRobot(options)
-    arm = VirtualArm(A1, robot, (lambda observation, _: seen.append(observation)) if render else None)
+    arm = VirtualArm(A1, robot, (lambda observation, _: observed.append(observation)) if render else None)
     try:
         trajectory = expert_trajectory(robot.layout, np.array(robot.positions()), KINEMATICS, LIMITS)
         if render:
-            seen.append(arm.observe())
+            observed.append(arm.observe())
         # The trajectory's own joints: the tool's poses would be solved for them a second time.
         arm.play(ActionChunk(trajectory.joints, arm.time_s + due_times_s(len(trajectory.joints)), "joint"))
         return Demonstration(
             instruction=robot.instruction,
             target=robot.layout.target,
-            observations=tuple(seen),
+            observations=tuple(observed),
             tool_actions=trajectory.tool,
             joint_actions=trajectory.joints,
             solved=robot.solved(),

@@ -112,7 +112,7 @@ def drawer(name: str, pose: Pose, colour: str, width_m: float) -> str:
     """Return a drawer whose front's centre is at ``pose``; it slides toward the robot and has an upright handle."""
     depth, height, half = DRAWER_DEPTH_M / 2, DRAWER_HEIGHT_M / 2, width_m / 2 - 0.004
     reach = HANDLE_REACH_M
-    parts = (
+    boxes = (
         (f"0.004 {half} {height}", f"0.004 0 {height}", colour),
         (f"{depth - 0.004} {half} 0.003", f"{depth + 0.004} 0 0.008", WOOD),
         (f"{depth} 0.003 {height - 0.01}", f"{depth} {half - 0.003} {height - 0.008}", colour),
@@ -120,7 +120,7 @@ def drawer(name: str, pose: Pose, colour: str, width_m: float) -> str:
         (f"{reach / 2 + 0.007} 0.007 0.014", f"{-reach / 2 - 0.007} 0 0.048", colour),
     )
     geoms = "".join(
-        f'<geom type="box" size="{size}" pos="{at}" rgba="{rgba}" mass="0.05"/>' for size, at, rgba in parts
+        f'<geom type="box" size="{size}" pos="{at}" rgba="{rgba}" mass="0.05"/>' for size, at, rgba in boxes
     )
     joint = (
         f'<joint name="{name}" type="slide" axis="-1 0 0" range="0 {DRAWER_TRAVEL_M}" damping="4" frictionloss="0.3"/>'
@@ -132,13 +132,13 @@ def cabinet(pose: Pose, width_m: float) -> str:
     """Return the fixed frame, open above, around drawers of ``width_m`` in all; ``pose`` is the middle of its front."""
     depth, half = DRAWER_DEPTH_M / 2 + 0.01, width_m / 2 + 0.006
     top = DRAWER_HEIGHT_M + 0.008
-    parts = (
+    boxes = (
         (f"{depth - 0.005} 0.004 {top / 2}", f"{depth + 0.005} {half} {top / 2}"),
         (f"{depth - 0.005} 0.004 {top / 2}", f"{depth + 0.005} {-half} {top / 2}"),
         (f"0.004 {half} {top / 2}", f"{2 * depth} 0 {top / 2}"),
     )
     geoms = "".join(
         f'<geom type="box" size="{size}" pos="{at}" rgba="0.86 0.78 0.66 1" contype="0" conaffinity="0"/>'
-        for size, at in parts
+        for size, at in boxes
     )
     return f'<body name="cabinet" pos="{pose.x_m:.6f} {pose.y_m:.6f} 0">{geoms}</body>'

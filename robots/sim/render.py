@@ -58,11 +58,11 @@ def works(library: str) -> bool:
 
 def choose(environment: Mapping[str, str]) -> str:
     """Return the renderer to use: what ``MUJOCO_GL`` names if it is set to one of ours, else the first that works."""
-    wanted = environment.get("MUJOCO_GL", "").strip().lower()
-    if wanted in SWITCHED_OFF:
+    requested = environment.get("MUJOCO_GL", "").strip().lower()
+    if requested in SWITCHED_OFF:
         return RAY_CASTING
-    if wanted in GL_LIBRARIES:
-        return wanted
+    if requested in GL_LIBRARIES:
+        return requested
     return next((library for library in GL_LIBRARIES if works(library)), RAY_CASTING)
 
 

@@ -12,9 +12,9 @@ from .backend import EngineSpec
 
 def check_inputs(spec: EngineSpec, tensors: Mapping[str, Tensor]) -> None:
     """Return if ``tensors`` are just the inputs of ``spec``; raise `ShapeError` if not."""
-    wanted, got = [item.name for item in spec.inputs], sorted(tensors)
-    if sorted(wanted) != got:
-        raise ShapeError("ENGINE_INPUTS", f"{spec.file}: wanted inputs {', '.join(wanted)}, got {', '.join(got)}")
+    expected, got = [item.name for item in spec.inputs], sorted(tensors)
+    if sorted(expected) != got:
+        raise ShapeError("ENGINE_INPUTS", f"{spec.file}: wanted inputs {', '.join(expected)}, got {', '.join(got)}")
     for item in spec.inputs:
         item.check(tensors[item.name])
 

@@ -61,14 +61,14 @@ def target_for(capability: tuple[int, int], folder: Traversable) -> int:
 
     A cubin runs on its own architecture and on later ones of the same major version.
     """
-    wanted = 10 * capability[0] + capability[1]
-    fitting = [have for have in targets(folder) if have // 10 == capability[0] and have <= wanted]
+    expected = 10 * capability[0] + capability[1]
+    fitting = [have for have in targets(folder) if have // 10 == capability[0] and have <= expected]
     if not fitting:
         have = ", ".join(map(str, targets(folder))) or "none"
         raise ConfigError(
             "KERNELS_MISSING",
-            f"wanted kernels for sm_{wanted}, {folder} has {have}; build them with "
-            f"`python -m dvgwm.kernels.aot --arch {wanted} --out {folder}`",
+            f"wanted kernels for sm_{expected}, {folder} has {have}; build them with "
+            f"`python -m dvgwm.kernels.aot --arch {expected} --out {folder}`",
         )
     return max(fitting)
 
@@ -100,9 +100,9 @@ def arguments(facts: KernelFacts, values: Mapping[str, Any]) -> tuple[Any, ...]:
     Raises `InternalError` where a name is missing or unknown, `ShapeError` where an address or a size is no multiple of
     16 though the kernel was compiled for that, or a number does not fit its type.
     """
-    wanted = [name for name, _ in facts.arguments]
-    if sorted(wanted) != sorted(values):
-        raise InternalError("KERNEL_ARGUMENTS", f"{facts.name}: wanted {', '.join(wanted)}; got {', '.join(values)}")
+    expected = [name for name, _ in facts.arguments]
+    if sorted(expected) != sorted(values):
+        raise InternalError("KERNEL_ARGUMENTS", f"{facts.name}: wanted {', '.join(expected)}; got {', '.join(values)}")
     packed = [_packed(facts, name, kind, values[name]) for name, kind in facts.arguments]
     return (*packed, *(ctypes.c_uint64(0) for _ in range(facts.scratch_pointers)))
 
@@ -113,10 +113,10 @@ def _packed(facts: KernelFacts, name: str, kind: str, value: Any) -> Any:
         raise ShapeError("KERNEL_ALIGNMENT", f"{facts.name}: wanted {name} as a multiple of {ALIGNMENT}, got {number}")
     if kind.startswith("*"):
         return ctypes.c_uint64(number)  # cuda-core takes no c_void_p
-    made = _SCALARS[kind](number)
-    if kind != "fp32" and made.value != number:
+    parameter = _SCALARS[kind](number)
+    if kind != "fp32" and parameter.value != number:
         raise ShapeError("KERNEL_NUMBER", f"{facts.name}: {name} = {number} does not fit {kind}")
-    return made
+    return parameter
 
 
 def address(array: Any) -> int:
@@ -191,9 +191,11 @@ class CudaKernels:
         from cuda.core import ObjectCode
 
         kernel = ObjectCode.from_cubin(cubin).get_kernel(facts.function)
-        seen = tuple(info.size for info in kernel.arguments_info)
-        if seen != facts.sizes:
-            raise BundleCorruptError("KERNEL_SIGNATURE", f"{facts.name}: wanted parameters {facts.sizes}, found {seen}")
+        found = tuple(info.size for info in kernel.arguments_info)
+        if found != facts.sizes:
+            raise BundleCorruptError(
+                "KERNEL_SIGNATURE", f"{facts.name}: wanted parameters {facts.sizes}, found {found}"
+            )
         most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         (status,) = driver.cuKernelSetAttribute(
             most, facts.shared_bytes, driver.CUkernel(int(kernel.handle)), self._device.device_id

@@ -45,10 +45,10 @@ class OnnxEngine:
             ("inputs", self.spec.inputs, self._session.get_inputs()),
             ("outputs", self.spec.outputs, self._session.get_outputs()),
         ):
-            wanted = {spec.name: spec.dtype for spec in want}
+            expected = {spec.name: spec.dtype for spec in want}
             got = {node.name: _DTYPES.get(node.type, node.type) for node in have}
-            if wanted != got:
-                missing, extra = sorted(wanted.items() - got.items())[:3], sorted(got.items() - wanted.items())[:3]
+            if expected != got:
+                missing, extra = sorted(expected.items() - got.items())[:3], sorted(got.items() - expected.items())[:3]
                 raise BundleIncompatibleError(
                     "ENGINE_INTERFACE", f"{name}: wanted {side} such as {missing}, the graph has {extra}; rebuild it"
                 )
@@ -76,7 +76,7 @@ class OnnxEngine:
 
 
 def open_backend(threads: int | None = None) -> HostBackend:
-    """Return ONNX Runtime on ``threads`` CPU threads (none: one per core that this process may use)."""
+    """Return ONNX Runtime on ``threads`` CPU threads, one per core of this process if None."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     # A stated number leaves threads unpinned: pinned ones waited twice as long beside another busy process.

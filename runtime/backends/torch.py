@@ -55,12 +55,12 @@ class TorchEngine:
         self._graphs: dict[tuple[torch.Size, ...], _Captured] = {}
 
     def _load_weights(self, name: str) -> None:
-        wanted = set(self._model.get_constant_fqns())
-        if missing := sorted(wanted - self._weights.tensors.keys())[:3]:
+        expected = set(self._model.get_constant_fqns())
+        if missing := sorted(expected - self._weights.tensors.keys())[:3]:
             raise BundleIncompatibleError(
                 "ENGINE_WEIGHTS", f"{name}: {self.spec.weights} lacks {', '.join(missing)}; rebuild the bundle"
             )
-        borrowed = {key: self._weights.tensors[key] for key in wanted}
+        borrowed = {key: self._weights.tensors[key] for key in expected}
         self._model.load_constants(borrowed, check_full_update=True, user_managed=True)
 
     def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -88,7 +88,7 @@ class TorchEngine:
 
 
 def _laid(tensor: torch.Tensor, stride: tuple[int, ...] | None) -> torch.Tensor:
-    """Return ``tensor`` with these strides (none: contiguous), itself where it has them."""
+    """Return ``tensor`` with these strides, contiguous if None; itself if it has them."""
     if stride is None:
         return tensor.contiguous()
     # The stride of an axis of one is never used.
@@ -114,8 +114,8 @@ class _Captured:
 
     def replay(self, inputs: Sequence[torch.Tensor]) -> Any:
         """Return the static outputs for these inputs."""
-        for static, given in zip(self._inputs, inputs, strict=True):
-            static.copy_(given)
+        for static, tensor in zip(self._inputs, inputs, strict=True):
+            static.copy_(tensor)
         self._graph.replay()
         return self._outputs
 
@@ -206,7 +206,7 @@ def fingerprint(device: torch.device) -> dict[str, str]:
 
 
 def open_backend(threads: int | None = None) -> TorchBackend:
-    """Return torch on the first GPU, or without one on ``threads`` CPU threads (none: torch's own choice)."""
+    """Return torch on the first GPU, or without one on ``threads`` CPU threads; torch chooses their number if None."""
     if threads is not None:
         torch.set_num_threads(threads)
     return TorchBackend(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

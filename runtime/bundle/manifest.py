@@ -187,15 +187,15 @@ def dump(manifest: Manifest) -> bytes:
 
 
 def _check_stages(manifest: Manifest) -> None:
-    made = {"image", "instruction", "plan", "observations"}
+    available = {"image", "instruction", "plan", "observations"}
     for stage in manifest.pipeline:
         where = f"stage {stage.name}"
         if stage.kind not in STAGE_KINDS:
             raise BundleIncompatibleError("STAGE_KIND", f"{where}: wanted a kind of {STAGE_KINDS}, got {stage.kind!r}")
         for tensor in (*stage.inputs.values(), *stage.unconditional.values()):
-            if tensor not in made:
+            if tensor not in available:
                 raise BundleCorruptError("STAGE_WIRING", f"{where} needs {tensor!r}, which no earlier stage makes")
-        made |= {stage.output, f"{stage.output}_empty"} if stage.kind == "encode_text" else {stage.output}
+        available |= {stage.output, f"{stage.output}_empty"} if stage.kind == "encode_text" else {stage.output}
         for engine in stage.engines.values():
             for name in filter(None, (engine.file, engine.weights)):
                 if name not in manifest.files:

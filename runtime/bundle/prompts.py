@@ -36,7 +36,10 @@ def save_prompts(path: Path, text: TextContract, prompts: Mapping[str, FloatArra
 
 @dataclass(frozen=True, slots=True)
 class PromptStore:
-    """Where a bundle's prompt embeddings come from; ``encode`` is none without a text encoder, ``cache`` none to keep none."""
+    """Where a bundle's prompt embeddings come from.
+
+    ``encode`` is None if the bundle has no text encoder, ``cache`` if nothing is to be kept.
+    """
 
     bundle: Bundle
     cache: Path | None
@@ -73,10 +76,10 @@ class PromptStore:
                 return found
         if self.encode is None:
             raise BundleIncompatibleError("PROMPT_UNKNOWN", self._unknown(instruction))
-        made = self.encode(instruction)
+        embedding = self.encode(instruction)
         if self.cache is not None:
-            self._remember(self.cache / f"{key}.safetensors", instruction, made)
-        return made
+            self._remember(self.cache / f"{key}.safetensors", instruction, embedding)
+        return embedding
 
     def _files(self, key: str) -> tuple[Path, ...]:
         inside = (self.bundle.file(PROMPTS_FILE),) if PROMPTS_FILE in self.bundle.manifest.files else ()
@@ -101,7 +104,7 @@ class PromptStore:
 
 
 def _load(path: Path, key: str) -> FloatArray | None:
-    """Return the embedding stored under ``key``, or none where it is absent or its bytes do not match their hash."""
+    """Return the embedding stored under ``key``, or None if it is absent or its bytes do not match their hash."""
     if not path.is_file():
         return None
     try:

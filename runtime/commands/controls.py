@@ -16,32 +16,34 @@ from ..types import ImageArray, Observation, Plan, Scene
 def imagination(
     control: str | None, pipeline: Pipeline, scene: Scene, rehearsal: Sequence[Observation]
 ) -> Imagine | None:
-    """Return what imagines under ``control``, none without one.
+    """Return what imagines under ``control``, None without one.
 
     ``frozen`` holds what is seen now, ``other-instruction`` imagines what ``scene`` calls its other instruction, and
     ``true-frames`` shows the ``rehearsal``, observations from the episode's start on, from the time of the plan on.
     """
 
-    def frozen(seen: Sequence[Observation], words: str, seed: int, *_: Any) -> Plan:
-        return _plan(pipeline, [seen[-1]], words, seed)
+    def frozen(observations: Sequence[Observation], instruction: str, seed: int, *_: Any) -> Plan:
+        return _plan(pipeline, [observations[-1]], instruction, seed)
 
-    def other(seen: Sequence[Observation], words: str, seed: int, profiler: Profiler, progress: Progress) -> Plan:
-        return pipeline.imagine(seen, scene.other_instruction, seed, profiler, progress)
+    def other(
+        observations: Sequence[Observation], instruction: str, seed: int, profiler: Profiler, progress: Progress
+    ) -> Plan:
+        return pipeline.imagine(observations, scene.other_instruction, seed, profiler, progress)
 
-    def true(seen: Sequence[Observation], words: str, seed: int, *_: Any) -> Plan:
-        passed_s = seen[-1].time_s - rehearsal[0].time_s
+    def true(observations: Sequence[Observation], instruction: str, seed: int, *_: Any) -> Plan:
+        passed_s = observations[-1].time_s - rehearsal[0].time_s
         later = [shown for shown in rehearsal if shown.time_s - rehearsal[0].time_s >= passed_s - 1e-6]
-        return _plan(pipeline, later or rehearsal[-1:], words, seed)
+        return _plan(pipeline, later or rehearsal[-1:], instruction, seed)
 
     return {None: None, "frozen": frozen, "other-instruction": other, "true-frames": true}[control]
 
 
-def _plan(pipeline: Pipeline, shown: Sequence[Observation], words: str, seed: int) -> Plan:
+def _plan(pipeline: Pipeline, shown: Sequence[Observation], instruction: str, seed: int) -> Plan:
     """Return a plan of the frames of ``shown``, the last one held."""
     contract, (count, height_px, width_px) = pipeline.manifest.input, _size(pipeline)
     taken = [shown[min(index, len(shown) - 1)].images[contract.camera] for index in range(count)]
     frames: ImageArray = np.stack([fit(frame, height_px, width_px) for frame in taken])
-    return Plan(frames, np.arange(count) / contract.fps, {}, words, seed)
+    return Plan(frames, np.arange(count) / contract.fps, {}, instruction, seed)
 
 
 def _size(pipeline: Pipeline) -> tuple[int, int, int]:

@@ -22,7 +22,7 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool, control: 
     things, the one was moved that was asked for: with the control ``other-instruction`` the one that it asks for.
     """
     spec = load_robot(settings.robot)
-    plan = [
+    layouts = [
         (spec.tasks[index % len(spec.tasks)], settings.seed + index // len(spec.tasks)) for index in range(episodes)
     ]
     solved: dict[str, list[bool]] = {task: [] for task in spec.tasks}
@@ -33,7 +33,7 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool, control: 
         pipeline.warmup()
         size_px = pipeline.manifest.input.height_px, pipeline.manifest.input.width_px
         console = Console(stderr=True, quiet=quiet)
-        for task, seed in track(plan, "evaluating", console=console, disable=quiet):
+        for task, seed in track(layouts, "evaluating", console=console, disable=quiet):
             begun = time.perf_counter()
             arm = open_simulation(spec, task, seed, pipeline)
             try:

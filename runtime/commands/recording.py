@@ -61,7 +61,7 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
 def _plan(
     pipeline: Pipeline, image: ImageArray, instruction: str, seed: int, profiler: Profiler
 ) -> tuple[Plan, ActionChunk]:
-    seen = [Observation({pipeline.manifest.input.camera: image}, np.zeros(0), 0.0)]
+    observations = [Observation({pipeline.manifest.input.camera: image}, np.zeros(0), 0.0)]
     with progress_bars() as progress:
-        plan = pipeline.imagine(seen, instruction, seed, profiler, progress)
-        return plan, pipeline.act(plan, seen, instruction, profiler, progress)
+        plan = pipeline.imagine(observations, instruction, seed, profiler, progress)
+        return plan, pipeline.act(plan, observations, instruction, profiler, progress)

@@ -43,7 +43,7 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class SimulationSettings:
-    """Episodes on a simulated robot; none takes the task's instruction, or the bundle's own rate of planning."""
+    """Episodes on a simulated robot. Where nothing is said, the task's instruction and the bundle's rate of planning hold."""
 
     robot: str
     task: str | None

@@ -37,7 +37,7 @@ def outputs(out: Path | None) -> Iterator[tuple[Path, Path]]:
         raise ConfigError("OUT_OCCUPIED", f"{target} exists and holds no run; name another directory with --out")
     staging = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(staging, ignore_errors=True)
-    made = [folder for folder in (staging, *staging.parents) if not folder.exists()]
+    created = [folder for folder in (staging, *staging.parents) if not folder.exists()]
     try:
         _make(staging, target)
         yield staging, target
@@ -45,7 +45,7 @@ def outputs(out: Path | None) -> Iterator[tuple[Path, Path]]:
             shutil.rmtree(target)
         staging.rename(target)
     except BaseException:
-        for folder in made[-1:]:
+        for folder in created[-1:]:
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
@@ -156,8 +156,8 @@ def _print(done: Finished, result: Mapping[str, Any], table: Any, warning: str |
     console.print(table)
     console.print(f"{done.outcome}: “{result['instruction']}”", highlight=False, markup=False)
     for log_code in dict.fromkeys(event.log_code for event in done.events):
-        told = [event for event in done.events if event.log_code == log_code]
-        console.print(f"  {log_code} x {len(told)}: {told[0].message}", highlight=False, markup=False)
+        same = [event for event in done.events if event.log_code == log_code]
+        console.print(f"  {log_code} x {len(same)}: {same[0].message}", highlight=False, markup=False)
     console.print(f"video  {result['video']}\nreport {result['report']}", highlight=False, markup=False, soft_wrap=True)
 
 

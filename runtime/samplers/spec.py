@@ -66,10 +66,10 @@ def instead(spec: SamplerSpec, kind: str) -> SamplerSpec:
 
 def _check_types(spec: SamplerSpec) -> None:
     for field in fields(spec):
-        value, wanted = getattr(spec, field.name), field.type
+        value, expected = getattr(spec, field.name), field.type
         # An int is a good float, but True is no number.
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            name = getattr(wanted, "__name__", wanted)
+        if type(value) is not expected and not (expected is float and type(value) is int):
+            name = getattr(expected, "__name__", expected)
             raise ConfigError("SAMPLER_TYPE", f"sampler: wanted {field.name} as {name}, got {value!r}")
 
 

@@ -23,12 +23,12 @@ from dvgwm.training import commands, parts
 from dvgwm.training.arrays import open_arrays
 from dvgwm.training.clips import LatentClips, windows, write_clips
 from dvgwm.training.config import read_run
+from dvgwm.training.estimate import PreviewEstimate
 from dvgwm.training.joint import JointObjective
 from dvgwm.training.lora import prepared
 from dvgwm.training.policy import PolicyObjective, Windows, disturb, normalise
 from dvgwm.training.preview import PreviewObjective
 from dvgwm.training.refiner import RefinerObjective
-from dvgwm.training.told import Told
 from dvgwm.training.waypoints import WaypointsObjective
 
 pytestmark = pytest.mark.torch
@@ -182,7 +182,7 @@ def test_the_preview_is_taught_along_the_true_path_and_leaves_waypoints_and_text
 
 def test_what_the_preview_tells_takes_the_place_of_true_latents(small):
     run, networks, batch, _ = small
-    told = Told(run.preset, networks, 1.0, (500, 999))
+    told = PreviewEstimate(run.preset, networks, 1.0, (500, 999))
     clean, text = batch["low"], torch.zeros(2, run.preset.text.max_tokens, run.preset.text.width)
     made = told(batch, text, seeded())
     assert torch.allclose(made[:, :1], clean[:, :1], atol=1e-4), "the first frame is given"
@@ -208,7 +208,7 @@ def test_refiner_and_joint_phase_are_shown_what_the_preview_tells(small):
     )
     for objective in made:
         seen = []
-        objective.told.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
+        objective.estimate.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
         objective(batch, seeded())
         assert (seen[0] - batch["low"])[:, 1:].abs().max() > 0.1
     true = JointObjective(run.preset, networks, replace(run.joint, generated=0.0))

@@ -10,7 +10,7 @@ from dvgwm.runtime.display.report import Finished, write_report
 from dvgwm.runtime.display.video import write_video
 from dvgwm.runtime.files import write_atomic
 from dvgwm.runtime.profiler import UNATTRIBUTED, Profiler, StageRow
-from dvgwm.runtime.types import Plan
+from dvgwm.runtime.types import ArmEvent, Plan
 
 STAGES = (
     "observe",
@@ -52,12 +52,30 @@ def test_the_papers_row_gives_its_time_and_its_work(tmp_path):
     assert "<td>88.7 s</td><td></td><td></td><td>7.17 PFLOP</td>" in page(tmp_path, {"preview": 1.0})
 
 
-def test_what_is_told_is_never_markup(tmp_path):
-    made = page(tmp_path, {"preview": 1.0})
-    assert "&lt;i&gt;put" in made
-    assert "a &amp; b" in made
-    assert "<dd>&lt;b&gt;</dd>" in made
-    assert "&lt;/pre&gt;" in made
+def test_it_is_one_page_that_asks_the_network_for_nothing_and_takes_nothing_for_markup(tmp_path):
+    video = write_video(tmp_path / "v", np.zeros((3, 32, 48, 3), np.uint8), 10)
+    plan = Plan(np.zeros((13, 32, 48, 3), np.uint8), None, {}, 'put "a" & <b>', 0)
+    events = [ArmEvent("GATE_FAST", 1.0, "slow <down>")]
+    done = Finished("dvgwm <b>", "solved", {}, [plan], plan.frames, plan.frames[:7], events, Profiler(), 0.5, 1.0, {})
+    write_report(
+        tmp_path / "r.html",
+        done,
+        warning="un<i>trained",
+        facts={"task": "<script>alert(1)</script>"},
+        video=video,
+        rows=[StageRow("preview", 1, 0.1, 0.1, 0.1, 2e9), StageRow(UNATTRIBUTED, 1, 0.9, 0.9, 0.9, 0.0)],
+        verdict="not comparable",
+        result={"x": "</pre>"},
+    )
+    page = (tmp_path / "r.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert "http" not in page
+    assert "<script" not in page
+    assert "88.7 s" in page
+    for part in ("preview", "unattributed", "cold start", "GATE_FAST", "un&lt;i&gt;trained", "data:image/png", "data:"):
+        assert part in page
+    assert page.count("</pre>") == 1
+    assert "&lt;script&gt;" in page
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

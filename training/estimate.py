@@ -1,4 +1,4 @@
-"""What the preview tells of clips: what refiner and joint phase are shown of them, as at run time."""
+"""What the preview estimates of clips in one step: what refiner and joint phase are shown of them, as at run time."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from dvgwm.models.presets import Preset
 from .objectives import diffuse, drop, preview_levels
 
 
-class Told(nn.Module):
+class PreviewEstimate(nn.Module):
     """The low latents of a batch with a ``share`` of its clips as the preview tells them from a noisy state, as soft as it is.
 
     The state is that of a step in ``told_at``. A preview that draws along a path is given the true one: what comes after it
