@@ -124,9 +124,22 @@ class Actions:
     upper: tuple[float, ...]
 
 
+GALAXEA_POSES = Actions(  # the workspace of the simulated tasks; rotations from straight down
+    "ee",
+    ("x", "y", "z", "rx", "ry", "rz", "gripper"),
+    ("m", "m", "m", "rad", "rad", "rad", "0..1"),
+    (0.15, -0.2, 0.0, -0.4, -0.4, -0.9, 0.0),
+    (0.52, 0.2, 0.2, 0.4, 0.4, 0.9, 1.0),
+)
+T5_XXL = Text(4096, 24, 64, 64, 10240, 32128, 226, "tokenizer.json")
+COG_VAE = VaeSize((128, 256, 256, 512), 3, 16)
+FULL_POLICY = Policy(64, "average", (512, 1024, 2048), 128, image_size=(240, 320))
+COG_5B, COG_2B = Scaling((0.0,), (1 / 0.7,)), Scaling((0.0,), (1 / 1.15258426,))
+
+
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One system at one size; ``low`` and ``high`` are height and width in pixels.
+    """One system at one size, by default with the parts of full-size ones; ``low`` and ``high`` are height and width.
 
     A new plan is made after ``execute`` actions (0: after all of a plan's). With ``drop_short`` episodes of fewer frames
     than a clip are not learned from, else their last frame is held.
@@ -138,14 +151,14 @@ class Preset:
     high: tuple[int, int]
     preview: DiT
     refiner: DiT | None
-    refiner_sees_preview: bool
-    codec: LinearCodecSize | VaeSize
     preview_scaling: Scaling
     refiner_scaling: Scaling
-    text: Text
-    policy: Policy
-    sampling: Sampling
-    actions: Actions
+    refiner_sees_preview: bool = False
+    codec: LinearCodecSize | VaeSize = COG_VAE
+    text: Text = T5_XXL
+    policy: Policy = FULL_POLICY
+    sampling: Sampling = Sampling()
+    actions: Actions = GALAXEA_POSES
     frames: int = 49
     fps: float = 10.0
     execute: int = 0
@@ -160,18 +173,6 @@ class Preset:
         """Return latent height and width of a frame ``size``."""
         return size[0] // self.codec.patch, size[1] // self.codec.patch
 
-
-GALAXEA_POSES = Actions(  # the workspace of the simulated tasks; rotations from straight down
-    "ee",
-    ("x", "y", "z", "rx", "ry", "rz", "gripper"),
-    ("m", "m", "m", "rad", "rad", "rad", "0..1"),
-    (0.15, -0.2, 0.0, -0.4, -0.4, -0.9, 0.0),
-    (0.52, 0.2, 0.2, 0.4, 0.4, 0.9, 1.0),
-)
-T5_XXL = Text(4096, 24, 64, 64, 10240, 32128, 226, "tokenizer.json")
-COG_VAE = VaeSize((128, 256, 256, 512), 3, 16)
-FULL_POLICY = Policy(64, "average", (512, 1024, 2048), 128, image_size=(240, 320))
-COG_5B, COG_2B = Scaling((0.0,), (1 / 0.7,)), Scaling((0.0,), (1 / 1.15258426,))
 
 _ALL = (
     Preset(
@@ -188,7 +189,6 @@ _ALL = (
         text=Text(64, 2, 4, 16, 128, 260, 48, "bytes"),
         policy=Policy(12, "spatial_softmax", (32, 64), 32),
         sampling=Sampling(preview_steps=1, preview_guidance=1.0, policy_steps=10),
-        actions=GALAXEA_POSES,
         drop_short=False,
     ),
     Preset(
@@ -198,14 +198,8 @@ _ALL = (
         high=(480, 720),
         preview=DiT(layers=42, heads=48, time_embed=512),
         refiner=DiT(layers=30, heads=30, time_embed=512),
-        refiner_sees_preview=False,
-        codec=COG_VAE,
         preview_scaling=COG_5B,
         refiner_scaling=COG_2B,
-        text=T5_XXL,
-        policy=FULL_POLICY,
-        sampling=Sampling(),
-        actions=GALAXEA_POSES,
     ),
     Preset(
         name="cogvideox_5b",
@@ -214,14 +208,8 @@ _ALL = (
         high=(480, 720),
         preview=DiT(layers=42, heads=48, time_embed=512),
         refiner=None,
-        refiner_sees_preview=False,
-        codec=COG_VAE,
         preview_scaling=COG_5B,
         refiner_scaling=COG_5B,
-        text=T5_XXL,
-        policy=FULL_POLICY,
-        sampling=Sampling(),
-        actions=GALAXEA_POSES,
     ),
     Preset(
         name="test_tiny",
@@ -237,7 +225,6 @@ _ALL = (
         text=Text(16, 1, 2, 8, 32, 260, 48, "bytes"),
         policy=Policy(8, "average", (16, 32), 16, groups=4, image_size=(48, 64)),
         sampling=Sampling(preview_steps=4, policy_steps=4),
-        actions=GALAXEA_POSES,
     ),
 )
 

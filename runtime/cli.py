@@ -89,7 +89,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
     if context.invoked_subcommand is not None:
         return
     from .commands.recording import plan_recording
-    from .config.settings import RecordingSettings, SimulationSettings
+    from .config.settings import RecordingSettings, SimulationSettings, settings
     from .loop import simulate
 
     if options["live"]:
@@ -97,9 +97,9 @@ def cli(context: click.Context, /, **options: Any) -> None:
             "LIVE_MISSING", "this version has no driver for real arms yet, nothing was moved; leave --live out"
         )
     if options["plan_only"]:
-        _finish(plan_recording(RecordingSettings.of(options, _cache_dir())))
+        _finish(plan_recording(settings(RecordingSettings, options, _cache_dir())))
     elif options["robot"]:
-        _finish(simulate(SimulationSettings.of(options, _cache_dir())))
+        _finish(simulate(settings(SimulationSettings, options, _cache_dir())))
     else:
         click.echo(context.get_help())
         raise ConfigError("USAGE", "wanted --robot NAME, --plan-only --camera PATH or a command, got none of them")
@@ -136,11 +136,10 @@ def evaluate(**options: Any) -> None:
     With --control the policy is shown something else than what was imagined: where success falls, imagination acts.
     """
     from .commands.evaluation import evaluate as run_evaluation
-    from .config.settings import SimulationSettings
+    from .config.settings import SimulationSettings, settings
 
     count, quiet, control = (options.pop(name) for name in ("episodes", "only_json", "control"))
-    unused = {"task": None, "instruction": None, "out": None, "gif": None}
-    _finish(run_evaluation(SimulationSettings.of(options | unused, _cache_dir()), count, quiet, control))
+    _finish(run_evaluation(settings(SimulationSettings, options, _cache_dir()), count, quiet, control))
 
 
 @cli.command()

@@ -1,5 +1,6 @@
 """Demonstrations on disk: the simulated expert's, any LeRobot data set's; and which of them are learned from."""
 
+import itertools
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -58,7 +59,29 @@ def record_simulation(root: Path, episodes: int, seed: int, workers: int, report
             report(done * EPISODES_A_FILE, episodes)
     test = round(episodes / len(TASKS) * TEST_SHARE) * len(TASKS)
     splits = {TRAIN: f"0:{episodes - test}", TEST: f"{episodes - test}:{episodes}"}
-    finish(root, _schema(), instructions(), splits, {"seed": seed})
+    return finish_set(root, _schema(), instructions(), splits, {"seed": seed})
+
+
+def write_file(
+    root: Path,
+    schema: Schema,
+    index: int,
+    first: int,
+    tasks: Mapping[str, int],
+    camera: str,
+    episodes: Sequence[Episode],
+) -> None:
+    """Write the ``index``-th file of a data set, whose first episode is ``first``, and the arrays of ``camera`` beside it."""
+    frames = {camera: [episode.frames[camera] for episode in episodes]}
+    save_arrays(root, index, frames, [episode.action for episode in episodes])
+    write_episodes(root, schema, index, first, tasks, episodes)
+
+
+def finish_set(
+    root: Path, schema: Schema, tasks: Mapping[str, int], splits: Mapping[str, str], extra: Mapping[str, Any]
+) -> Census:
+    """Write what describes the data set whose files are written, and return what it holds."""
+    finish(root, schema, tasks, splits, extra)
     dataset = open_dataset(root)
     save_index(root, [(dataset.length(n), dataset.instruction(n)) for n in range(len(dataset))], EPISODES_A_FILE)
     return census(dataset)
@@ -96,17 +119,16 @@ def record_episodes(
     if root.is_dir() and any(root.iterdir()):
         raise ConfigError("DATA_OCCUPIED", f"{root} exists and is not empty; name another --out")
     tasks: dict[str, int] = {}
-    facts: list[tuple[int, str]] = []
-    for index, some in enumerate(_batched(episodes, EPISODES_A_FILE)):
+    count, left = 0, iter(episodes)
+    for index in itertools.count():
+        if not (some := list(islice(left, EPISODES_A_FILE))):
+            break
         for episode in some:
             tasks.setdefault(episode.instruction, len(tasks))
-        save_arrays(root, index, {camera: [one.frames[camera] for one in some]}, [one.action for one in some])
-        write_episodes(root, schema, index, len(facts), tasks, some)
-        facts += [(len(one.action), one.instruction) for one in some]
-        report(len(facts), len(facts))
-    finish(root, schema, tasks, splits(len(facts)), {})
-    save_index(root, facts, EPISODES_A_FILE)
-    return census(open_dataset(root))
+        write_file(root, schema, index, count, tasks, camera, some)
+        count += len(some)
+        report(count, count)
+    return finish_set(root, schema, tasks, splits(count), {})
 
 
 def record_from(source: Path, camera: str | None, size: tuple[int, int], root: Path, report: Report) -> Census:
@@ -163,12 +185,6 @@ def instructions() -> dict[str, int]:
     return {sentence: index for index, sentence in enumerate(dict.fromkeys(sentences))}
 
 
-def _batched(episodes: Iterable[Episode], count: int) -> Iterator[list[Episode]]:
-    left = iter(episodes)
-    while some := list(islice(left, count)):
-        yield some
-
-
 def _schema() -> Schema:
     return Schema(A1.name, 1 / FRAME_S, dict.fromkeys(CAMERAS, SIZE_PX), A1.joint_names, TOOL_NAMES)
 
@@ -189,8 +205,7 @@ def _record_file(job: tuple[Path, int, int]) -> None:
     root, index, seed = job
     first = index * EPISODES_A_FILE
     episodes = [_episode(number, seed) for number in range(first, first + EPISODES_A_FILE)]
-    save_arrays(root, index, {"scene": [e.frames["scene"] for e in episodes]}, [e.action for e in episodes])
-    write_episodes(root, _schema(), index, first, instructions(), episodes)
+    write_file(root, _schema(), index, first, instructions(), "scene", episodes)
 
 
 def _episode(number: int, seed: int) -> Episode:

@@ -9,13 +9,13 @@ import torch
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.record.lerobot import Episode, Schema
 from dvgwm.runtime.record.reader import open_dataset
-from dvgwm.runtime.record.writer import finish, write_episodes, written
+from dvgwm.runtime.record.writer import written
 
-from .arrays import Arrays, open_arrays, save_arrays, save_index
+from .arrays import Arrays, open_arrays
 from .cascade import Cascade
-from .census import TEST, TRAIN, Census, census, split
+from .census import TEST, TRAIN, Census, split
 from .config import Run
-from .data import EPISODES_A_FILE, Report
+from .data import EPISODES_A_FILE, Report, finish_set, write_file
 from .policy import normalise
 
 BATCH = 5
@@ -41,14 +41,9 @@ def record_imagined(run: Run, cascade: Cascade, root: Path, episodes: int, repor
     for index, first in enumerate(range(0, episodes, EPISODES_A_FILE)):
         if not written(root, index):
             some = list(_imagined(run, cascade, arrays, chosen[first : first + EPISODES_A_FILE]))
-            frames = {run.data.camera: [episode.frames[run.data.camera] for episode in some]}
-            save_arrays(root, index, frames, [episode.action for episode in some])
-            write_episodes(root, schema, index, first, tasks, some)
+            write_file(root, schema, index, first, tasks, run.data.camera, some)
         report(min(first + EPISODES_A_FILE, episodes), episodes)
-    finish(root, schema, tasks, {TRAIN: f"0:{episodes - held}", TEST: f"{episodes - held}:{episodes}"}, {})
-    made = open_dataset(root)
-    save_index(root, [(made.length(n), made.instruction(n)) for n in range(len(made))], EPISODES_A_FILE)
-    return census(made)
+    return finish_set(root, schema, tasks, {TRAIN: f"0:{episodes - held}", TEST: f"{episodes - held}:{episodes}"}, {})
 
 
 def _imagined(run: Run, cascade: Cascade, arrays: Arrays, numbers: Sequence[int]) -> Iterator[Episode]:

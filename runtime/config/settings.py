@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import ConfigError
 from ..pipeline import Overrides, Pipeline
@@ -21,13 +21,6 @@ class EngineSettings:
     threads: int | None
     cache: Path
     overrides: Overrides
-
-    @staticmethod
-    def of(options: Mapping[str, Any], cache: Path) -> "EngineSettings":
-        """Return the settings that command-line ``options`` make; ``cache`` is the default place for prompts."""
-        overrides = Overrides(**{field.name: options[field.name] for field in fields(Overrides)})
-        kept = options["cache_dir"] or cache
-        return EngineSettings(options["bundle"], options["backend"], options["threads"], kept, overrides)
 
     @contextmanager
     def open(self) -> Iterator[Pipeline]:
@@ -46,20 +39,15 @@ class SimulationSettings:
     """Episodes on a simulated robot. Where nothing is said, the task's instruction and the bundle's rate of planning hold."""
 
     robot: str
-    task: str | None
-    instruction: str | None
     seed: int
-    execute: int | None
     max_actions: int
     plan_time: str
-    out: Path | None
-    gif: Path | None
     engines: EngineSettings
-
-    @staticmethod
-    def of(options: Mapping[str, Any], cache: Path) -> "SimulationSettings":
-        """Return the settings that command-line ``options`` make."""
-        return SimulationSettings(**_own(SimulationSettings, options), engines=EngineSettings.of(options, cache))
+    task: str | None = None
+    instruction: str | None = None
+    execute: int | None = None
+    out: Path | None = None
+    gif: Path | None = None
 
     def chosen_task(self, spec: SimulatedRobotSpec) -> str:
         """Return the task to simulate, ``task`` or ``task:object``; raises `ConfigError` naming those that exist."""
@@ -88,11 +76,18 @@ class RecordingSettings:
     gif: Path | None
     engines: EngineSettings
 
-    @staticmethod
-    def of(options: Mapping[str, Any], cache: Path) -> "RecordingSettings":
-        """Return the settings that command-line ``options`` make."""
-        return RecordingSettings(**_own(RecordingSettings, options), engines=EngineSettings.of(options, cache))
+
+T = TypeVar("T", SimulationSettings, RecordingSettings)
 
 
-def _own(kind: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    return {field.name: options[field.name] for field in fields(kind) if field.name != "engines"}
+def settings(kind: type[T], options: Mapping[str, Any], cache: Path) -> T:
+    """Return the settings that command-line ``options`` make; ``cache`` is the default place for prompts."""
+
+    def own(facts: Any) -> dict[str, Any]:
+        return {field.name: options[field.name] for field in fields(facts) if field.name in options}
+
+    cache = options["cache_dir"] or cache
+    engines = EngineSettings(
+        options["bundle"], options["backend"], options["threads"], cache, Overrides(**own(Overrides))
+    )
+    return kind(**own(kind), engines=engines)
