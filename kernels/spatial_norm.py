@@ -245,9 +245,3 @@ def _variants(io: str, channels: int, groups: int) -> Iterator[Variant]:
 def variants(architecture: int) -> tuple[Variant, ...]:
     """Return the forms to compile: CogVideoX's channels in 32 groups, parameters in the video's dtype."""
     return tuple(v for io in ("bf16", "fp16") for channels in (128, 256, 512) for v in _variants(io, channels, 32))
-
-
-def bytes_moved(f: Tensor, y: Tensor, b: Tensor, cache: Tensor | None) -> int:
-    """Return the fewest bytes that one call has to move: ``f`` once for its statistics and once more to be normalised."""
-    frame = f.nbytes // f.shape[2]
-    return 2 * f.nbytes + y.nbytes + b.nbytes + (cache.nbytes if cache is not None else 0) + f.nbytes + PAD * frame

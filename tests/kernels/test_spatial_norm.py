@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from torch.nn import functional
 
 from dvgwm.kernels import spatial_norm as module
-from dvgwm.kernels.spatial_norm import bytes_moved, compiled_spatial_norm, plain_spatial_norm, spatial_norm
+from dvgwm.kernels.spatial_norm import compiled_spatial_norm, plain_spatial_norm, spatial_norm
 
 pytestmark = pytest.mark.torch
 
@@ -207,10 +207,3 @@ def test_other_shapes_are_refused(function, change, message):
         function(*change(list(inputs(8, (3, 4, 6), (3, 2, 3), cached=True))), 2, EPS)
     with pytest.raises(ValueError, match="3 groups"):
         function(*inputs(8, (3, 4, 6), (3, 2, 3), cached=True), 3, EPS)
-
-
-def test_bytes_moved_counts_the_video_three_times_and_the_padding():
-    f, _, _, y, b, cache = inputs(8, (4, 6, 5), (2, 3, 5), cached=True, dtype=torch.bfloat16)
-    frame = 8 * 6 * 5 * 2
-    assert bytes_moved(f, y, b, cache) == (4 + 4 + 2 + 6) * frame + 2 * (8 * 2 * 3 * 5 * 2)
-    assert bytes_moved(f, y, b, None) == bytes_moved(f, y, b, cache) - 2 * frame
