@@ -1,4 +1,4 @@
-"""A torch module to one AOTInductor package, its weights apart so that engines can share them."""
+"""Compiles a torch module to an AOTInductor package; its weights lie beside it, so that engines can share them."""
 
 import json
 from collections.abc import Mapping

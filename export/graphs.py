@@ -1,4 +1,4 @@
-"""Which graphs a preset needs: a torch module, example inputs and an interface, one per engine file."""
+"""Lists the graphs that a preset needs: a torch module, example inputs and an interface for every engine file."""
 
 from collections.abc import Mapping
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""The interface of a graph as the manifest states it, with its work counted."""
+"""States what the manifest says of a graph: names, shapes and dtypes of its tensors, and the work of one run."""
 
 import torch
 from torch import Tensor, nn

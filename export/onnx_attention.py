@@ -1,4 +1,4 @@
-"""Attention as exported graphs have it: positions and attention are one operator each."""
+"""The attention that exported graphs have: ONNX's own operators for positions and for attention."""
 
 from typing import Any
 
@@ -44,6 +44,6 @@ class OperatorAttention:
 
     @staticmethod
     def _with_text(values: Tensor, text_length: int, batch: int, unrotated: float) -> Tensor:
-        """Return B (L + N) D/2 cosines or sines: diffusers' N D table without its repeats, behind the text's."""
+        """Return B (L + N) D/2 cosines or sines: diffusers' N D without its repeats, behind the text's."""
         half = values[:, ::2]
         return torch.cat([half.new_full((text_length, half.shape[1]), unrotated), half]).expand(batch, -1, -1)

@@ -1,4 +1,4 @@
-"""A torch module to one ONNX file."""
+"""Writes a torch module as one ONNX file, and checks the file."""
 
 from collections.abc import Mapping
 from pathlib import Path

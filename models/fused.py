@@ -164,7 +164,7 @@ class FusedTransformer(nn.Module):
         tokens = self.patch_embed(encoder_hidden_states.to(self.dtype), hidden_states.to(self.dtype))
         text_length = encoder_hidden_states.shape[1]
         modulations, output_modulation = self._modulations(timestep[:1])
-        rotary = tuple(table[:, ::2].contiguous() for table in image_rotary_emb)
+        rotary = tuple(x[:, ::2].contiguous() for x in image_rotary_emb)
         update, before = None, modulations[0]
         blocks: list[Any] = list(self.blocks)
         for block, pair in zip(blocks, modulations.unflatten(0, (-1, 2)), strict=True):

@@ -1,4 +1,4 @@
-"""All networks of a preset."""
+"""Builds all networks of a preset, with seeded weights."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Every size of every network, as data."""
+"""Every system that can be built, at every size, as data: layers, widths and steps of its networks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The T5 text encoder."""
+"""The T5 text encoder, and what embeds an instruction with it."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Where the tool is to go: a small convolutional network tells it from the first frame, and a preview draws along it.
+"""Tells where the tool is to go: a small network reads it off the first frame, and a small preview draws along it.
 
 A small transformer draws well and aims badly: its tokens are patches of 16 x 16 pixels whose rotary positions say where
 they are to each other only. A spatial softmax tells places to a fraction of a pixel.

@@ -1,4 +1,4 @@
-"""Overlapping action chunks, several samples of each, become one row of actions and a measure of doubt."""
+"""Turns overlapping action chunks, several samples of each, into one row of actions, and says how far the samples disagree."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

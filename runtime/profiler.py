@@ -1,4 +1,4 @@
-"""Where the time goes: spans with host time, device time, work and bytes."""
+"""Measures where the time goes: spans with host time, device time, work and bytes."""
 
 import resource
 import sys

@@ -1,4 +1,4 @@
-"""What the parts hand to one another: tensor specs, observations, plans, action chunks, and the two robot seams."""
+"""What the modules hand to one another: tensor specs, observations, plans, action chunks, and the seams to the robots."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

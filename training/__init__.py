@@ -1,1 +1,1 @@
-"""Fitting and training of what the bundles ship."""
+"""From demonstrations to the weights that a bundle ships."""

@@ -1,4 +1,4 @@
-"""Demonstrations on disk: the simulated expert's, any LeRobot data set's; and which of them are learned from."""
+"""Writes demonstrations as data sets: the simulated expert's, any LeRobot data set's, LIBERO's."""
 
 import itertools
 import multiprocessing

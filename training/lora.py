@@ -1,4 +1,4 @@
-"""What of a transformer trains: all of it, or low-rank adapters beside its attention, feed-forward and modulation."""
+"""Chooses which weights of a transformer train: all of them, or low-rank adapters beside them (LoRA)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""AdamW, or Muon for a transformer's matrices and AdamW for the rest; and how their rate goes over a run."""
+"""The optimisers: AdamW, or Muon for a transformer's matrices and AdamW for the rest; and how their rate goes over a run."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The runtime's sampler tables on torch tensors: what is looked at during training, and what is imagined in batches."""
+"""Runs the runtime's samplers on torch tensors: for what is looked at during training, and what is imagined in batches."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Chooses how images are made: EGL, else OSMesa, else ray casting, found out in a child process so that none can crash us."""
+"""Chooses how images are made: EGL, else OSMesa, else ray casting. A child process tries them, so that none can crash us."""
 
 import os
 import subprocess

@@ -83,7 +83,7 @@ class Backend(Protocol):
     def affine_step(
         self, step: Step, state: Tensor, velocity: Tensor, history: Tensor | None, noise: Tensor | None
     ) -> None:
-        """Advance ``state`` and ``history`` in place by one row of a sampler's table (see `sampler.Step`)."""
+        """Advance ``state`` and ``history`` in place by one row of a sampler (see `sampler.Step`)."""
 
     def bridge(
         self,

@@ -1,4 +1,4 @@
-"""A sampler as plain data: what the manifest states, checked before any table is built."""
+"""A sampler's settings as plain data: what the manifest states, checked before any row is built."""
 
 from dataclasses import dataclass, fields, replace
 from math import inf, isfinite
