@@ -94,14 +94,9 @@ def attend_8bit(
 
 
 def plain_attention_8bit(
-    query: Tensor,
-    query_scale: Tensor,
-    key: Tensor,
-    key_scale: Tensor,
-    value: Tensor,
-    value_scale: Tensor | None,
+    query: Tensor, query_scale: Tensor, key: Tensor, key_scale: Tensor, value: Tensor, value_scale: Tensor | None,
     scale: float,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Return B S H D in the dtype of ``value`` (B H S D); the twin of `compiled_attention_8bit`.
 
     ``query`` and ``key`` are int8 B H S D with float32 scales B H blocks, as `qk_norm_rope` gives them. With
@@ -132,14 +127,9 @@ def quantise_values(value: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def launch_attention_8bit(
-    query: Tensor,
-    query_scale: Tensor,
-    key: Tensor,
-    key_scale: Tensor,
-    value: Tensor,
-    value_scale: Tensor | None,
+    query: Tensor, query_scale: Tensor, key: Tensor, key_scale: Tensor, value: Tensor, value_scale: Tensor | None,
     scale: float,
-) -> tuple[Launch, Tensor]:
+) -> tuple[Launch, Tensor]:  # fmt: skip
     """Return the launch and what it writes."""
     query, query_scale, key, key_scale = (tensor.contiguous() for tensor in (query, query_scale, key, key_scale))
     batch, heads, length, width = query.shape

@@ -43,16 +43,9 @@ def modulate_kernel(
 
 
 def plain_modulate(
-    residual: Tensor,
-    update: Tensor | None,
-    before: Tensor,
-    after: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    text_length: int,
-    epsilon: float,
-    fp8: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    residual: Tensor, update: Tensor | None, before: Tensor, after: Tensor, weight: Tensor, bias: Tensor,
+    text_length: int, epsilon: float, fp8: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return ``residual + gate x update``, its modulated LayerNorm, and that one's scales; the twin of `compiled_modulate`.
 
     ``residual`` and ``update`` are B S D with ``text_length`` text tokens first. The gate is that of the modulation
@@ -82,16 +75,9 @@ def _no_scales(tokens: Tensor) -> Tensor:
 
 
 def launch_modulate(
-    residual: Tensor,
-    update: Tensor | None,
-    before: Tensor,
-    after: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    text_length: int,
-    epsilon: float,
-    fp8: bool,
-) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:
+    residual: Tensor, update: Tensor | None, before: Tensor, after: Tensor, weight: Tensor, bias: Tensor,
+    text_length: int, epsilon: float, fp8: bool,
+) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
     """Return the launch and what it writes."""
     batch, length, width = residual.shape
     dense = residual.contiguous()

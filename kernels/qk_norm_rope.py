@@ -65,17 +65,9 @@ def qk_norm_rope_kernel(
 
 
 def plain_qk_norm_rope(
-    qkv: Tensor,
-    query_weight: Tensor,
-    query_bias: Tensor,
-    key_weight: Tensor,
-    key_bias: Tensor,
-    cosines: Tensor,
-    sines: Tensor,
-    centre: Tensor | None,
-    heads: int,
-    epsilon: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    qkv: Tensor, query_weight: Tensor, query_bias: Tensor, key_weight: Tensor, key_bias: Tensor, cosines: Tensor,
+    sines: Tensor, centre: Tensor | None, heads: int, epsilon: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Return queries and keys, B H S D in the memory of B S H D, and no scales; the twin of `compiled_qk_norm_rope`.
 
     ``qkv`` is B S 3 H D in one row per token (queries, keys, values), ``cosines`` and ``sines`` are N x D/2 for the last N of
@@ -124,17 +116,9 @@ def quantise_blocks(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def launch_qk_norm_rope(
-    qkv: Tensor,
-    query_weight: Tensor,
-    query_bias: Tensor,
-    key_weight: Tensor,
-    key_bias: Tensor,
-    cosines: Tensor,
-    sines: Tensor,
-    centre: Tensor | None,
-    heads: int,
-    epsilon: float,
-) -> tuple[Launch, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    qkv: Tensor, query_weight: Tensor, query_bias: Tensor, key_weight: Tensor, key_bias: Tensor, cosines: Tensor,
+    sines: Tensor, centre: Tensor | None, heads: int, epsilon: float,
+) -> tuple[Launch, tuple[Tensor, Tensor, Tensor, Tensor]]:  # fmt: skip
     """Return the launch and what it writes."""
     eight_bit = centre is not None
     block, warps = _tile(eight_bit)

@@ -33,13 +33,20 @@ class JointAttention:
             project(tokens).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for project in (attn.to_q, attn.to_k, attn.to_v)
         )
-        query, key = (
-            torch.cat([part[:, :, :text_length], apply_rotary_emb(part[:, :, text_length:], image_rotary_emb)], 2)
-            for part in (attn.norm_q(query), attn.norm_k(key))
-        )
+        assert image_rotary_emb is not None
+        rotary = self.positions(image_rotary_emb, text_length, tokens.shape[0])
+        query, key = (self.rotated(x, rotary, text_length) for x in (attn.norm_q(query), attn.norm_k(key)))
         mixed = functional.scaled_dot_product_attention(query, key, value)
         mixed = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
         return mixed[:, text_length:], mixed[:, :text_length]
+
+    def positions(self, rotary: tuple[Tensor, Tensor], text_length: int, batch: int) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines as `rotated` takes them."""
+        return rotary
+
+    def rotated(self, x: Tensor, rotary: tuple[Tensor, Tensor], text_length: int) -> Tensor:
+        """Return queries or keys, B H S D, with the video tokens turned by their places."""
+        return torch.cat([x[:, :, :text_length], apply_rotary_emb(x[:, :, text_length:], rotary)], 2)
 
 
 def build_transformer(dit: DiT, preset: Preset, conditions: int, path: int = 0) -> CogVideoXTransformer3DModel:

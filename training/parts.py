@@ -110,11 +110,11 @@ def train_part(
         look = look_at_preview(run.preset, networks.low_codec, cast(LatentClips, held), PREVIEWS_WATCHED)
     reached: list[Progress] = []
 
-    def told(progress: Progress) -> None:
+    def noted(progress: Progress) -> None:
         reached[:] = [progress]
         report(progress)
 
-    path = train(part, objective, learned, run.out / name, run.seed, told, Watch(held, look), minutes)
+    path = train(part, objective, learned, run.out / name, run.seed, noted, Watch(held, look), minutes)
     return {"weights": str(path)} | (asdict(reached[0]) if reached else {})
 
 

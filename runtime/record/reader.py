@@ -168,11 +168,11 @@ def _schema(info: Mapping[str, Any]) -> Schema:
 
 def _names(features: Mapping[str, Any], feature: str) -> tuple[str, ...]:
     """Return the names of a vector's numbers, however they are nested; its indices where it has none."""
-    told = features.get(feature, {}).get("names")
-    while isinstance(told, Mapping):
-        told = next(iter(told.values()))
-    if told is None:
+    listed = features.get(feature, {}).get("names")
+    while isinstance(listed, Mapping):
+        listed = next(iter(listed.values()))
+    if listed is None:
         return tuple(map(str, range(int(features[feature]["shape"][0])))) if feature in features else ()
-    if told and isinstance(told[0], list):
-        told = told[0]
-    return tuple(map(str, told))
+    if listed and isinstance(listed[0], list):
+        listed = listed[0]
+    return tuple(map(str, listed))

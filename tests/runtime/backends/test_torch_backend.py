@@ -11,10 +11,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("diffusers", reason="the export extra is not installed")
 
-from dvgwm.export import assembly as building
 from dvgwm.export.aoti import export_package, traced, write_weights
+from dvgwm.export.assembly import build_bundle
 from dvgwm.export.graphs import Graph
 from dvgwm.export.interface import engine_spec
+from dvgwm.export.order import STEPS, Order
 from dvgwm.kernels.modulate import modulate
 from dvgwm.runtime.backends.host import HostBackend
 from dvgwm.runtime.backends.torch import TorchBackend, _laid, fingerprint, open_backend
@@ -202,7 +203,7 @@ def silent(step, part, done, total):
 def bundle(tmp_path_factory):
     """test_tiny compiled, verified against torch stage by stage and as a plan, and written."""
     out = tmp_path_factory.mktemp("engines") / "test_tiny"
-    return building.build_bundle(building.Order("test_tiny", "torch", out, 0, building.STEPS[:3]), silent).bundle
+    return build_bundle(Order("test_tiny", "torch", out, 0, STEPS[:3]), silent).bundle
 
 
 def test_a_compiled_bundle_says_what_it_was_compiled_for(bundle):
@@ -298,4 +299,4 @@ def test_lower_precision_passes_its_own_gate(tmp_path, precision):
 
 def test_a_precision_that_onnx_lacks_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="--backend torch"):
-        building.build_bundle(building.Order("test_tiny", "onnx", tmp_path / "b", 0, precision="bfloat16"), silent)
+        build_bundle(Order("test_tiny", "onnx", tmp_path / "b", 0, precision="bfloat16"), silent)
