@@ -13,6 +13,7 @@ from dvgwm.runtime.backends.backend import EngineSpec
 from dvgwm.runtime.bundle.manifest import (
     SCHEMA,
     ActionContract,
+    Constant,
     InputContract,
     Manifest,
     ModelCard,
@@ -67,106 +68,77 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _text(preset: Preset, card: ModelCard) -> TextContract:
-    tokenizer = hashlib.sha256(preset.text.tokenizer.encode()).hexdigest()
-    return TextContract(preset.text.tokenizer, preset.text.max_tokens, tokenizer, card.hashes["text"])
-
-
 def action_contract(preset: Preset) -> ActionContract:
     """Return what the policy's numbers mean."""
     actions = preset.actions
     return ActionContract(actions.space, actions.names, actions.units, actions.lower, actions.upper, 1 / preset.fps)
 
 
+def _text(preset: Preset, card: ModelCard) -> TextContract:
+    tokenizer = hashlib.sha256(preset.text.tokenizer.encode()).hexdigest()
+    return TextContract(preset.text.tokenizer, preset.text.max_tokens, tokenizer, card.hashes["text"])
+
+
 def _imagining(preset: Preset, engines: Mapping[str, EngineSpec]) -> tuple[StageSpec, ...]:
+    """Return the stages from an instruction and a first frame to frames."""
     sampling = preset.sampling
-    preview = SamplerSpec(
+    sampler = SamplerSpec(
         "ddim_v", sampling.preview_steps, sampling.preview_guidance, snr_shift=sampling.preview_snr_shift
     )
-    stages = [
-        _stage(
-            "encode_text", "encode_text", "text", {"encode": engines["text_encoder"]}, {"instruction": "instruction"}
-        ),
-        _encode("encode_low", "low_image", engines, preset.preview_scaling),
-        _stage(
-            "denoise",
-            "preview",
-            "low_latents",
-            {"denoise": engines["preview"]},
-            {"text": "text", "image": "low_image"},
-            unconditional={"text": "text_empty"},
-            sampler=preview,
-        ),
-    ]
+    text = {"encode": engines["text_encoder"]}
+    encode_text = _stage("encode_text", "encode_text", "text", text, {"instruction": "instruction"})
+    encode_low = _encode("encode_low", "low_image", engines, preset.preview_scaling)
+    conditions = {"text": "text", "image": "low_image"}
+    preview = _stage("denoise", "preview", "low_latents", {"denoise": engines["preview"]}, conditions, sampler)
     decoders = {name: engines[name] for name in ("decode_first", "decode_next")}
     if preset.refiner is None:
-        return (*stages, _stage("decode", "decode", "frames", decoders, {"latents": "low_latents"}))
+        return (
+            encode_text,
+            encode_low,
+            preview,
+            _stage("decode", "decode", "frames", decoders, {"latents": "low_latents"}),
+        )
+    conditions = {"state": "high_start", "text": "text", "image": "high_image"}
+    if preset.refiner_sees_preview:
+        conditions["preview"] = "low_latents"
+    sampler = SamplerSpec("euler_flow", sampling.refine_steps)
     return (
-        *stages[:2],
+        encode_text,
+        encode_low,
         _encode("encode_high", "high_image", engines, preset.refiner_scaling),
-        stages[2],
+        preview,
         _bridge(preset),
-        _refine(preset, engines),
+        _stage("denoise", "refine", "high_latents", {"denoise": engines["refine"]}, conditions, sampler),
         _stage("decode", "decode", "frames", decoders, {"latents": "high_latents"}),
     )
 
 
 def _encode(name: str, output: str, engines: Mapping[str, EngineSpec], scaling: Scaling) -> StageSpec:
     constants = {"mean": scaling.mean, "std": scaling.std}
-    return _stage("encode_image", name, output, {"encode": engines[name]}, {"image": "image"}, constants=constants)
+    return _stage("encode_image", name, output, {"encode": engines[name]}, {"image": "image"}, None, constants)
 
 
 def _bridge(preset: Preset) -> StageSpec:
     height, width = preset.grid(preset.high)
     scale, shift = rescaling(preset.preview_scaling, preset.refiner_scaling)
     signal, strength = signal_and_noise(preset.sampling.bridge_step)
-    constants: dict[str, float | str | tuple[float, ...]] = {
-        "frames": float(preset.latent_frames),
-        "height": float(height),
-        "width": float(width),
-        "scale": scale,
-        "shift": shift,
-        "signal": signal,
-        "strength": strength,
-    }
-    return _stage("bridge", "bridge", "high_start", {}, {"latents": "low_latents"}, constants=constants)
-
-
-def _refine(preset: Preset, engines: Mapping[str, EngineSpec]) -> StageSpec:
-    inputs = {"state": "high_start", "text": "text", "image": "high_image"}
-    if preset.refiner_sees_preview:
-        inputs["preview"] = "low_latents"
-    sampler = SamplerSpec("euler_flow", preset.sampling.refine_steps)
-    return _stage(
-        "denoise",
-        "refine",
-        "high_latents",
-        {"denoise": engines["refine"]},
-        inputs,
-        unconditional={"text": "text_empty"},
-        sampler=sampler,
-    )
+    constants: dict[str, Constant] = {
+        "frames": float(preset.latent_frames), "height": float(height), "width": float(width),
+        "scale": scale, "shift": shift, "signal": signal, "strength": strength,
+    }  # fmt: skip
+    return _stage("bridge", "bridge", "high_start", {}, {"latents": "low_latents"}, None, constants)
 
 
 def act_stage(preset: Preset, engines: Mapping[str, EngineSpec]) -> StageSpec:
     """Return the stage that turns a plan's frames into actions, from the engines ``frame_encoder`` and ``policy``."""
     sampling, policy = preset.sampling, preset.policy
-    return _stage(
-        "act",
-        "act",
-        "actions",
-        {"encode": engines["frame_encoder"], "denoise": engines["policy"]},
-        {"plan": "plan"},
-        sampler=SamplerSpec("ddim_epsilon", sampling.policy_steps, train_steps=sampling.policy_train_steps),
-        constants={
-            "frames": float(preset.frames),
-            "stride": float(policy.stride),
-            "offsets": tuple(map(float, policy.offsets)),
-            "samples": float(policy.samples),
-            "medoid_above": policy.medoid_above,
-            "blend": policy.blend,
-        },
-    )
+    sampler = SamplerSpec("ddim_epsilon", sampling.policy_steps, train_steps=sampling.policy_train_steps)
+    constants: dict[str, Constant] = {
+        "frames": float(preset.frames), "stride": float(policy.stride), "offsets": tuple(map(float, policy.offsets)),
+        "samples": float(policy.samples), "medoid_above": policy.medoid_above, "blend": policy.blend,
+    }  # fmt: skip
+    roles = {"encode": engines["frame_encoder"], "denoise": engines["policy"]}
+    return _stage("act", "act", "actions", roles, {"plan": "plan"}, sampler, constants)
 
 
 def _stage(
@@ -175,10 +147,8 @@ def _stage(
     output: str,
     engines: Mapping[str, EngineSpec],
     inputs: Mapping[str, str],
-    unconditional: Mapping[str, str] | None = None,
     sampler: SamplerSpec | None = None,
-    constants: Mapping[str, float | str | tuple[float, ...]] | None = None,
+    constants: Mapping[str, Constant] | None = None,
 ) -> StageSpec:
-    return StageSpec(
-        kind, name, dict(engines), dict(inputs), dict(unconditional or {}), output, sampler, dict(constants or {})
-    )
+    unconditional = {"text": "text_empty"} if kind == "denoise" else {}
+    return StageSpec(kind, name, dict(engines), dict(inputs), unconditional, output, sampler, dict(constants or {}))

@@ -15,12 +15,12 @@ class OperatorAttention(JointAttention):
 
     def positions(self, rotary: tuple[Tensor, Tensor], text_length: int, batch: int) -> tuple[Tensor, Tensor]:
         """Return cosines and sines, B (L + N) D/2: diffusers' N D without their repeats, behind the text's."""
-        cosines, sines = (values[:, ::2] for values in rotary)
-        text = text_length, cosines.shape[1]
-        return (
-            torch.cat([cosines.new_full(text, 1), cosines]).expand(batch, -1, -1),
-            torch.cat([sines.new_full(text, 0), sines]).expand(batch, -1, -1),
+        halves = ((values[:, ::2], unrotated) for values, unrotated in zip(rotary, (1, 0), strict=True))
+        cosines, sines = (
+            torch.cat([half.new_full((text_length, half.shape[1]), unrotated), half]).expand(batch, -1, -1)
+            for half, unrotated in halves
         )
+        return cosines, sines
 
     def rotated(self, x: Tensor, rotary: tuple[Tensor, Tensor], text_length: int) -> Tensor:
         """Return queries or keys, B H S D, with the video tokens turned by their places."""
