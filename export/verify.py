@@ -49,10 +49,8 @@ def gate_of(precision: Precision) -> Gate:
     return FP8 if precision.fp8 else LOSSLESS if precision.dtype == torch.float32 else BFLOAT16
 
 
-class ParityError(DvgwmError, ArithmeticError):
+class ParityError(DvgwmError, ArithmeticError, exit_code=32):
     """An engine that does not compute what its torch module computes."""
-
-    exit_code = 32
 
 
 def engine_parity(graph: Graph, backend: Backend, path: Path, spec: EngineSpec, limits: Gate) -> dict[str, Parity]:

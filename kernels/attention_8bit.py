@@ -45,21 +45,8 @@ def attention_8bit_kernel(
     if whole < length:
         column += whole
         largest, total, mixed = attend_8bit(
-            query,
-            key_ptr,
-            value_ptr,
-            key_scale_ptr,
-            whole,
-            column,
-            length,
-            largest,
-            total,
-            mixed,
-            unit,
-            QUANT,
-            FP8,
-            True,
-        )
+            query, key_ptr, value_ptr, key_scale_ptr, whole, column, length, largest, total, mixed, unit, QUANT, FP8, True
+        )  # fmt: skip
     mixed = mixed / total[:, None]
     if FP8:
         mixed = mixed * (tl.load(value_scale_ptr + plane * D + lane) / 256.0)[None, :]

@@ -12,6 +12,9 @@ class DvgwmError(Exception):
 
     exit_code: ClassVar[int] = 70
 
+    def __init_subclass__(cls, exit_code: int) -> None:
+        cls.exit_code = exit_code
+
     def __init__(self, log_code: str, message: str) -> None:
         super().__init__(message)
         self.log_code = log_code
@@ -22,91 +25,61 @@ class DvgwmError(Exception):
         return f"E{self.exit_code} {self.log_code} {' '.join(str(self).split())}"
 
 
-class ConfigError(DvgwmError, ValueError):
+class ConfigError(DvgwmError, ValueError, exit_code=2):
     """A command-line value, setting or instruction that cannot be used."""
 
-    exit_code = 2
 
-
-class ShapeError(DvgwmError, ValueError):
+class ShapeError(DvgwmError, ValueError, exit_code=32):
     """A tensor that does not match the spec it was exported with."""
 
-    exit_code = 32
 
-
-class OutputError(DvgwmError, ArithmeticError):
+class OutputError(DvgwmError, ArithmeticError, exit_code=32):
     """An engine gave a value that is not finite."""
 
-    exit_code = 32
 
-
-class BundleMissingError(DvgwmError, FileNotFoundError):
+class BundleMissingError(DvgwmError, FileNotFoundError, exit_code=10):
     """A bundle, or a file that its manifest names, is not there."""
 
-    exit_code = 10
 
-
-class BundleCorruptError(DvgwmError, ValueError):
+class BundleCorruptError(DvgwmError, ValueError, exit_code=11):
     """A bundle file whose bytes differ from what its manifest states."""
 
-    exit_code = 11
 
-
-class BundleIncompatibleError(DvgwmError, ValueError):
+class BundleIncompatibleError(DvgwmError, ValueError, exit_code=12):
     """A sound bundle that this machine or this version cannot run."""
 
-    exit_code = 12
 
-
-class BundleUntrustedError(DvgwmError, PermissionError):
+class BundleUntrustedError(DvgwmError, PermissionError, exit_code=13):
     """A bundle that reaches outside its directory or carries executable content."""
 
-    exit_code = 13
 
-
-class CameraLostError(DvgwmError, ConnectionError):
+class CameraLostError(DvgwmError, ConnectionError, exit_code=20):
     """A camera or recording that gives no frames."""
 
-    exit_code = 20
 
-
-class CameraMismatchError(DvgwmError, ValueError):
+class CameraMismatchError(DvgwmError, ValueError, exit_code=21):
     """A frame of another size, type or layout than the bundle was built for."""
 
-    exit_code = 21
 
-
-class RobotCommunicationError(DvgwmError, ConnectionError):
+class RobotCommunicationError(DvgwmError, ConnectionError, exit_code=40):
     """The robot does not answer, or is held by another runtime."""
 
-    exit_code = 40
 
-
-class GateLatchError(DvgwmError, RuntimeError):
+class GateLatchError(DvgwmError, RuntimeError, exit_code=42):
     """The safety gate stopped the arm and holds it until a human re-arms."""
 
-    exit_code = 42
 
-
-class RecordingError(DvgwmError, OSError):
+class RecordingError(DvgwmError, OSError, exit_code=50):
     """A result or recording that cannot be written."""
 
-    exit_code = 50
 
-
-class InternalError(DvgwmError, RuntimeError):
+class InternalError(DvgwmError, RuntimeError, exit_code=70):
     """A fault of dvgwm's own, with no better name."""
 
-    exit_code = 70
 
-
-class InterruptedRunError(DvgwmError):
+class InterruptedRunError(DvgwmError, exit_code=130):
     """The operator stopped the run (Ctrl-C)."""
 
-    exit_code = 130
 
-
-class TerminatedRunError(DvgwmError):
+class TerminatedRunError(DvgwmError, exit_code=143):
     """Something else stopped the run (SIGTERM)."""
-
-    exit_code = 143

@@ -120,15 +120,10 @@ def bridge(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
     spec, latents = stage.spec, stage.input(tensors, "latents")
     frames, height, width = (int(spec.number(name)) for name in ("frames", "height", "width"))
     noise = draw(context.seed, spec.name, 0, (1, frames, latents.shape[2], height, width))
+    scale, shift = spec.vector("scale"), spec.vector("shift")
     with context.profiler.span(f"{spec.name}: kernel"):
         start = stage.backend.bridge(
-            latents,
-            (frames, height, width),
-            spec.vector("scale"),
-            spec.vector("shift"),
-            spec.number("signal"),
-            spec.number("strength"),
-            stage.backend.upload(noise),
+            latents, scale, shift, stage.backend.upload(noise), spec.number("signal"), spec.number("strength")
         )
     return {spec.output: start}
 

@@ -86,18 +86,11 @@ class Backend(Protocol):
         """Advance ``state`` and ``history`` in place by one row of a sampler (see `sampler.Step`)."""
 
     def bridge(
-        self,
-        latents: Tensor,
-        size: tuple[int, int, int],
-        scale: FloatArray,
-        shift: FloatArray,
-        signal: float,
-        strength: float,
-        noise: Tensor,
+        self, latents: Tensor, scale: FloatArray, shift: FloatArray, noise: Tensor, signal: float, strength: float
     ) -> Tensor:
-        """Return ``signal * upsample(scale * latents + shift) + strength * noise``.
+        """Return ``signal * upsample(scale * latents + shift) + strength * noise``, 1 T C H W as the noise.
 
-        ``latents`` is 1 T C H W, ``size`` the target T, H, W, ``scale`` and ``shift`` one number per channel.
+        ``latents`` is 1 t C h w, ``scale`` and ``shift`` hold one number per channel.
         """
 
     def mark(self) -> Tensor:

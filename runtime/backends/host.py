@@ -43,16 +43,9 @@ class HostBackend:
         advance(step, state, velocity, history, noise)
 
     def bridge(
-        self,
-        latents: Tensor,
-        size: tuple[int, int, int],
-        scale: FloatArray,
-        shift: FloatArray,
-        signal: float,
-        strength: float,
-        noise: Tensor,
+        self, latents: Tensor, scale: FloatArray, shift: FloatArray, noise: Tensor, signal: float, strength: float
     ) -> Tensor:
-        return resample.bridge(latents, size, scale, shift, signal, strength, noise)
+        return resample.bridge(latents, scale, shift, noise, signal, strength)
 
     def mark(self) -> Tensor:
         return time.perf_counter()

@@ -14,13 +14,7 @@ def upsample(latents: FloatArray, size: tuple[int, int, int]) -> FloatArray:
 
 
 def bridge(
-    latents: FloatArray,
-    size: tuple[int, int, int],
-    scale: FloatArray,
-    shift: FloatArray,
-    signal: float,
-    strength: float,
-    noise: FloatArray,
+    latents: FloatArray, scale: FloatArray, shift: FloatArray, noise: FloatArray, signal: float, strength: float
 ) -> FloatArray:
     """Return the refiner's start ``signal * U(scale * latents + shift) + strength * noise`` (DVG-WM, Eq. A.8).
 
@@ -28,7 +22,8 @@ def bridge(
     scaling to the refiner's; ``noise`` has the result's shape.
     """
     rescaled = latents * scale[:, None, None] + shift[:, None, None]
-    return np.asarray(signal * upsample(rescaled, size) + strength * noise, np.float32)
+    _, frames, _, height, width = noise.shape
+    return np.asarray(signal * upsample(rescaled, (frames, height, width)) + strength * noise, np.float32)
 
 
 def _linear(values: FloatArray, axis: int, target: int) -> FloatArray:

@@ -165,14 +165,7 @@ class TorchBackend:
         affine_step(state, velocity, history, noise, step.coefficients())
 
     def bridge(
-        self,
-        latents: Tensor,
-        size: tuple[int, int, int],
-        scale: FloatArray,
-        shift: FloatArray,
-        signal: float,
-        strength: float,
-        noise: Tensor,
+        self, latents: Tensor, scale: FloatArray, shift: FloatArray, noise: Tensor, signal: float, strength: float
     ) -> Tensor:
         channels = latents.shape[2]
         numbers = (self.upload(np.broadcast_to(values, (channels,)).astype(np.float32)) for values in (scale, shift))

@@ -185,7 +185,7 @@ def test_raised_latents_are_the_runtimes_bridge():
     scale, shift = (np.asarray(part, np.float32) for part in rescaling(low, high))
     backend = HostBackend("host", lambda path, spec: None)
     noise = np.zeros((1, 3, 4, 10, 12), np.float32)
-    wanted = backend.bridge(latents.numpy(), (3, 10, 12), scale, shift, 1.0, 0.0, noise)
+    wanted = backend.bridge(latents.numpy(), scale, shift, noise, 1.0, 0.0)
     assert np.abs(made.numpy() - wanted).max() < 1e-5
 
 

@@ -22,10 +22,10 @@ def test_bridge_is_the_papers_formula():
     latents = rng.standard_normal((1, 2, 3, 2, 2), np.float32)
     noise = rng.standard_normal((1, 2, 3, 4, 4), np.float32)
     scale, shift = np.asarray([1.0, 2.0, 3.0], np.float32), np.asarray([0.0, 1.0, -1.0], np.float32)
-    start = bridge(latents, (2, 4, 4), scale, shift, 0.859, 0.513, noise)
+    start = bridge(latents, scale, shift, noise, 0.859, 0.513)
     expected = 0.859 * upsample(latents * scale[:, None, None] + shift[:, None, None], (2, 4, 4)) + 0.513 * noise
     assert np.allclose(start, expected, atol=1e-6)
-    assert not np.allclose(start, bridge(latents, (2, 4, 4), scale, shift, 0.859, 0.4, noise), atol=1e-2)
+    assert not np.allclose(start, bridge(latents, scale, shift, noise, 0.859, 0.4), atol=1e-2)
 
 
 def test_constants_stay_constant():

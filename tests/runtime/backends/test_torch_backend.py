@@ -187,7 +187,7 @@ def test_the_backends_own_arithmetic_is_numpys(kind):
     latents, noise = rng.standard_normal((1, 3, 2, 4, 6), np.float32), rng.standard_normal((1, 3, 2, 8, 12), np.float32)
     scale, shift = np.float32([2.0]), np.float32([0.5])
     made, wanted = (
-        backend.bridge(backend.upload(latents), (3, 8, 12), scale, shift, 0.8, 0.6, backend.upload(noise))
+        backend.bridge(backend.upload(latents), scale, shift, backend.upload(noise), 0.8, 0.6)
         for backend in (ours, theirs)
     )
     assert np.allclose(ours.download(made), wanted, atol=1e-5)
