@@ -65,13 +65,7 @@ class CleanDenoiseEngine(DenoiseEngine):
     sigma: Tensor
 
     def __init__(
-        self,
-        transformer: nn.Module,
-        dit: DiT,
-        grid: tuple[int, int],
-        latent_frames: int,
-        flow: bool,
-        snr_shift: float,
+        self, transformer: nn.Module, dit: DiT, grid: tuple[int, int], latent_frames: int, flow: bool, snr_shift: float
     ) -> None:
         super().__init__(transformer, dit, grid, latent_frames, flow)
         self.margin = dit.margin

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from . import __version__
-from .commands.program import run_program
+from .commands.program import run_program, together
 from .errors import ConfigError
 
 EPILOG = """\b
@@ -21,6 +21,7 @@ Examples:
 """
 
 Seconds = click.FloatRange(min=0.0)
+FilePath = click.Path(path_type=Path)
 Positive = click.IntRange(min=1)
 
 
@@ -39,21 +40,17 @@ def _cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvgwm"
 
 
-def bundle_options(command: Any) -> Any:
-    """Add the options that choose a bundle and how its samplers run."""
-    options = (
-        click.option("--bundle", type=click.Path(path_type=Path), help="Bundle directory (default: the shipped one)."),
-        click.option("--backend", help="Engine library to run on (default: the one the bundle was built for)."),
-        click.option("--threads", type=Positive, help="CPU threads of the engines (default: one per core)."),
-        click.option("--sampler", "preview_sampler", help="Preview sampler, such as ddim_v, dpmpp_2m."),
-        click.option("--steps", "preview_steps", type=int, help="Preview steps (default: the bundle's)."),
-        click.option("--guidance", type=float, help="Guidance of the preview; 1 switches it off."),
-        click.option("--refine-steps", type=int, help="Euler steps of the refiner (default: the bundle's)."),
-        click.option("--cache-dir", type=click.Path(path_type=Path), help="Where prompts computed here are kept."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+bundle_options = together(
+    click.option("--bundle", type=FilePath, help="Bundle directory (default: the shipped one)."),
+    click.option("--backend", help="Engine library to run on (default: the one the bundle was built for)."),
+    click.option("--threads", type=Positive, help="CPU threads of the engines (default: one per core)."),
+    click.option("--sampler", "preview_sampler", help="Preview sampler, such as ddim_v, dpmpp_2m."),
+    click.option("--steps", "preview_steps", type=int, help="Preview steps (default: the bundle's)."),
+    click.option("--guidance", type=float, help="Guidance of the preview; 1 switches it off."),
+    click.option("--refine-steps", type=int, help="Euler steps of the refiner (default: the bundle's)."),
+    click.option("--cache-dir", type=FilePath, help="Where prompts computed here are kept."),
+)
+"""What chooses a bundle and how its samplers run."""
 
 
 @click.group(invoke_without_command=True, epilog=EPILOG, context_settings={"max_content_width": 100})
@@ -67,15 +64,11 @@ def bundle_options(command: Any) -> Any:
     "--plan-time", type=PlanTime(), default="frozen", show_default=True, help="Virtual time that a plan costs."
 )
 @click.option("--plan-only", is_flag=True, help="Imagine and act from a recording; no robot.")
-@click.option("--camera", type=click.Path(path_type=Path), help="With --plan-only: an image, a folder or a video.")
+@click.option("--camera", type=FilePath, help="With --plan-only: an image, a folder or a video.")
 @click.option("--at", "at_s", type=Seconds, default=0.0, show_default=True, help="Second of the recording to start at.")
 @click.option("--live", is_flag=True, help="Move the real arm.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Directory for video, profile and report (default: runs/N)."
-)
-@click.option(
-    "--gif", type=click.Path(path_type=Path), help="Also write imagined beside real here, as an animated GIF."
-)
+@click.option("--out", type=FilePath, help="Directory for video, profile and report (default: runs/N).")
+@click.option("--gif", type=FilePath, help="Also write imagined beside real here, as an animated GIF.")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 @bundle_options
 @click.version_option(__version__)
@@ -106,7 +99,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=FilePath)
 def inspect(bundle: Path) -> None:
     """Check every file of BUNDLE and print what it holds."""
     from .display.inspection import show

@@ -75,8 +75,7 @@ class ActionChunk:
     def __post_init__(self) -> None:
         if self.actions.ndim != 2 or self.times_s.shape != self.actions.shape[:1]:
             raise ShapeError(
-                "CHUNK_SHAPE",
-                f"wanted actions N x D with N times, got {self.actions.shape} and {self.times_s.shape}",
+                "CHUNK_SHAPE", f"wanted actions N x D with N times, got {self.actions.shape} and {self.times_s.shape}"
             )
 
 

@@ -92,12 +92,7 @@ class PolicyObjective(nn.Module):
         features = self.encoder.features(frames)
         shown = features.unflatten(0, batch["frames"].shape[:2])[:, self.shown_index].flatten(2)
         loss = noise_error(
-            self.unet,
-            shown.flatten(0, 1),
-            batch["actions"].flatten(0, 1),
-            self.levels,
-            self.part.draws,
-            generator,
+            self.unet, shown.flatten(0, 1), batch["actions"].flatten(0, 1), self.levels, self.part.draws, generator
         )
         if not self.part.pose_weight:
             return loss
@@ -106,12 +101,7 @@ class PolicyObjective(nn.Module):
 
 
 def noise_error(
-    unet: nn.Module,
-    features: Tensor,
-    actions: Tensor,
-    levels: NoiseLevels,
-    draws: int,
-    generator: torch.Generator,
+    unet: nn.Module, features: Tensor, actions: Tensor, levels: NoiseLevels, draws: int, generator: torch.Generator
 ) -> Tensor:
     """Return ``E |eps - eps_theta(alpha_k a + sigma_k eps, k, features)|^2`` (DVG-WM, Eq. 6) of actions C horizon D.
 

@@ -4,8 +4,10 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
+from functools import reduce
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -45,6 +47,15 @@ def run_program(name: str, group: click.Group, kept: str) -> NoReturn:
             InternalError("INTERNAL", f"{type(error).__name__}: {error}; run again with --debug and report it")
         )
     sys.exit(code)
+
+
+def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what adds ``options`` to a command, in this order, for commands that share them."""
+
+    def add(command: Any) -> Any:
+        return reduce(lambda added, option: option(added), reversed(options), command)
+
+    return add
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

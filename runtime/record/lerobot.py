@@ -46,10 +46,7 @@ class Episode:
 def features_of(schema: Schema) -> dict[str, Any]:
     """Return the features table of ``meta/info.json``."""
     images = {f"{IMAGE_PREFIX}{name}": _video(size, schema.fps) for name, size in schema.cameras.items()}
-    vectors = {
-        STATE: _vector("float32", schema.state_names),
-        ACTION: _vector("float32", schema.action_names),
-    }
+    vectors = {STATE: _vector("float32", schema.state_names), ACTION: _vector("float32", schema.action_names)}
     return images | vectors | {"timestamp": _scalar("float32")} | {name: _scalar("int64") for name in INDICES}
 
 

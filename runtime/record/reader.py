@@ -131,12 +131,10 @@ def open_dataset(root: Path) -> Dataset:
 def _rows(root: Path) -> _ROWS:
     pattern = EPISODES_PATH.replace("{chunk_index:03d}", "*").replace("{file_index:03d}", "*")
     tables = [pq.read_table(path) for path in sorted(root.glob(pattern))]
-    rows = [row for table in tables for row in table.select(_told(table.column_names)).to_pylist()]
-    return tuple(sorted(rows, key=lambda row: int(row["episode_index"])))
-
-
-def _told(names: Sequence[str]) -> list[str]:
-    return [name for name in names if not name.startswith("stats/")]
+    told = [table.select([name for name in table.column_names if not name.startswith("stats/")]) for table in tables]
+    return tuple(
+        sorted((row for table in told for row in table.to_pylist()), key=lambda row: int(row["episode_index"]))
+    )
 
 
 def _old_rows(root: Path, info: Mapping[str, Any]) -> _ROWS:

@@ -15,23 +15,8 @@ from dvgwm.runtime.errors import RecordingError
 from dvgwm.runtime.files import write_atomic, write_json
 from dvgwm.runtime.types import DoubleArray
 
-from .lerobot import (
-    ACTION,
-    CHUNK_FILES,
-    DATA_PATH,
-    EPISODES_PATH,
-    IMAGE_PREFIX,
-    INDICES,
-    INFO,
-    STATE,
-    STATS,
-    TASKS,
-    VERSION,
-    VIDEO_PATH,
-    Episode,
-    Schema,
-    features_of,
-)
+from . import lerobot
+from .lerobot import Episode, Schema, features_of
 
 KEY_FRAME_EVERY = 10
 PIXELS_EVERY = 8
@@ -40,16 +25,11 @@ PIXELS_EVERY = 8
 
 def place(index: int) -> dict[str, int]:
     """Return chunk and file number of the ``index``-th file of a data set."""
-    return {"chunk_index": index // CHUNK_FILES, "file_index": index % CHUNK_FILES}
+    return {"chunk_index": index // lerobot.CHUNK_FILES, "file_index": index % lerobot.CHUNK_FILES}
 
 
 def write_episodes(
-    root: Path,
-    schema: Schema,
-    index: int,
-    first_episode: int,
-    tasks: Mapping[str, int],
-    episodes: Sequence[Episode],
+    root: Path, schema: Schema, index: int, first_episode: int, tasks: Mapping[str, int], episodes: Sequence[Episode]
 ) -> None:
     """Write the ``index``-th file of the data set at ``root``: videos, then frames, then the episode table, each atomic.
 
@@ -61,16 +41,16 @@ def write_episodes(
     for camera in schema.cameras:
         frames = np.concatenate([episode.frames[camera] for episode in episodes])
         starts = np.cumsum([0, *(len(episode.state) for episode in episodes)])[:-1]
-        path = VIDEO_PATH.format(video_key=f"{IMAGE_PREFIX}{camera}", **at)
+        path = lerobot.VIDEO_PATH.format(video_key=f"{lerobot.IMAGE_PREFIX}{camera}", **at)
         _write(root / path, encode_mp4(frames, schema.fps, KEY_FRAME_EVERY, frozenset(map(int, starts))))
-    _write(root / DATA_PATH.format(**at), _parquet(_frame_table(schema, first_episode, tasks, episodes)))
+    _write(root / lerobot.DATA_PATH.format(**at), _parquet(_frame_table(schema, first_episode, tasks, episodes)))
     table = _episode_table(schema, at, first_episode, episodes)
-    _write(root / EPISODES_PATH.format(**at), _parquet(table))
+    _write(root / lerobot.EPISODES_PATH.format(**at), _parquet(table))
 
 
 def written(root: Path, index: int) -> bool:
     """Return whether the ``index``-th file of the data set at ``root`` is complete."""
-    return (root / EPISODES_PATH.format(**place(index))).is_file()
+    return (root / lerobot.EPISODES_PATH.format(**place(index))).is_file()
 
 
 def finish(
@@ -81,23 +61,23 @@ def finish(
         raise RecordingError("DATASET_EMPTY", f"{root} has no episodes; record some before it is finished")
     episodes = pa.concat_tables(_numbered(root))
     frames = int(np.sum(episodes["length"].to_numpy()))
-    _write(root / TASKS, _parquet(_task_table(tasks)))
-    write_json(root / STATS, _joined_statistics(episodes))
+    _write(root / lerobot.TASKS, _parquet(_task_table(tasks)))
+    write_json(root / lerobot.STATS, _joined_statistics(episodes))
     write_json(
-        root / INFO,
+        root / lerobot.INFO,
         {
-            "codebase_version": VERSION,
+            "codebase_version": lerobot.VERSION,
             "robot_type": schema.robot_type,
             "total_episodes": len(episodes),
             "total_frames": frames,
             "total_tasks": len(tasks),
-            "chunks_size": CHUNK_FILES,
+            "chunks_size": lerobot.CHUNK_FILES,
             "data_files_size_in_mb": 100,
             "video_files_size_in_mb": 500,
             "fps": schema.fps if schema.fps % 1 else int(schema.fps),
             "splits": dict(splits),
-            "data_path": DATA_PATH,
-            "video_path": VIDEO_PATH,
+            "data_path": lerobot.DATA_PATH,
+            "video_path": lerobot.VIDEO_PATH,
             "features": features_of(schema),
             **extra,
         },
@@ -108,7 +88,7 @@ def _numbered(root: Path) -> Iterator[pa.Table]:
     """Number the frames of all files in a row, as often as wanted, and return the episode tables."""
     first = 0
     for index in takewhile(lambda number: written(root, number), count()):
-        data, table = (root / path.format(**place(index)) for path in (DATA_PATH, EPISODES_PATH))
+        data, table = (root / path.format(**place(index)) for path in (lerobot.DATA_PATH, lerobot.EPISODES_PATH))
         frames, episodes = pq.read_table(data), pq.read_table(table)
         ends = np.cumsum(episodes["length"].to_numpy()) + first
         columns = {"dataset_from_index": ends - episodes["length"].to_numpy(), "dataset_to_index": ends}
@@ -132,10 +112,10 @@ def _frame_table(schema: Schema, first_episode: int, tasks: Mapping[str, int], e
         "task_index": np.repeat([tasks[episode.instruction] for episode in episodes], lengths),
     }
     columns = {
-        STATE: _vectors(np.concatenate([episode.state for episode in episodes])),
-        ACTION: _vectors(np.concatenate([episode.action for episode in episodes])),
+        lerobot.STATE: _vectors(np.concatenate([episode.state for episode in episodes])),
+        lerobot.ACTION: _vectors(np.concatenate([episode.action for episode in episodes])),
         "timestamp": pa.array((within / schema.fps).astype(np.float32)),
-        **{name: pa.array(numbers[name].astype(np.int64)) for name in INDICES},
+        **{name: pa.array(numbers[name].astype(np.int64)) for name in lerobot.INDICES},
     }
     return pa.table(columns)
 
@@ -154,7 +134,7 @@ def _episode_table(schema: Schema, at: Mapping[str, int], first_episode: int, ep
     for kind in ("data", "meta/episodes"):
         columns |= {f"{kind}/{name}": np.full(total, value) for name, value in at.items()}
     for camera in schema.cameras:
-        key = f"videos/{IMAGE_PREFIX}{camera}"
+        key = f"videos/{lerobot.IMAGE_PREFIX}{camera}"
         columns |= {f"{key}/{name}": np.full(total, value) for name, value in at.items()}
         columns[f"{key}/from_timestamp"] = (ends - lengths) / schema.fps
         columns[f"{key}/to_timestamp"] = ends / schema.fps
@@ -167,15 +147,15 @@ def _episode_table(schema: Schema, at: Mapping[str, int], first_episode: int, ep
 
 
 def _statistics(episode: Episode) -> Iterator[tuple[str, Any]]:
-    for name, values in ((STATE, episode.state), (ACTION, episode.action)):
+    for name, values in ((lerobot.STATE, episode.state), (lerobot.ACTION, episode.action)):
         for kind, row in _moments(values.astype(np.float64)).items():
             yield f"{name}/{kind}", row.tolist()
         yield f"{name}/count", [len(values)]
     for camera, frames in episode.frames.items():
         pixels = frames[:, ::PIXELS_EVERY, ::PIXELS_EVERY].reshape(-1, 3) / 255.0
         for kind, row in _moments(pixels).items():
-            yield f"{IMAGE_PREFIX}{camera}/{kind}", row[:, None, None].tolist()  # as LeRobot has them: 3 1 1
-        yield f"{IMAGE_PREFIX}{camera}/count", [len(frames)]
+            yield f"{lerobot.IMAGE_PREFIX}{camera}/{kind}", row[:, None, None].tolist()  # as LeRobot has them: 3 1 1
+        yield f"{lerobot.IMAGE_PREFIX}{camera}/count", [len(frames)]
 
 
 def _moments(values: DoubleArray) -> dict[str, DoubleArray]:
