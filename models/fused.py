@@ -110,8 +110,8 @@ class Block(nn.Module):
         scale, kind = value.shape[-1] ** -0.5, self.precision.attention
         if kind in ("8bit", "fp8"):
             rows, cosines, sines = (x[::CENTRE_STRIDE] for x in (qkv.transpose(0, 1)[text_length:], *rotary))
-            some = rows.transpose(0, 1)
-            keys = plain_qk_norm_rope(some, *norms, cosines, sines, None, self.heads, self.qk_epsilon)[1]
+            sampled = rows.transpose(0, 1)
+            keys = plain_qk_norm_rope(sampled, *norms, cosines, sines, None, self.heads, self.qk_epsilon)[1]
             centre = keys.float().mean(2)
             query, key, query_scale, key_scale = qk_norm_rope(qkv, *norms, *rotary, centre, self.heads, self.qk_epsilon)
             values = quantise_values(value) if kind == "fp8" else (value, None)

@@ -38,14 +38,14 @@ class Waypoints(nn.Module):
         rows, columns = (torch.linspace(-1, 1, size, device=image.device) for size in image.shape[2:])
         height, width = image.shape[2:]
         places = torch.stack([columns.expand(height, -1), rows[:, None].expand(-1, width)])
-        said = text.mean(1)
+        summary = text.mean(1)
         features = self.stem(torch.cat([image, places.expand(image.shape[0], -1, -1, -1)], 1))
         for block, film in zip(self.blocks, self.films, strict=True):
-            scale, shift = film(said)[:, :, None, None].chunk(2, 1)
+            scale, shift = film(summary)[:, :, None, None].chunk(2, 1)
             features = block(features) * (1.0 + scale) + shift
         # In float32 throughout: places are finer than bfloat16 tells.
         points = self.pool(SHARPNESS * self.maps(features).float())
-        return self.head(torch.cat([points, said.float()], 1)).unflatten(1, (self.frames, -1))
+        return self.head(torch.cat([points, summary.float()], 1)).unflatten(1, (self.frames, -1))
 
 
 def first_frame(codec: LinearCodec, image: Tensor, margin: int) -> Tensor:

@@ -53,9 +53,9 @@ def _check_fingerprint(bundle: Bundle, backend: Backend) -> None:
     """Raise `BundleIncompatibleError` where the engines were compiled for another machine than this one."""
     manifest, here = bundle.manifest, backend.fingerprint
     differ = [
-        f"{name} {wanted} (here {here.get(name, 'none')})"
-        for name, wanted in manifest.fingerprint.items()
-        if here.get(name) != wanted
+        f"{name} {built_for} (here {here.get(name, 'none')})"
+        for name, built_for in manifest.fingerprint.items()
+        if here.get(name) != built_for
     ]
     if differ:
         raise BundleIncompatibleError(
@@ -65,8 +65,8 @@ def _check_fingerprint(bundle: Bundle, backend: Backend) -> None:
         )
 
 
-def _changed(sampler: SamplerSpec, **wanted: Any) -> SamplerSpec:
-    return replace(sampler, **{name: value for name, value in wanted.items() if value is not None})
+def _changed(sampler: SamplerSpec, **settings: Any) -> SamplerSpec:
+    return replace(sampler, **{name: value for name, value in settings.items() if value is not None})
 
 
 class Pipeline:
@@ -97,8 +97,8 @@ class Pipeline:
             for spec in specs
         ]
         self._imagine = tuple(stage for stage in stages if stage.spec.kind != "act")
-        wanted = {source for spec in specs if spec.kind == "act" for source in spec.inputs.values()}
-        self._act = tuple(stage for stage in stages if stage.spec.kind == "act" or stage.spec.output in wanted - PLAN)
+        acted_on = {source for spec in specs if spec.kind == "act" for source in spec.inputs.values()}
+        self._act = tuple(stage for stage in stages if stage.spec.kind == "act" or stage.spec.output in acted_on - PLAN)
 
     @property
     def manifest(self) -> Manifest:
@@ -158,9 +158,9 @@ class Pipeline:
         """Return the actions that follow the last observation, one per action period, the first one period later."""
         context = Context(plan.seed, profiler or Profiler(), progress)
         text = check_instruction(instruction)
-        wanted = max(self.manifest.rates.history, 1)
-        images = [self._image(observation) for observation in list(observations)[-wanted:]]
-        images = [images[0]] * (wanted - len(images)) + images
+        history = max(self.manifest.rates.history, 1)
+        images = [self._image(observation) for observation in list(observations)[-history:]]
+        images = [images[0]] * (history - len(images)) + images
         tensors: dict[str, Any] = {"plan": plan.frames, "observations": np.stack(images), "instruction": text}
         self._run(self._act, tensors, context)
         actions = np.asarray(tensors[self._act[-1].spec.output], np.float64)

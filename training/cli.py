@@ -172,7 +172,7 @@ def export(name: str, out: Path | None, folder: Path | None, bundle: Path | None
 
     run = _run(name, out)
     target = folder or run.out / "weights"
-    made = collect(run, target)
+    names = collect(run, target)
     if bundle is not None:
         from dvgwm.export.assembly import build_bundle
         from dvgwm.export.order import Order
@@ -181,7 +181,7 @@ def export(name: str, out: Path | None, folder: Path | None, bundle: Path | None
             counted = lines.count("graphs")
             order = Order(run.preset.name, "onnx", bundle, run.seed, weights=target)
             build_bundle(order, lambda step, part, done, total: counted(done, total))
-    _finish({"command": "export", "weights": str(target), "trained": made, "bundle": bundle and str(bundle)})
+    _finish({"command": "export", "weights": str(target), "trained": names, "bundle": bundle and str(bundle)})
 
 
 def _run(name: str, out: Path | None) -> Any:

@@ -120,7 +120,7 @@ def write_clips(
         out.mkdir(parents=True, exist_ok=True)
         grid = preset.grid(preset.low if name == "low" else preset.high)
         shape = len(chosen), preset.latent_frames, preset.codec.channels, *grid
-        made = np.lib.format.open_memmap(out / f"{name}.npy", "w+", np.float16, shape)
+        stored = np.lib.format.open_memmap(out / f"{name}.npy", "w+", np.float16, shape)
         draws = np.random.default_rng(5).uniform(size=len(chosen))
 
         def latents(window: Window, draw: float, name: str = name) -> Tensor:
@@ -130,8 +130,8 @@ def write_clips(
         with ThreadPoolExecutor(WRITERS) as pool:
             for index, clip in enumerate(pool.map(latents, chosen, draws.tolist())):
                 report(done * len(chosen) + index, len(missing) * len(chosen))
-                made[index] = clip.numpy()
-        made.flush()
+                stored[index] = clip.numpy()
+        stored.flush()
         write_json(out / f"{name}.json", facts[name])
     if missing:
         report(len(missing) * len(chosen), len(missing) * len(chosen))
@@ -182,19 +182,19 @@ class LatentClips(TorchDataset[dict[str, Tensor]]):
         return len(self.windows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        made = {name: torch.from_numpy(array[index].astype(np.float32)) for name, array in self._latents.items()}
+        clip = {name: torch.from_numpy(array[index].astype(np.float32)) for name, array in self._latents.items()}
         window = self.windows[index]
         if self.live:
             frames, draw = self.frames(index), float(np.random.default_rng((5, index)).uniform())
-            made |= {name: latents(frames, draw) for name, latents in self.live.items()}
-        made["tokens"] = self._tokens[self.arrays.instructions[window.episode]]
+            clip |= {name: latents(frames, draw) for name, latents in self.live.items()}
+        clip["tokens"] = self._tokens[self.arrays.instructions[window.episode]]
         if "actions" in self.also:
             policy = self.preset.policy
             starts = Chunking(self.preset.frames, policy.stride, policy.offsets).starts
-            made["actions"] = self._actions(window, starts[:, None] + np.arange(policy.horizon))
+            clip["actions"] = self._actions(window, starts[:, None] + np.arange(policy.horizon))
         if "poses" in self.also:
-            made["poses"] = self._actions(window, np.arange(self.preset.frames - 1))
-        return made
+            clip["poses"] = self._actions(window, np.arange(self.preset.frames - 1))
+        return clip
 
     def frames(self, index: int) -> ImageArray:
         """Return the true frames of a clip, uint8 T H W 3, as they were recorded."""

@@ -121,12 +121,12 @@ def record_episodes(
     tasks: dict[str, int] = {}
     count, left = 0, iter(episodes)
     for index in itertools.count():
-        if not (some := list(islice(left, EPISODES_A_FILE))):
+        if not (batch := list(islice(left, EPISODES_A_FILE))):
             break
-        for episode in some:
+        for episode in batch:
             tasks.setdefault(episode.instruction, len(tasks))
-        write_file(root, schema, index, count, tasks, camera, some)
-        count += len(some)
+        write_file(root, schema, index, count, tasks, camera, batch)
+        count += len(batch)
         report(count, count)
     return finish_set(root, schema, tasks, splits(count), {})
 

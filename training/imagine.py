@@ -36,26 +36,26 @@ def record_imagined(run: Run, cascade: Cascade, root: Path, episodes: int, repor
     chosen = [*train[: episodes - held], *test[:held]]
     actions = source.schema.action_names
     schema = Schema(source.schema.robot_type, run.preset.fps, {run.data.camera: run.preset.high}, actions, actions)
-    tasks = {words: n for n, words in enumerate(dict.fromkeys(arrays.instructions))}
+    tasks = {instruction: n for n, instruction in enumerate(dict.fromkeys(arrays.instructions))}
     report(0, episodes)
     for index, first in enumerate(range(0, episodes, EPISODES_A_FILE)):
         if not written(root, index):
-            some = list(_imagined(run, cascade, arrays, chosen[first : first + EPISODES_A_FILE]))
-            write_file(root, schema, index, first, tasks, run.data.camera, some)
+            batch = list(_imagined(run, cascade, arrays, chosen[first : first + EPISODES_A_FILE]))
+            write_file(root, schema, index, first, tasks, run.data.camera, batch)
         report(min(first + EPISODES_A_FILE, episodes), episodes)
     return finish_set(root, schema, tasks, {TRAIN: f"0:{episodes - held}", TEST: f"{episodes - held}:{episodes}"}, {})
 
 
 def _imagined(run: Run, cascade: Cascade, arrays: Arrays, numbers: Sequence[int]) -> Iterator[Episode]:
     for begin in range(0, len(numbers), BATCH):
-        some = numbers[begin : begin + BATCH]
-        words = [arrays.instructions[number] for number in some]
+        batch = numbers[begin : begin + BATCH]
+        instructions = [arrays.instructions[number] for number in batch]
         steps = np.arange(run.preset.frames)
-        actions = [np.asarray(arrays.actions(number), np.float64) for number in some]
+        actions = [np.asarray(arrays.actions(number), np.float64) for number in batch]
         actions = [action[np.minimum(steps, len(action) - 1)] for action in actions]
-        firsts = [arrays.frames(number)[0] for number in some]
+        first_frames = [arrays.frames(number)[0] for number in batch]
         poses = [torch.from_numpy(normalise(action[:-1].astype(np.float32), run.preset.actions)) for action in actions]
         path = torch.stack(poses) if cascade.networks.waypoints is not None else None
-        videos = cascade.frames(firsts, words, run.seed + some[0], path)
-        for number, said, video, action in zip(some, words, videos, actions, strict=True):
-            yield Episode(said, {run.data.camera: video}, action, action, {"demonstration": int(number)})
+        videos = cascade.frames(first_frames, instructions, run.seed + batch[0], path)
+        for number, instruction, video, action in zip(batch, instructions, videos, actions, strict=True):
+            yield Episode(instruction, {run.data.camera: video}, action, action, {"demonstration": int(number)})

@@ -15,7 +15,7 @@ class Lines:
 
     def __init__(self, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet)
-        columns = (TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[told]}"))
+        columns = (TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[text]}"))
         silent = not self._console.is_terminal
         self._bars = Progress(*columns, TimeElapsedColumn(), console=self._console, disable=silent)
         self._said_s: dict[str, float] = {}
@@ -47,8 +47,8 @@ class Lines:
 
     def _say(self, label: str, share: float, text: str, last: bool) -> None:
         if label not in self._rows:
-            self._rows[label] = self._bars.add_task(label, total=1.0, told="")
-        self._bars.update(self._rows[label], completed=share, told=text)
+            self._rows[label] = self._bars.add_task(label, total=1.0, text="")
+        self._bars.update(self._rows[label], completed=share, text=text)
         now_s = time.monotonic()
         if not self._console.is_terminal and (last or now_s - self._said_s.get(label, 0.0) > LOG_EVERY_S):
             self._said_s[label] = now_s

@@ -128,11 +128,11 @@ def tokens_of(preset: Preset) -> Callable[[str], Tensor]:
     if preset.text.tokenizer != "bytes":
         raise ConfigError("TOKENIZER", f"{preset.name} wants its checkpoint's {preset.text.tokenizer}, not read yet")
 
-    def tokens(words: str) -> Tensor:
-        found = byte_tokens(words)
+    def tokens(instruction: str) -> Tensor:
+        found = byte_tokens(instruction)
         if len(found) > preset.text.max_tokens:
             raise ConfigError(
-                "INSTRUCTION_LONG", f"{words!r} has {len(found)} tokens, at most {preset.text.max_tokens}"
+                "INSTRUCTION_LONG", f"{instruction!r} has {len(found)} tokens, at most {preset.text.max_tokens}"
             )
         return torch.tensor(found + [0] * (preset.text.max_tokens - len(found)))
 
@@ -155,8 +155,8 @@ def _objective(run: Run, networks: Networks, name: str, part: Any) -> nn.Module:
         return JointObjective(run.preset, networks, part)
     if name == "waypoints":
         return WaypointsObjective(run.preset, networks, part)
-    made = PreviewObjective if name == "preview" else RefinerObjective
-    return made(run.preset, networks, part, tokens_of(run.preset)(""))
+    kind = PreviewObjective if name == "preview" else RefinerObjective
+    return kind(run.preset, networks, part, tokens_of(run.preset)(""))
 
 
 def take_up(run: Run, networks: Networks, name: str) -> None:
@@ -179,7 +179,7 @@ def weights_file(run: Run, name: str) -> Path:
 def _windows(run: Run, part: PolicyPart, path: Path, most: int | None = None) -> tuple[Windows, Windows]:
     """Return the windows of the frames of ``path`` to learn from, of at most ``most`` episodes, and to test on."""
     arrays, numbers = open_arrays(path, run.data.camera), split(open_dataset(path))
-    learned, held = (Windows(run.preset, arrays, some[:most], part.window, run.seed) for some in numbers)
+    learned, held = (Windows(run.preset, arrays, episodes[:most], part.window, run.seed) for episodes in numbers)
     return learned, held
 
 
@@ -198,14 +198,14 @@ def _clips(run: Run, networks: Networks, kind: Kind, counted: Count) -> tuple[La
     quick = [name for name in names if name != "low"] if isinstance(run.preset.codec, LinearCodecSize) else []
     kept = [name for name in names if name not in quick]
     live = {name: partial(_latents, run, networks, name) for name in quick}
-    made, words = [], tokens_of(run.preset)
+    clips, tokens = [], tokens_of(run.preset)
     also = ["actions"] * ("policy" in kind.networks) + ["poses"] * (networks.waypoints is not None)
-    for name, some, later in zip(("train", "test"), numbers, (run.data.later, 0.0), strict=True):
+    for name, episodes, later in zip(("train", "test"), numbers, (run.data.later, 0.0), strict=True):
         folder = run.out / "latents" / name
-        chosen = windows(run.preset, arrays, some, later, run.seed)
+        chosen = windows(run.preset, arrays, episodes, later, run.seed)
         write_clips(folder, run.preset, networks, arrays, chosen, kept, counted)
-        made.append(LatentClips(run.preset, folder, kept, arrays, words, also, live, kind.latent_frames))
-    return made[0], made[1]
+        clips.append(LatentClips(run.preset, folder, kept, arrays, tokens, also, live, kind.latent_frames))
+    return clips[0], clips[1]
 
 
 def _latents(run: Run, networks: Networks, name: str, frames: ImageArray, draw: float) -> Tensor:

@@ -52,8 +52,8 @@ def acting_stage(stage: Stage) -> Act:
     """Return ``stage``, an opened act stage, as a function."""
 
     def act(frames: ImageArray, seed: int) -> tuple[DoubleArray, DoubleArray]:
-        made = stage.run({"plan": frames}, Context(seed, Profiler(), lambda *_: None))
-        return tuple(np.asarray(made[name], np.float64) for name in ("actions", "actions_spread"))  # type: ignore[return-value]
+        outputs = stage.run({"plan": frames}, Context(seed, Profiler(), lambda *_: None))
+        return tuple(np.asarray(outputs[name], np.float64) for name in ("actions", "actions_spread"))  # type: ignore[return-value]
 
     return act
 
@@ -93,16 +93,23 @@ def _episode(preset: Preset, act: Act, options: SimulationOptions) -> Outcome:
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
     """Return success and position error, in all and per task."""
-    tasks = dict.fromkeys(outcome.task for outcome in outcomes)
-    each = {task: [outcome for outcome in outcomes if outcome.task == task] for task in tasks}
+    by_task: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_task.setdefault(outcome.task, []).append(outcome)
     return {
         "episodes": len(outcomes),
-        "success_rate": float(np.mean([outcome.solved for outcome in outcomes])),
-        "success_rate_by_task": {task: float(np.mean([one.solved for one in some])) for task, some in each.items()},
-        "position_error_mm": float(np.mean([outcome.error_mm.mean() for outcome in outcomes])),
-        "position_error_mm_by_task": {
-            task: float(np.mean([one.error_mm.mean() for one in some])) for task, some in each.items()
-        },
+        "success_rate": _success(outcomes),
+        "success_rate_by_task": {task: _success(own) for task, own in by_task.items()},
+        "position_error_mm": _error_mm(outcomes),
+        "position_error_mm_by_task": {task: _error_mm(own) for task, own in by_task.items()},
         "sample_spread": float(np.mean([outcome.spread for outcome in outcomes])),
         "failed": [f"{outcome.task} {outcome.seed}" for outcome in outcomes if not outcome.solved],
     }
+
+
+def _success(outcomes: Sequence[Outcome]) -> float:
+    return float(np.mean([outcome.solved for outcome in outcomes]))
+
+
+def _error_mm(outcomes: Sequence[Outcome]) -> float:
+    return float(np.mean([outcome.error_mm.mean() for outcome in outcomes]))

@@ -48,7 +48,7 @@ def look_at_preview(preset: Preset, codec: nn.Module, clips: LatentClips, count:
         device = objective.levels.alpha.device
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
         inputs = noise.to(device), tokens.to(device), clean[:, :1].to(device)
-        imagined, once = (drawn(objective.imagine(some, *inputs)) for some in (rows, first))
+        imagined, once = (drawn(objective.imagine(sampler_rows, *inputs)) for sampler_rows in (rows, first))
         figures, pictures = judged(imagined, truth)
         figures = {**figures, "unexplained": missed(once)}
         if poses is not None:
@@ -86,10 +86,10 @@ def look_at_refiner(preset: Preset, cascade: Cascade, clips: LatentClips, count:
     """
     drawn = [int(n) for n in np.random.default_rng(0).permutation(len(clips))[:count]]
     truth = torch.cat([to_model(clips.frames(n), preset.high) for n in drawn])
-    firsts, words = [clips.frames(n)[0] for n in drawn], [clips.instruction(n) for n in drawn]
+    first_frames, instructions = [clips.frames(n)[0] for n in drawn], [clips.instruction(n) for n in drawn]
 
     def look(_: nn.Module) -> tuple[Mapping[str, float], Mapping[str, ImageArray]]:
-        low, high = cascade.latents(firsts, words, seed=0)
+        low, high = cascade.latents(first_frames, instructions, seed=0)
         alone = judged(cascade.enlarged(low), truth)[0]
         figures, pictures = judged(frames_of(cascade.networks.codec, high, preset.refiner_scaling), truth)
         return {**figures, **{f"preview_{name}": value for name, value in alone.items()}}, pictures
@@ -97,13 +97,13 @@ def look_at_refiner(preset: Preset, cascade: Cascade, clips: LatentClips, count:
     return look
 
 
-def judged(made: Tensor, truth: Tensor) -> tuple[Mapping[str, float], Mapping[str, ImageArray]]:
+def judged(imagined: Tensor, truth: Tensor) -> tuple[Mapping[str, float], Mapping[str, ImageArray]]:
     """Return how far imagined clips B 3 T H W are better than the first frame held still, in dB, and a picture of both."""
     still, where = truth[:, :, :1].expand_as(truth), moving(truth)
     figures = {
-        "psnr_db": psnr_db(made, truth),
-        "psnr_over_still_db": psnr_db(made, truth) - psnr_db(still, truth),
-        "moving_psnr_over_still_db": psnr_db(made, truth, where) - psnr_db(still, truth, where),
+        "psnr_db": psnr_db(imagined, truth),
+        "psnr_over_still_db": psnr_db(imagined, truth) - psnr_db(still, truth),
+        "moving_psnr_over_still_db": psnr_db(imagined, truth, where) - psnr_db(still, truth, where),
     }
-    pairs = [clip for pair in zip(to_frames(truth[:DRAWN]), to_frames(made[:DRAWN]), strict=True) for clip in pair]
+    pairs = [clip for pair in zip(to_frames(truth[:DRAWN]), to_frames(imagined[:DRAWN]), strict=True) for clip in pair]
     return {name: float(value.mean()) for name, value in figures.items()}, {"imagined": sheet(pairs, COLUMNS)}

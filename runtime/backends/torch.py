@@ -79,8 +79,8 @@ class TorchEngine:
         inputs = [_laid(tensors[item.name], self._weights.layouts.get(item.name)) for item in self.spec.inputs]
         captured = self._graphs.get(tuple(tensor.shape for tensor in inputs))
         outputs = self._model(*inputs) if captured is None else captured.replay(inputs)
-        made = outputs if isinstance(outputs, list | tuple) else [outputs]
-        return {item.name: tensor for item, tensor in zip(self.spec.outputs, made, strict=True)}
+        outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+        return {item.name: tensor for item, tensor in zip(self.spec.outputs, outputs, strict=True)}
 
     def close(self) -> None:
         self._model, self._weights = None, _Weights({}, {})

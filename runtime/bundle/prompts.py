@@ -28,8 +28,8 @@ def prompt_key(text: TextContract, instruction: str) -> str:
 
 def save_prompts(path: Path, text: TextContract, prompts: Mapping[str, FloatArray]) -> None:
     """Write embeddings (instruction to 1 L D) to a safetensors file whose metadata maps keys to their words."""
-    keys = {prompt_key(text, words): words for words in prompts}
-    arrays = {key: np.ascontiguousarray(prompts[words]) for key, words in keys.items()}
+    keys = {prompt_key(text, instruction): instruction for instruction in prompts}
+    arrays = {key: np.ascontiguousarray(prompts[instruction]) for key, instruction in keys.items()}
     digests = {f"sha256:{key}": hashlib.sha256(array.tobytes()).hexdigest() for key, array in arrays.items()}
     write_atomic(path, safetensors.numpy.save(arrays, metadata=keys | digests))
 
@@ -62,13 +62,13 @@ class PromptStore:
         paths = list(self._files("*"))
         if self.cache is not None and self.cache.is_dir():
             paths += sorted(self.cache.glob("*.safetensors"))
-        words: set[str] = set()
+        instructions: set[str] = set()
         for path in paths:
             if path.is_file():
                 with safe_open(path, "numpy") as file:
                     metadata = file.metadata() or {}
-                    words |= {metadata[key] for key in file.keys() if key in metadata}  # noqa: SIM118 (no mapping)
-        return tuple(sorted(words - {""}))
+                    instructions |= {metadata[key] for key in file.keys() if key in metadata}  # noqa: SIM118 (no mapping)
+        return tuple(sorted(instructions - {""}))
 
     def _find(self, key: str, instruction: str) -> FloatArray:
         for path in self._files(key):

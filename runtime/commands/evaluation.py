@@ -75,7 +75,7 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool, control: 
 def _show(solved: dict[str, list[bool]], heeded: dict[str, list[bool]], trained: bool) -> None:
     rows = []
     for task, results in solved.items():
-        rates = (f"{np.mean(some):.0%}" if some else "" for some in (results, heeded[task]))
+        rates = (f"{np.mean(outcomes):.0%}" if outcomes else "" for outcomes in (results, heeded[task]))
         rows.append((task, str(len(results)), str(sum(results)), *rates))
     title = "success" if trained else "success of untrained weights"
     Console().print(text_table(title, ["task"], ["episodes", "solved", "rate", "right object"], rows))

@@ -131,9 +131,9 @@ def open_dataset(root: Path) -> Dataset:
 def _rows(root: Path) -> _ROWS:
     pattern = EPISODES_PATH.replace("{chunk_index:03d}", "*").replace("{file_index:03d}", "*")
     tables = [pq.read_table(path) for path in sorted(root.glob(pattern))]
-    told = [table.select([name for name in table.column_names if not name.startswith("stats/")]) for table in tables]
+    facts = [table.select([name for name in table.column_names if not name.startswith("stats/")]) for table in tables]
     return tuple(
-        sorted((row for table in told for row in table.to_pylist()), key=lambda row: int(row["episode_index"]))
+        sorted((row for table in facts for row in table.to_pylist()), key=lambda row: int(row["episode_index"]))
     )
 
 
