@@ -24,7 +24,7 @@ class RayCaster:
         index = self._model.camera(camera).id
         local = pixel_rays(height, width, float(self._model.cam_fovy[index]))
         rays = np.ascontiguousarray(local @ data.cam_xmat[index].reshape(3, 3).T)
-        geoms, normals = _cast(self._model, data, data.cam_xpos[index], rays, width)
+        geoms, normals = _cast(self._model, data, data.cam_xpos[index], rays)
         light = _light(self._model, data, -data.cam_xmat[index].reshape(3, 3)[:, 2], normals)
         colours = np.where(geoms[:, None] >= 0, self._model.geom_rgba[geoms, :3] * light, self._background)
         image: ImageArray = np.rint(np.clip(colours, 0.0, 1.0) * 255.0).astype(np.uint8).reshape(height, width, 3)
@@ -42,33 +42,14 @@ def pixel_rays(height_px: int, width_px: int, fovy_deg: float) -> DoubleArray:
     return np.asarray(rays / np.linalg.norm(rays, axis=1, keepdims=True))
 
 
-def _cast(model: Any, data: Any, eye: DoubleArray, rays: DoubleArray, width_px: int) -> tuple[Any, DoubleArray]:
+def _cast(model: Any, data: Any, eye: DoubleArray, rays: DoubleArray) -> tuple[Any, DoubleArray]:
     """Return the geom that each ray hits (-1: none) and the surface normal there, facing the eye."""
     count, far_m = len(rays), 1e10
     geoms, distances, flat = np.empty(count, np.int32), np.empty(count), np.zeros(rays.size)
-    request = (model, data, eye, rays.ravel(), None, 1, -1, geoms, distances)
-    try:
-        mujoco.mj_multiRay(*request, flat, count, far_m)
-        normals = flat.reshape(-1, 3)
-    except TypeError:  # MuJoCo 3.3 gives no normals
-        mujoco.mj_multiRay(*request, count, far_m)
-        normals = slopes((rays * distances[:, None]).reshape(-1, width_px, 3))
+    mujoco.mj_multiRay(model, data, eye, rays.ravel(), None, 1, -1, geoms, distances, flat, count, far_m)
+    normals = flat.reshape(-1, 3)
     away = np.einsum("nd,nd->n", normals, rays) > 0.0
     return geoms, np.where(away[:, None], -normals, normals)
-
-
-def slopes(points: DoubleArray) -> DoubleArray:
-    """Return the unit normals, float64 [H*W, 3], of a surface seen as H x W points, from the nearer neighbours' steps."""
-    steps = []
-    for axis in (0, 1):
-        step = np.diff(points, axis=axis)
-        before, after = (
-            np.concatenate(pair, axis) for pair in ((step.take([0], axis), step), (step, step.take([-1], axis)))
-        )
-        nearer = np.linalg.norm(before, axis=-1) < np.linalg.norm(after, axis=-1)
-        steps.append(np.where(nearer[..., None], before, after))
-    normals = np.cross(steps[0], steps[1]).reshape(-1, 3)
-    return np.asarray(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12))
 
 
 def _light(model: Any, data: Any, forward: DoubleArray, normals: DoubleArray) -> DoubleArray:

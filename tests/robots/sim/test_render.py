@@ -7,7 +7,6 @@ import pytest
 
 from dvgwm.robots.sim import render
 from dvgwm.robots.sim.driver import MujocoRobot
-from dvgwm.robots.sim.raycast import slopes
 from dvgwm.robots.sim.tasks import TASKS
 from dvgwm.robots.spec import SimulationOptions
 from dvgwm.runtime.errors import ConfigError
@@ -65,15 +64,6 @@ def test_gl_and_rays_show_the_same_scene(library, tmp_path):
 def test_ray_casting_loads_no_gl_library(tmp_path):
     _, loaded = draw("ray casting", tmp_path / "rays.npy", MUJOCO_GL="disable")
     assert loaded == "no GL"
-
-
-def test_normals_of_a_surface_seen_as_points():
-    x, y = np.meshgrid(np.arange(5.0), np.arange(4.0))
-    points = np.stack((x, y, 2.0 - x), axis=-1)
-    points[:, 3:, 2] -= 50.0  # an edge: the steps across it must not count
-    normals = slopes(points).reshape(4, 5, 3)
-    away = np.array([1.0, 0.0, 1.0]) / np.sqrt(2.0)
-    assert np.abs(np.abs(normals @ away) - 1.0).max() < 1e-12
 
 
 def test_projected_bodies_have_their_own_colour():
