@@ -68,3 +68,27 @@ def small_run(demonstrations, tmp_path):
         tune=replace(run.tune, steps=10, batch=4, **plain),
         joint=replace(run.joint, steps=3, batch=1, learning_rate=1e-2, **plain),
     )
+
+
+@pytest.fixture
+def small(small_run):
+    """Preset, networks with fitted codecs, and one batch of clips with chunks of actions."""
+    import torch
+
+    from dvgwm.training import commands, parts
+    from dvgwm.training.arrays import open_arrays
+    from dvgwm.training.clips import LatentClips, windows, write_clips
+
+    from .fitting import silent
+
+    run = small_run
+    commands.fit_codecs(run, silent)
+    networks = parts.networks_with_codecs(run)
+    arrays = open_arrays(run.data.path, "scene")
+    chosen = windows(run.preset, arrays, range(2), 1.0, 0)
+    names = ("low", "high", "degraded")
+    write_clips(run.out / "two", run.preset, networks, arrays, chosen, names, silent)
+    tokens = parts.tokens_of(run.preset)
+    clips = LatentClips(run.preset, run.out / "two", names, arrays, tokens, ("actions", "poses"))
+    batch = torch.utils.data.default_collate([clips[n] for n in range(2)])
+    return run, networks, batch, tokens("")
