@@ -15,7 +15,7 @@ pytest.importorskip("diffusers", reason="the export extra is not installed")
 pytest.importorskip("triton", reason="the kernels extra is not installed")
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
-pytestmark = [pytest.mark.torch, pytest.mark.ort]
+pytestmark = [pytest.mark.torch, pytest.mark.ort, pytest.mark.slow]
 PAGE = (Path(__file__).parents[2] / "docs" / "extend.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 

@@ -29,7 +29,7 @@ from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.types import Observation
 
-pytestmark = [pytest.mark.torch, pytest.mark.ort]
+pytestmark = [pytest.mark.torch, pytest.mark.ort, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 
 

@@ -23,7 +23,7 @@ from dvgwm.training.order import Order
 
 from . import loop_script
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 SCRIPT = Path(__file__).with_name("loop_script.py")
 
 
