@@ -72,6 +72,7 @@ def test_machine_code(built, architecture):
     """Matrix instructions where there are matrices, nothing spilled to local memory, shared memory within the limit."""
     for facts in kernels(built, architecture):
         code = sass(built, architecture, facts.name)
+        assert re.search(r"\bEXIT\b", code), f"{facts.name} has no machine code to look at"
         assert not re.search(r"\b(LDL|STL)\b", code), f"{facts.name} spills registers"
         assert facts.shared_bytes <= SHARED_MEMORY_BYTES[architecture], facts.name
         if "attention" in facts.name:
