@@ -6,6 +6,9 @@ A message says what was wanted, what came and what to do, on one line. The comma
 
 from typing import ClassVar
 
+LONGEST_LINE = 2000
+"""Characters of an error's one line: a message may quote what came, however long that is."""
+
 
 class DvgwmError(Exception):
     """A failure with a stable exit code (``exit_code``) and log code (``log_code``)."""
@@ -22,7 +25,13 @@ class DvgwmError(Exception):
     @property
     def line(self) -> str:
         """The one line for standard error and the event log."""
-        return f"E{self.exit_code} {self.log_code} {' '.join(str(self).split())}"
+        line = printable(f"E{self.exit_code} {self.log_code} {' '.join(str(self).split())}")
+        return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 2]} …"
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with escapes in place of control characters, direction marks and stray bytes."""
+    return "".join(part if part.isprintable() else ascii(part)[1:-1] for part in text)
 
 
 class ConfigError(DvgwmError, ValueError, exit_code=2):
@@ -34,7 +43,15 @@ class ShapeError(DvgwmError, ValueError, exit_code=32):
 
 
 class OutputError(DvgwmError, ArithmeticError, exit_code=32):
-    """An engine gave a value that is not finite."""
+    """A stage gave a value that is not finite."""
+
+
+class EngineMemoryError(DvgwmError, MemoryError, exit_code=30):
+    """An engine wants more memory than there is."""
+
+
+class EngineLostError(DvgwmError, RuntimeError, exit_code=31):
+    """An engine failed, or took its process down with it."""
 
 
 class BundleMissingError(DvgwmError, FileNotFoundError, exit_code=10):
@@ -77,8 +94,16 @@ class InternalError(DvgwmError, RuntimeError, exit_code=70):
     """A fault of dvgwm's own, with no better name."""
 
 
+class HungUpRunError(DvgwmError, exit_code=129):
+    """The run's terminal went away (SIGHUP)."""
+
+
 class InterruptedRunError(DvgwmError, exit_code=130):
     """The operator stopped the run (Ctrl-C)."""
+
+
+class QuitRunError(DvgwmError, exit_code=131):
+    """The operator told the run to quit (SIGQUIT)."""
 
 
 class TerminatedRunError(DvgwmError, exit_code=143):

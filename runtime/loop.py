@@ -64,7 +64,7 @@ def simulate(settings: SimulationSettings) -> dict[str, Any]:
     spec = load_robot(settings.robot)
     task = settings.chosen_task(spec)
     started = time.perf_counter()
-    with outputs(settings.out) as (directory, shown_as), settings.engines.open() as pipeline:
+    with outputs(settings.out, settings.gif) as (directory, shown_as), settings.engines.open() as pipeline:
         camera = pipeline.manifest.input.camera
         real: list[ImageArray] = []
         arm = open_simulation(spec, task, settings.seed, pipeline, lambda seen, _: real.append(seen.images[camera]))
@@ -112,7 +112,8 @@ def simulate(settings: SimulationSettings) -> dict[str, Any]:
             wall_s=wall_s,
             result=result,
         )
-        return publish(directory, shown_as, pipeline, done, settings.gif)
+        published = publish(directory, shown_as, pipeline, done)
+    return published.show(settings.gif)
 
 
 def run_episode(

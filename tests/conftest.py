@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +247,24 @@ def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
 def observation() -> Observation:
     image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
     return Observation({"scene": image}, np.zeros(7), 0.0)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", type=int, metavar="SEED", help="draw all of tests/soak, from this seed")
+
+
+@dataclass(frozen=True)
+class Soak:
+    """What the fuzzes of tests/soak draw from: a seed, and whether all of it is drawn."""
+
+    seed: int
+    all: bool
+
+
+@pytest.fixture(scope="session")
+def soak(request: pytest.FixtureRequest) -> Soak:
+    seed = request.config.getoption("--soak")
+    return Soak(20261126, False) if seed is None else Soak(seed, True)
 
 
 @pytest.hookimpl(tryfirst=True)

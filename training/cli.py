@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from dvgwm.runtime.commands.program import run_program, together
+from dvgwm.runtime.commands.supervisor import supervise
 
 from .lines import Lines
 
@@ -196,4 +197,4 @@ def _finish(result: dict[str, Any]) -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    run_program("dvgwm-train", cli, "run it again to go on from what is written")
+    supervise(lambda: run_program("dvgwm-train", cli), "run it again to go on from what is written")

@@ -15,10 +15,9 @@ from ..errors import (
     BundleIncompatibleError,
     BundleMissingError,
     BundleUntrustedError,
-    ConfigError,
     RecordingError,
 )
-from ..files import write_atomic
+from ..files import whole_directory, write_atomic
 from .manifest import FileRecord, Manifest, dump, parse
 
 MANIFEST = "manifest.json"
@@ -79,27 +78,16 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path]) -> B
     """Return the bundle written to ``path`` from ``files`` (name to source), whole or not at all.
 
     The manifest's own ``files`` are filled in here and it is written last. An older bundle at ``path`` is replaced;
-    any other content there is left alone and refused with `ConfigError`.
+    any other content there is left alone. Raises as `files.whole_directory`.
     """
-    if path.exists() and not (path / MANIFEST).is_file() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError("OUT_OCCUPIED", f"{path} exists and is no bundle; name another directory with --out")
-    staging, old = path.with_name(f".{path.name}.staging"), path.with_name(f".{path.name}.old")
-    try:
-        for leftover in (staging, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        staging.mkdir(parents=True)
-        for name, source in files.items():
-            shutil.copyfile(source, staging / name)
+    with whole_directory(path, MANIFEST, "bundle") as staging:
+        try:
+            for name, source in files.items():
+                shutil.copyfile(source, staging / name)
+        except OSError as error:
+            raise RecordingError("BUNDLE_WRITE", f"cannot write the bundle {path}: {error}") from error
         records = {name: record_of(staging / name) for name in sorted(files)}
-        complete = replace(manifest, files=records)
-        write_atomic(staging / MANIFEST, dump(complete))
-        if path.exists():
-            path.rename(old)
-        staging.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise RecordingError("BUNDLE_WRITE", f"cannot write the bundle {path}: {error}") from error
+        write_atomic(staging / MANIFEST, dump(replace(manifest, files=records)))
     return read_bundle(path)
 
 

@@ -1,52 +1,51 @@
 """Runs a command line to its exit code: every way in which it may end is told in one line on standard error."""
 
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from ..errors import ConfigError, DvgwmError, InternalError, InterruptedRunError, RecordingError, TerminatedRunError
-
-READER_GONE = RecordingError("OUTPUT_PIPE", "nobody reads standard output any more; files already written stay")
-"""What rich ends the program for by itself, with SystemExit."""
+from ..errors import ConfigError, DvgwmError, EngineMemoryError, InternalError
+from .streams import open_streams
 
 
-def run_program(name: str, group: click.Group, kept: str) -> NoReturn:
-    """Run the command line ``group`` as ``name`` and exit with the code of `errors` that fits.
+def run_program(name: str, group: click.Group) -> int:
+    """Return the exit code of `errors` with which the command line ``group``, called ``name``, ended.
 
-    ``kept`` says what is left where it is stopped by a key or a signal.
+    What a signal raises passes through, for `supervisor.supervise` to tell.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    open_streams()
     try:
+        _check_text(sys.argv[1:])
         # Not click's own `main`: it writes to standard error before our one line.
         with group.make_context(name, sys.argv[1:]) as context:
             group.invoke(context)
-        code = 0
+        sys.stdout.flush()
     except click.exceptions.Exit as ended:
-        code = ended.exit_code
-    except SystemExit as ended:
-        terminated = TerminatedRunError("TERMINATED", f"stopped by a signal; {kept}")
-        code = _tell(terminated if ended.code == terminated.exit_code else READER_GONE)
-    except KeyboardInterrupt:
-        code = _tell(InterruptedRunError("INTERRUPTED", f"stopped by the operator; {kept}"))
+        return ended.exit_code
     except click.ClickException as error:
-        code = _tell(ConfigError("USAGE", f"{error.format_message()} See `{name} --help`"))
+        return tell(ConfigError("USAGE", f"{error.format_message()} See `{name} --help`"))
     except DvgwmError as error:
-        code = _tell(error)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter fails again as it exits
-        code = _tell(READER_GONE)
-    except Exception as error:
-        code = _tell(
-            InternalError("INTERNAL", f"{type(error).__name__}: {error}; run again with --debug and report it")
+        return tell(error)
+    except MemoryError as error:
+        return tell(
+            EngineMemoryError("MEMORY", f"out of memory ({error or 'no more was given'}); use a smaller bundle")
         )
-    sys.exit(code)
+    except Exception as error:
+        return tell(InternalError("INTERNAL", f"{type(error).__name__}: {error}; run again with --debug and report it"))
+    return 0
+
+
+def tell(error: DvgwmError) -> int:
+    """Write the one line of ``error`` to standard error, with --debug where it was raised, and return its exit code."""
+    click.echo(error.line, err=True)
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    return error.exit_code
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -58,13 +57,12 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return add
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    # Not an Exception: no part that turns a library's errors into ours may take this for one of them.
-    raise SystemExit(128 + number)
-
-
-def _tell(error: DvgwmError) -> int:
-    click.echo(error.line, err=True)
-    if "--debug" in sys.argv:
-        traceback.print_exc()
-    return error.exit_code
+def _check_text(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                "ARGUMENT_TEXT",
+                f"wanted arguments in UTF-8, got {os.fsencode(argument)!r}; rename the file or link to it",
+            ) from None

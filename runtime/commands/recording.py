@@ -24,7 +24,7 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
     instruction = check_instruction(settings.instruction or "")
     footage = open_footage(settings.camera)
     started = time.perf_counter()
-    with outputs(settings.out) as (directory, shown_as), settings.engines.open() as pipeline:
+    with outputs(settings.out, settings.gif) as (directory, shown_as), settings.engines.open() as pipeline:
         contract = pipeline.manifest.input
         size = contract.height_px, contract.width_px
         first = footage.sampled(contract.fps, 1, settings.at_s)[0]
@@ -55,7 +55,8 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
                 "actions": len(chunk.actions),
             },
         )
-        return publish(directory, shown_as, pipeline, done, settings.gif)
+        published = publish(directory, shown_as, pipeline, done)
+    return published.show(settings.gif)
 
 
 def _plan(

@@ -1,19 +1,19 @@
 """What a run leaves behind: a directory written whole or not at all, a table, and one JSON line."""
 
 import platform
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from ..denoise import Progress as OnProgress
-from ..errors import ConfigError, RecordingError
-from ..files import write_atomic, write_json
+from ..errors import printable
+from ..files import check_writable, whole_directory, write_atomic, write_json
 from ..pipeline import Pipeline
 from ..profiler import Profiler, peak_memory_bytes
 from .latency import against_paper, is_paper_work, latency_table
@@ -25,29 +25,17 @@ UNTRAINED = "The weights are untrained (seeded random): the imagined video is no
 
 
 @contextmanager
-def outputs(out: Path | None) -> Iterator[tuple[Path, Path]]:
+def outputs(out: Path | None, gif: Path | None) -> Iterator[tuple[Path, Path]]:
     """Give a directory to write to and what it will be called: ``out``, or the next number under runs/.
 
-    It gets that name only if all goes well.
-
-    Raises `RecordingError` where it cannot be made, `ConfigError` where ``out`` holds something that is no run.
+    It gets that name only if all goes well. Raises as `files.whole_directory`, and before anything is made
+    `RecordingError` where ``gif`` cannot be written.
     """
     target = out or _next(Path("runs"))
-    if target.exists() and not (target / RUN_FILE).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError("OUT_OCCUPIED", f"{target} exists and holds no run; name another directory with --out")
-    staging = target.with_name(f".{target.name}.unfinished")
-    shutil.rmtree(staging, ignore_errors=True)
-    created = [folder for folder in (staging, *staging.parents) if not folder.exists()]
-    try:
-        _make(staging, target)
-        yield staging, target
-        if target.exists():
-            shutil.rmtree(target)
-        staging.rename(target)
-    except BaseException:
-        for folder in created[-1:]:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    if gif is not None:
+        check_writable(gif)
+    with whole_directory(target, RUN_FILE, "run") as directory:
+        yield directory, target
 
 
 @contextmanager
@@ -69,21 +57,41 @@ def progress_bars() -> Iterator[OnProgress]:
         yield on_progress
 
 
-def publish(
-    directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished, gif: Path | None = None
-) -> dict[str, Any]:
-    """Write video, profile, trace, report and facts into ``directory``, print the table, and return the facts.
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A run whose directory is written: what is still to be shown of it."""
 
-    The video also goes to ``gif`` where that is given.
-    """
+    done: Finished
+    result: Mapping[str, Any]
+    table: Table
+    warning: str | None
+    fps: float
+
+    def show(self, gif: Path | None) -> dict[str, Any]:
+        """Write the video to ``gif`` if given, print the table, and return the facts; the run itself is safe already."""
+        if gif is not None:
+            write_atomic(gif, encode_gif(side_by_side(self.done.imagined, self.done.real), self.fps))
+        console = Console()
+        if self.warning:
+            console.print(self.warning, style="yellow", highlight=False)
+        console.print(self.table)
+        lines = [f"{self.done.outcome}: “{self.result['instruction']}”"]
+        for log_code in dict.fromkeys(event.log_code for event in self.done.events):
+            same = [event for event in self.done.events if event.log_code == log_code]
+            lines.append(f"  {log_code} x {len(same)}: {same[0].message}")
+        lines += [f"{what:6} {self.result[what]}" for what in ("video", "report")]
+        for line in lines:
+            console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+        return dict(self.result)
+
+
+def publish(directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished) -> Published:
+    """Write video, profile, trace, report and facts into ``directory``, which will be called ``shown_as``."""
     manifest, rows = pipeline.manifest, done.profiler.summary(done.wall_s)
     plan_s, plan_flop = plan_cost(done.profiler, len(done.plans))
     stages = [stage.spec for stage in pipeline.stages]
     verdict = against_paper(plan_s, plan_flop, is_paper_work(manifest, stages, len(done.plans[0].frames)))
-    both = side_by_side(done.imagined, done.real)
-    video = write_video(directory / "plan", both, manifest.input.fps)
-    if gif is not None:
-        write_atomic(gif, encode_gif(both, manifest.input.fps))
+    video = write_video(directory / "plan", side_by_side(done.imagined, done.real), manifest.input.fps)
     result = {
         **done.result,
         "instruction": done.plans[0].instruction,
@@ -116,8 +124,8 @@ def publish(
         result=result,
     )
     write_json(directory / RUN_FILE, result)
-    _print(done, result, latency_table(rows, done.cold_start_s, len(done.plans), verdict), warning)
-    return result
+    table = latency_table(rows, done.cold_start_s, len(done.plans), verdict)
+    return Published(done, result, table, warning, manifest.input.fps)
 
 
 def plan_cost(profiler: Profiler, plans: int) -> tuple[float, float]:
@@ -140,25 +148,6 @@ def engine_facts(pipeline: Pipeline) -> dict[str, str]:
         "samplers": "; ".join(samplers),
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}, Python {platform.python_version()}",
     }
-
-
-def _make(staging: Path, target: Path) -> None:
-    try:
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise RecordingError("OUTPUT_WRITE", f"cannot write {target}: {error.strerror}; choose another --out") from None
-
-
-def _print(done: Finished, result: Mapping[str, Any], table: Any, warning: str | None) -> None:
-    console = Console()
-    if warning:
-        console.print(warning, style="yellow", highlight=False)
-    console.print(table)
-    console.print(f"{done.outcome}: “{result['instruction']}”", highlight=False, markup=False)
-    for log_code in dict.fromkeys(event.log_code for event in done.events):
-        same = [event for event in done.events if event.log_code == log_code]
-        console.print(f"  {log_code} x {len(same)}: {same[0].message}", highlight=False, markup=False)
-    console.print(f"video  {result['video']}\nreport {result['report']}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _next(parent: Path) -> Path:

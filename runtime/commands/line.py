@@ -1,0 +1,147 @@
+"""The command line of `dvgwm-runtime`: its commands and options. The environment is read here and nowhere below."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import ConfigError
+from .program import together
+
+EPILOG = """\b
+Examples:
+  dvgwm-runtime --robot galaxea_a1                        one episode on the simulated arm
+  dvgwm-runtime --robot galaxea_a1 --task "stack_cube:red cube" --seed 7
+  dvgwm-runtime --plan-only --camera clip.mp4 --instruction "put the blue cup on the plate"
+  dvgwm-runtime inspect engines/a1_tiny                   what a bundle holds
+  dvgwm-runtime evaluate --episodes 20 --seed 0 --json    success over tasks and layouts
+"""
+
+Seconds = click.FloatRange(min=0.0)
+FilePath = click.Path(path_type=Path)
+Positive = click.IntRange(min=1)
+
+
+class PlanTime(click.ParamType[Any]):
+    """``frozen``, ``measured`` or a number of seconds."""
+
+    name = "frozen|measured|SECONDS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in ("frozen", "measured"):
+            return value
+        return str(Seconds.convert(value, param, ctx))
+
+
+def _cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvgwm"
+
+
+bundle_options = together(
+    click.option("--bundle", type=FilePath, help="Bundle directory (default: the shipped one)."),
+    click.option("--backend", help="Engine library to run on (default: the one the bundle was built for)."),
+    click.option("--threads", type=Positive, help="CPU threads of the engines (default: one per core)."),
+    click.option("--sampler", "preview_sampler", help="Preview sampler, such as ddim_v, dpmpp_2m."),
+    click.option("--steps", "preview_steps", type=int, help="Preview steps (default: the bundle's)."),
+    click.option("--guidance", type=float, help="Guidance of the preview; 1 switches it off."),
+    click.option("--refine-steps", type=int, help="Euler steps of the refiner (default: the bundle's)."),
+    click.option("--cache-dir", type=FilePath, help="Where prompts computed here are kept."),
+)
+"""What chooses a bundle and how its samplers run."""
+
+
+@click.group(invoke_without_command=True, epilog=EPILOG, context_settings={"max_content_width": 100})
+@click.option("--robot", help="Robot to drive, such as galaxea_a1; simulated unless --live is given.")
+@click.option("--task", help="Simulated task (default: the first), or TASK:OBJECT.")
+@click.option("--instruction", help="What the robot is to do (default: the simulated task's own sentence).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the layout and of all noise.")
+@click.option("--execute", type=Positive, help="Actions played before the next plan (default: the bundle's).")
+@click.option("--max-actions", type=Positive, default=96, show_default=True, help="Actions after which it ends.")
+@click.option(
+    "--plan-time", type=PlanTime(), default="frozen", show_default=True, help="Virtual time that a plan costs."
+)
+@click.option("--plan-only", is_flag=True, help="Imagine and act from a recording; no robot.")
+@click.option("--camera", type=FilePath, help="With --plan-only: an image, a folder or a video.")
+@click.option("--at", "at_s", type=Seconds, default=0.0, show_default=True, help="Second of the recording to start at.")
+@click.option("--live", is_flag=True, help="Move the real arm.")
+@click.option("--out", type=FilePath, help="Directory for video, profile and report (default: runs/N).")
+@click.option("--gif", type=FilePath, help="Also write imagined beside real here, as an animated GIF.")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+@bundle_options
+@click.version_option(__version__)
+@click.pass_context
+def cli(context: click.Context, /, **options: Any) -> None:
+    """Imagine an interaction, refine it, and act it out: DVG-WM on a robot PC.
+
+    Without a command it runs one episode and shows the time of every stage. The last line of standard output is JSON.
+    """
+    options.pop("debug")
+    if context.invoked_subcommand is not None:
+        return
+    from ..config.settings import RecordingSettings, SimulationSettings, settings
+    from ..loop import simulate
+    from .recording import plan_recording
+
+    if options["live"]:
+        raise ConfigError(
+            "LIVE_MISSING", "this version has no driver for real arms yet, nothing was moved; leave --live out"
+        )
+    if options["plan_only"]:
+        _finish(plan_recording(settings(RecordingSettings, options, _cache_dir())))
+    elif options["robot"]:
+        _finish(simulate(settings(SimulationSettings, options, _cache_dir())))
+    else:
+        click.echo(context.get_help())
+        raise ConfigError("USAGE", "wanted --robot NAME, --plan-only --camera PATH or a command, got none of them")
+
+
+@cli.command()
+@click.argument("bundle", type=FilePath)
+def inspect(bundle: Path) -> None:
+    """Check every file of BUNDLE and print what it holds."""
+    from ..display.inspection import show
+
+    _finish(show(bundle))
+
+
+@cli.command()
+@click.option("--robot", default="galaxea_a1", show_default=True, help="Simulated robot.")
+@click.option(
+    "--episodes", type=Positive, default=20, show_default=True, help="Episodes in all, spread over the tasks."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first layout.")
+@click.option("--execute", type=Positive, help="Actions played before the next plan (default: the bundle's).")
+@click.option("--max-actions", type=Positive, default=96, show_default=True, help="Actions after which one ends.")
+@click.option("--plan-time", type=PlanTime(), default="frozen", show_default=True, help="Virtual time of a plan.")
+@click.option(
+    "--control",
+    type=click.Choice(["frozen", "other-instruction", "true-frames"]),
+    help="Instead of imagination: the first frame held, another instruction's video, or a scripted expert's.",
+)
+@click.option("--json", "only_json", is_flag=True, help="Print the last line only.")
+@bundle_options
+def evaluate(**options: Any) -> None:
+    """Run simulated episodes over all tasks and print the success rate.
+
+    With --control the policy is shown something else than what was imagined: where success falls, imagination acts.
+    """
+    from ..config.settings import SimulationSettings, settings
+    from .evaluation import evaluate as run_evaluation
+
+    count, quiet, control = (options.pop(name) for name in ("episodes", "only_json", "control"))
+    _finish(run_evaluation(settings(SimulationSettings, options, _cache_dir()), count, quiet, control))
+
+
+@cli.command()
+def doctor() -> None:
+    """Say what this machine has and lacks for running dvgwm."""
+    from ..display.inspection import diagnose
+
+    _finish(diagnose())
+
+
+def _finish(result: dict[str, Any]) -> None:
+    click.echo(json.dumps(result))
