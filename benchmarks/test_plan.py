@@ -1,8 +1,11 @@
 """Every stage, the plan end to end, and what the runtime itself costs."""
 
+import time
+
 import numpy as np
 import pytest
 
+from dvgwm.runtime import stages
 from dvgwm.runtime.denoise import Context
 from dvgwm.runtime.pipeline import silent
 from dvgwm.runtime.profiler import Profiler
@@ -60,3 +63,21 @@ def test_overhead(benchmark, record, one_plan):
     record("overhead", share=float(np.median(shares)))
     benchmark.extra_info |= {"share": float(np.median(shares))}
     assert np.median(shares) <= 0.05
+
+
+def test_finiteness(benchmark, record, one_plan, monkeypatch):
+    """Time of a plan in which outputs are looked at: at most 0.5 % of it; the mean that decoders give is theirs."""
+    spent: list[float] = []
+    check = stages.check_finite
+
+    def timed(*arguments) -> None:
+        started = time.perf_counter()
+        check(*arguments)
+        spent.append(time.perf_counter() - started)
+
+    monkeypatch.setattr(stages, "check_finite", timed)
+    benchmark.pedantic(one_plan, setup=spent.clear, rounds=5, warmup_rounds=1)
+    share = sum(spent) / benchmark.stats["median"]
+    record("finiteness", share=share)
+    benchmark.extra_info |= {"share": share}
+    assert share <= 0.005

@@ -183,8 +183,8 @@ def _decoders(preset: Preset, codec: Any, quantise: bool, dtype: torch.dtype) ->
     )
     head = _randn(1, CHUNKS[0], channels, *grid)
     with torch.no_grad():
-        cache = first(head)[1:]
-    outputs = ("frames", *(f"next__{name}" for name in names))
+        cache = first(head)[1 : 1 + len(names)]
+    outputs = ("frames", *(f"next__{name}" for name in names), *(["frames_mean"] if quantise else []))
     carry = {f"next__{name}": name for name in names}
     inputs = {"latents": _randn(1, CHUNKS[1], channels, *grid)} | dict(zip(names, cache, strict=True))
     return (

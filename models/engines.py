@@ -62,15 +62,19 @@ class DecodeEngine(nn.Module):
         self.register_buffer("std", torch.tensor(scaling.std).view(-1, 1, 1), persistent=False)
 
     def forward(self, latents: Tensor, *cache: Tensor) -> Any:
-        """Return the frames, uint8 (with ``quantise``) or float32 in [0, 1], then the cache's tensors."""
+        """Return the frames, uint8 (with ``quantise``) or float32 in [0, 1], then the cache's tensors.
+
+        With ``quantise`` the last is the mean of the frames, 1, before they are rounded: a byte is always finite.
+        """
         raw = (latents * self.std + self.mean).transpose(1, 2).to(self.dtype)
         nested = None if self.first else nest_cache(self.cache_names, cache)
         frames, left = self.codec(raw, nested)
         tensors = dict(flatten_cache(left))
         pixels = (frames.float() * 0.5 + 0.5).clamp(0.0, 1.0).permute(0, 2, 3, 4, 1)
-        if self.quantise:
-            pixels = (pixels * 255.0).round().to(torch.uint8)
-        return pixels, *(tensors[name] for name in self.cache_names)
+        cached = (tensors[name] for name in self.cache_names)
+        if not self.quantise:
+            return pixels, *cached
+        return (pixels * 255.0).round().to(torch.uint8), *cached, frames.float().mean().reshape(1)
 
 
 class EncodeTextEngine(nn.Module):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .backends.backend import Backend, Engine
+from .backends.watched import load_engine
 from .bundle.disk import Bundle
 from .bundle.manifest import Manifest, StageSpec
 from .bundle.prompts import PromptStore
@@ -19,7 +20,7 @@ from .denoise import Context, Progress
 from .errors import BundleIncompatibleError, ConfigError
 from .profiler import Profiler
 from .samplers.spec import SamplerSpec, instead
-from .stages import Stage, batch_sizes, open_stage
+from .stages import Stage, batch_sizes, check_finite, open_stage
 from .types import ActionChunk, FloatArray, Observation, Plan, Tensor, check_image
 
 PLAN = {"plan", "observations"}
@@ -83,7 +84,7 @@ class Pipeline:
         for spec in specs:
             for engine in spec.engines.values():
                 if engine.file not in loaded:
-                    loaded[engine.file] = backend.load(bundle.file(engine.file), engine)
+                    loaded[engine.file] = load_engine(backend, bundle.file(engine.file), engine)
                     self._resources.callback(loaded[engine.file].close)
         self.prompts = PromptStore(bundle, cache, self._text_encoder(specs))
         stages = [
@@ -198,9 +199,11 @@ class Pipeline:
 
     def _text_encoder(self, specs: Sequence[StageSpec]) -> Callable[[str], FloatArray] | None:
         """Return what embeds an instruction, None if the bundle has no text encoder."""
-        files = [s.engines["encode"].file for s in specs if s.kind == "encode_text" and "encode" in s.engines]
-        return partial(self._encode_text, self._engines[files[0]]) if files else None
+        encoding = [spec for spec in specs if spec.kind == "encode_text" and "encode" in spec.engines]
+        return partial(self._encode_text, encoding[0]) if encoding else None
 
-    def _encode_text(self, engine: Engine, text: str) -> FloatArray:
+    def _encode_text(self, spec: StageSpec, text: str) -> FloatArray:
         tokens = self.backend.upload(tokenize(self.bundle, text))
-        return np.asarray(self.backend.download(engine.run({"tokens": tokens})["text"]), np.float32)
+        encoded = self._engines[spec.engines["encode"].file].run({"tokens": tokens})["text"]
+        check_finite(self.backend, spec.name, "text", encoded)  # before it is kept for other runs
+        return np.asarray(self.backend.download(encoded), np.float32)

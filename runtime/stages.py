@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .backends.backend import Backend, Engine
+from .backends.watched import watched
 from .bundle.manifest import ActionContract, StageSpec
 from .bundle.prompts import PromptStore
 from .cameras.image import fit
@@ -36,8 +37,16 @@ class Stage:
     sampler: Sampler | None
 
     def run(self, tensors: Tensors, context: Context) -> dict[str, Any]:
-        """Return the tensors that this stage makes from the earlier ones."""
-        return WORK[_key(self.spec)](self, tensors, context)
+        """Return the tensors that this stage makes from the earlier ones.
+
+        Raises `OutputError` (32) where one is not finite, `EngineLostError` (31) where the backend's library fails.
+        """
+        # What overflows is seen where outputs are checked: numpy need not warn of it.
+        with watched(f"stage {self.spec.name}"), np.errstate(all="ignore"):
+            made = WORK[_key(self.spec)](self, tensors, context)
+            for name, tensor in made.items():
+                check_finite(self.backend, self.spec.name, name, tensor)
+        return made
 
     def input(self, tensors: Tensors, name: str) -> Any:
         """Return the earlier tensor that this stage calls ``name``."""
@@ -64,6 +73,16 @@ def open_stage(
         )
     sampler = None if spec.sampler is None else build_sampler(spec.sampler)
     return Stage(spec, engines, backend, prompts, actions, sampler)
+
+
+def check_finite(backend: Backend, stage: str, name: str, tensor: Tensor) -> None:
+    """Return if ``tensor``, which ``stage`` made, is finite; raise `OutputError` if not."""
+    if not backend.finite(tensor):
+        raise OutputError(
+            "OUTPUT_NONFINITE",
+            f"stage {stage}: {name} has numbers that are not finite, nothing was played; its weights or its constants are "
+            "spoiled: rebuild the bundle",
+        )
 
 
 def batch_sizes(spec: StageSpec) -> dict[str, int]:
@@ -139,6 +158,8 @@ def decode(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
         with context.profiler.span(f"{name}: engine", flop=engine.spec.flop):
             outputs = dict(engine.run({"latents": latents[:, begin:end], **cache}))
         frames.append(stage.backend.download(outputs.pop("frames"))[0])
+        # A number that is not finite is lost where frames are rounded to bytes; their mean before that has it still.
+        check_finite(stage.backend, name, "frames", outputs.pop("frames_mean", frames[-1]))
         cache = {following.spec.carry[output]: tensor for output, tensor in outputs.items()}
         context.progress(name, end, total)
     return {stage.spec.output: np.concatenate(frames)}
@@ -163,7 +184,7 @@ def act_by_diffusion(stage: Stage, tensors: Tensors, context: Context) -> dict[s
     chosen, deviation = agree(drawn, spec.number("medoid_above"))
     actions, spread = (blend(c, chunks.starts, spec.vector("blend"), chunks.actions) for c in (chosen, deviation))
     return {
-        spec.output: unnormalise(actions.astype(np.float32), stage.actions),
+        spec.output: unnormalise(actions.astype(np.float32), stage.actions, spec.name),
         f"{spec.output}_spread": spread / 2.0,  # of a range from -1 to 1
     }
 
@@ -178,13 +199,15 @@ def act_directly(stage: Stage, tensors: Tensors, context: Context) -> dict[str, 
         inputs[spec.name] = stage.backend.upload(value[None] if value.ndim + 1 == len(spec.shape) else value)
     with context.profiler.span(f"{stage.spec.name}: engine", flop=engine.spec.flop):
         actions = stage.backend.download(engine.run(inputs)["actions"])
-    return {stage.spec.output: unnormalise(actions[0].astype(np.float32), stage.actions)}
+    return {stage.spec.output: unnormalise(actions[0].astype(np.float32), stage.actions, stage.spec.name)}
 
 
-def unnormalise(actions: FloatArray, contract: ActionContract) -> FloatArray:
+def unnormalise(actions: FloatArray, contract: ActionContract, stage: str = "act") -> FloatArray:
     """Return ``actions`` (N D in [-1, 1]) in the contract's units; raises `OutputError` where one is not finite."""
     if not np.isfinite(actions).all():
-        raise OutputError("ACTION_NONFINITE", "the policy gave an action that is not finite; nothing was sent")
+        raise OutputError(
+            "ACTION_NONFINITE", f"stage {stage}: an action is not finite, nothing was sent; rebuild the bundle"
+        )
     lower, upper = np.asarray(contract.lower, np.float32), np.asarray(contract.upper, np.float32)
     return np.asarray(lower + (np.clip(actions, -1.0, 1.0) + 1.0) * 0.5 * (upper - lower), np.float32)
 

@@ -51,10 +51,10 @@ def decoders(bench: Bench, size: Preset) -> tuple[Any, Callable[[Tensor], Tensor
     def chunked(latents: Tensor) -> Tensor:
         with torch.inference_mode():
             head, step = CHUNKS
-            frames, *cache = first(latents[:, :head])
+            frames, *cache, _ = first(latents[:, :head])
             made = [frames]
             for at in range(head, latents.shape[1], step):
-                frames, *cache = following(latents[:, at : at + step], *cache)
+                frames, *cache, _ = following(latents[:, at : at + step], *cache)
                 made.append(frames)
             return torch.cat(made, 1)
 

@@ -93,6 +93,9 @@ class Backend(Protocol):
         ``latents`` is 1 t C h w, ``scale`` and ``shift`` hold one number per channel.
         """
 
+    def finite(self, tensor: Tensor) -> bool:
+        """Return whether every number of ``tensor`` is finite: one reduction where it lies, numpy's on the host."""
+
     def mark(self) -> Tensor:
         """Return a mark on the device's own time line."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ..errors import BundleIncompatibleError, InternalError
-from ..types import Tensor
+from ..types import Tensor, TensorSpec
 from .backend import EngineSpec
 from .buffers import Buffers, check_inputs
 from .host import HostBackend
@@ -45,12 +45,13 @@ class OnnxEngine:
             ("inputs", self.spec.inputs, self._session.get_inputs()),
             ("outputs", self.spec.outputs, self._session.get_outputs()),
         ):
-            expected = {spec.name: spec.dtype for spec in want}
-            got = {node.name: _DTYPES.get(node.type, node.type) for node in have}
-            if expected != got:
-                missing, extra = sorted(expected.items() - got.items())[:3], sorted(got.items() - expected.items())[:3]
+            nodes = {node.name: node for node in have}
+            if {spec.name for spec in want} != nodes.keys() or not all(_is_as(nodes[spec.name], spec) for spec in want):
+                expected = ", ".join(f"{spec.name} {spec}" for spec in want)
+                got = ", ".join(f"{node.name} {_DTYPES.get(node.type, node.type)}{node.shape}" for node in have)
                 raise BundleIncompatibleError(
-                    "ENGINE_INTERFACE", f"{name}: wanted {side} such as {missing}, the graph has {extra}; rebuild it"
+                    "ENGINE_INTERFACE",
+                    f"{name}: the manifest states {side} {expected}; the graph has {got}; rebuild it",
                 )
 
     def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -73,6 +74,18 @@ class OnnxEngine:
 
     def close(self) -> None:
         self._session = None
+
+
+def _is_as(node: ort.NodeArg, spec: TensorSpec) -> bool:
+    """Return whether a graph's input or output is what the manifest states: a fixed size the same, an open one open."""
+    return (
+        _DTYPES.get(node.type) == spec.dtype
+        and len(node.shape) == len(spec.shape)
+        and all(
+            size == stated if isinstance(size, int) else isinstance(stated, str) or not size
+            for size, stated in zip(node.shape, spec.shape, strict=True)
+        )
+    )
 
 
 def open_backend(threads: int | None = None) -> HostBackend:

@@ -23,6 +23,7 @@ from ..sampler import Step
 from ..types import FloatArray, Tensor
 from .backend import EngineSpec
 from .buffers import check_inputs
+from .host import finite
 
 OPERATORS = ("attention", "attention_8bit", "modulate", "qk_norm_rope", "quantise", "scaled_linear", "spatial_norm")
 """Modules of `dvgwm.kernels` whose operators a package may call: it cannot be loaded before they are registered."""
@@ -170,6 +171,11 @@ class TorchBackend:
         channels = latents.shape[2]
         numbers = (self.upload(np.broadcast_to(values, (channels,)).astype(np.float32)) for values in (scale, shift))
         return bridge(latents, *numbers, noise, signal, strength)
+
+    def finite(self, tensor: Tensor) -> bool:
+        if isinstance(tensor, np.ndarray):
+            return finite(tensor)
+        return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
     def mark(self) -> Tensor:
         if self._device.type == "cpu":

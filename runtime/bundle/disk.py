@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 REBUILD = "rebuild it with `python export/build_engines.py`"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _SUFFIXES = (".onnx", ".data", ".safetensors", ".json", ".plan", ".pt2")
-_MANIFEST_BYTES = 16 << 20
+_MANIFEST_BYTES = 1 << 20
 # Pickle's protocol header and its text opcodes, zip (torch.save) and numpy's object container: never in a bundle.
 _EXECUTABLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\x93NUMPY", b"\x7fELF")
 # A StringStringEntryProto with the key "location": ONNX's way to name a file that holds weights.

@@ -7,6 +7,8 @@ are refused.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,7 +20,8 @@ from ..strict import UnknownKeyError, strict
 from ..types import FloatArray
 
 SCHEMA = 1
-STAGE_KINDS = ("encode_text", "encode_image", "denoise", "bridge", "decode", "act")
+LONGEST_NUMBER = 18
+"""Digits of a whole number: what is longer is no size, rate or count."""
 Constant = float | str | tuple[float, ...]
 
 
@@ -162,9 +165,13 @@ class Manifest:
 
 
 def parse(data: bytes) -> Manifest:
-    """Return the manifest in ``data``; raises `BundleCorruptError` or `BundleIncompatibleError` with the place."""
+    """Return the manifest in ``data``, all of whose numbers lie in their ranges and add up (`checks`).
+
+    Raises `BundleCorruptError`, or `BundleIncompatibleError` for what is sound but of another version, with all that does
+    not hold.
+    """
     try:
-        raw = json.loads(data)
+        raw = json.loads(data, object_pairs_hook=_unique, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise BundleCorruptError("MANIFEST_JSON", f"manifest.json is not JSON ({error}); rebuild the bundle") from None
     schema = raw.get("schema") if isinstance(raw, dict) else None
@@ -174,11 +181,22 @@ def parse(data: bytes) -> Manifest:
         )
     try:
         manifest = strict(raw, Manifest)
-    except ValueError as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         code = "MANIFEST_KEY" if isinstance(error, UnknownKeyError) else "MANIFEST_FIELD"
         raise BundleCorruptError(code, f"manifest.json: {error}; rebuild the bundle") from None
-    _check_stages(manifest)
+    check(manifest)
     return manifest
+
+
+def check(manifest: Manifest) -> None:
+    """Return if ``manifest`` adds up; raise as `parse` if not."""
+    from .checks import findings  # it reads the dataclasses of this module
+
+    if found := list(findings(manifest)):
+        kind = BundleCorruptError if found[0].corrupt else BundleIncompatibleError
+        listed = "; ".join(f"({index}) {finding.text}" for index, finding in enumerate(found, 1))
+        told = found[0].text if len(found) == 1 else f"{len(found)} things do not hold: {listed}"
+        raise kind(found[0].log_code, f"manifest.json: {told}; rebuild the bundle")
 
 
 def dump(manifest: Manifest) -> bytes:
@@ -186,17 +204,22 @@ def dump(manifest: Manifest) -> bytes:
     return json.dumps(msgspec.to_builtins(manifest), indent=1, sort_keys=True).encode() + b"\n"
 
 
-def _check_stages(manifest: Manifest) -> None:
-    available = {"image", "instruction", "plan", "observations"}
-    for stage in manifest.pipeline:
-        where = f"stage {stage.name}"
-        if stage.kind not in STAGE_KINDS:
-            raise BundleIncompatibleError("STAGE_KIND", f"{where}: wanted a kind of {STAGE_KINDS}, got {stage.kind!r}")
-        for tensor in (*stage.inputs.values(), *stage.unconditional.values()):
-            if tensor not in available:
-                raise BundleCorruptError("STAGE_WIRING", f"{where} needs {tensor!r}, which no earlier stage makes")
-        available |= {stage.output, f"{stage.output}_empty"} if stage.kind == "encode_text" else {stage.output}
-        for engine in stage.engines.values():
-            for name in filter(None, (engine.file, engine.weights)):
-                if name not in manifest.files:
-                    raise BundleCorruptError("STAGE_FILE", f"{where}: engine {name!r} is not among the files")
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > LONGEST_NUMBER:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"{text[:LONGEST_NUMBER]} is no finite number")
+    return value

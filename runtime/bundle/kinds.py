@@ -1,0 +1,220 @@
+"""The kinds of stages: which engines and constants each has, and what it makes of which shapes."""
+
+from collections.abc import Callable, Generator, Mapping
+from typing import NamedTuple, TypeAlias
+
+from ..types import TensorSpec
+from .findings import (
+    Finding,
+    agree,
+    fits,
+    fixed,
+    inputs_are,
+    interface,
+    misshapen,
+    number,
+    sampler_of,
+    vector,
+    velocity_of,
+    whole,
+)
+from .manifest import Manifest, StageSpec
+
+Made: TypeAlias = dict[str, TensorSpec | None]
+"""What earlier stages made, by name; None where the shape is not known from the manifest."""
+Check: TypeAlias = Generator[Finding, None, Made]
+
+
+class Kind(NamedTuple):
+    """A kind of stage: its engines' roles with whether there is a sampler, one pair per form, and its check."""
+
+    parts: tuple[tuple[tuple[str, ...], bool], ...]
+    check: Callable[[StageSpec, Made, Manifest], Check]
+
+
+def encode_text(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
+    """Tokens 1 L to text 1 L D; without an engine, stored embeddings of a shape that the manifest does not say."""
+    yield from inputs_are(stage, ["instruction"])
+    if not stage.engines:
+        return {}
+    tokens, text = yield from interface(stage, "encode", {"tokens": 2}, {"text": 3})
+    if tokens is not None and tokens[0].shape != (1, manifest.text.max_tokens):
+        yield misshapen(stage, tokens[0], f"1 x text.max_tokens, {manifest.text.max_tokens}")
+    if manifest.text.tokenizer not in ("bytes", "tokenizer.json"):
+        yield Finding("TOKENIZER_KIND", f"wanted bytes or tokenizer.json, got {manifest.text.tokenizer!r}", False)
+    if manifest.text.tokenizer == "tokenizer.json" and "tokenizer.json" not in manifest.files:
+        yield Finding("STAGE_FILE", f"stage {stage.name}: 'tokenizer.json' is not among the files")
+    return {} if text is None else {stage.output: TensorSpec("text", text[0].shape, "float32")}
+
+
+def encode_image(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
+    """A picture 1 H W 3 to latents 1 1 C h w, scaled per channel."""
+    yield from inputs_are(stage, ["image"])
+    image, latents = yield from interface(stage, "encode", {"image": 4}, {"latents": 5})
+    if image is None or latents is None:
+        return {}
+    if image[0].dtype != "uint8" or image[0].shape[::3] != (1, 3) or not fixed(image[0]):
+        yield misshapen(stage, image[0], "uint8[1, H, W, 3]")
+    if latents[0].shape[:2] != (1, 1) or not fixed(latents[0]):
+        yield misshapen(stage, latents[0], "1, 1, C, h, w")
+    yield from vector(stage, "mean", -1e6, 1e6, latents[0].shape[2])
+    yield from vector(stage, "std", 1e-6, 1e6, latents[0].shape[2])
+    return {stage.output: TensorSpec("latents", latents[0].shape, "float32")}
+
+
+def denoise(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
+    """Noise, or latents made earlier, to latents 1 T C H W, under conditions that earlier stages made."""
+    conditions = [name for name in stage.inputs if name != "state"]
+    names = {"state": 5, "time": 1} | dict.fromkeys(conditions, 0)
+    inputs, outputs = yield from interface(stage, "denoise", names, {"velocity": 5})
+    yield from sampler_of(stage)
+    if inputs is None or outputs is None:
+        return {}
+    by_name = {spec.name: spec for spec in inputs}
+    state = by_name["state"]
+    if state.dtype != "float32" or state.shape[0] != 1 or not fixed(state):
+        yield misshapen(stage, state, "float32[1, T, C, H, W]")
+    yield from velocity_of(stage, state, by_name["time"], outputs[0])
+    for name, source in stage.inputs.items():
+        yield from fits(stage, by_name[name], made[source])
+    for name, source in stage.unconditional.items():
+        if name in by_name:
+            yield from fits(stage, by_name[name], made[source])
+            if stage.sampler is not None and stage.sampler.guidance != 1.0 and fixed(by_name[name]):
+                yield misshapen(stage, by_name[name], "of open size first, for guidance")
+    return {stage.output: TensorSpec("latents", state.shape, "float32")}
+
+
+def bridge(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
+    """Latents 1 t C h w to latents 1 T C H W."""
+    yield from inputs_are(stage, ["latents"])
+    latents = made.get(stage.inputs.get("latents", ""))
+    if latents is not None and len(latents.shape) != 5:
+        yield misshapen(stage, latents, "1, T, C, h, w")
+    if latents is None or len(latents.shape) != 5:
+        return {}
+    sizes = {}
+    for name in ("frames", "height", "width"):
+        sizes[name] = yield from whole(stage, name, 1, 4096)
+    channels = latents.shape[2]
+    yield from vector(stage, "scale", -1e6, 1e6, channels)
+    yield from vector(stage, "shift", -1e6, 1e6, channels)
+    for name in ("signal", "strength"):
+        yield from number(stage, name, 0.0, 1.0)
+    return {
+        stage.output: TensorSpec("latents", (1, sizes["frames"], channels, sizes["height"], sizes["width"]), "float32")
+    }
+
+
+def decode(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
+    """Latents 1 T C h w to frames T' H W 3: a first chunk, then following ones with what is carried along."""
+    yield from inputs_are(stage, ["latents"])
+    first, following = stage.engines["decode_first"], stage.engines["decode_next"]
+    wiring = f"stage {stage.name}: {first.file} and {following.file} do not fit together"
+    carried = {spec.name: spec for spec in following.inputs if spec.name != "latents"}
+    sides = [{spec.name: spec for spec in engine.outputs} for engine in (first, following)]
+    heads = [{spec.name: spec for spec in engine.inputs}.get("latents") for engine in (first, following)]
+    frames = [side.get("frames") for side in sides]
+    left = [{name: spec for name, spec in side.items() if name not in ("frames", "frames_mean")} for side in sides]
+    if None in heads or None in frames or len(first.inputs) != 1:
+        yield Finding("ENGINE_INTERFACE", f"{wiring}: wanted latents and frames")
+        return {}
+    (head, chunk), (begun, more) = [spec for spec in heads if spec], [spec for spec in frames if spec]
+    if set(following.carry.values()) != carried.keys() or any(set(side) != following.carry.keys() for side in left):
+        yield Finding("ENGINE_CARRY", f"{wiring}: each has to carry what the next one takes in")
+    elif not all(agree(side[out], carried[into]) for side in left for out, into in following.carry.items()):
+        yield Finding("ENGINE_CARRY", f"{wiring}: a carried tensor has two shapes")
+    for spec, pattern in ((begun, "uint8[1, T, H, W, 3]"), (more, "uint8[1, T, H, W, 3]")):
+        if spec.dtype != "uint8" or len(spec.shape) != 5 or spec.shape[::4] != (1, 3) or not fixed(spec):
+            yield misshapen(stage, spec, pattern)
+            return {}
+    latents = made[stage.inputs["latents"]] if "latents" in stage.inputs else None
+    if latents is None:
+        return {}
+    for spec in (head, chunk):
+        if (
+            len(spec.shape) != 5
+            or not fixed(spec)
+            or spec.shape[2:] != latents.shape[2:]
+            or spec.dtype != latents.dtype
+        ):
+            yield misshapen(stage, spec, f"chunks of {latents}")
+            return {}
+    rest, step = int(latents.shape[1]) - int(head.shape[1]), int(chunk.shape[1])
+    if rest < 0 or rest % step or begun.shape[2:] != more.shape[2:]:
+        yield Finding(
+            "STAGE_CHUNKS", f"{wiring}: {latents.shape[1]} latent frames are not {head.shape[1]} and then {step}s"
+        )
+        return {}
+    count = int(begun.shape[1]) + rest // step * int(more.shape[1])
+    return {stage.output: TensorSpec("frames", (count, *begun.shape[2:]), "uint8")}
+
+
+def act(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
+    """A plan's frames to actions N D, by diffusion policy or by one forward pass."""
+    made = made | {"plan": made.get("plan")}
+    if "act" in stage.engines:
+        return (yield from _act_directly(stage, made))
+    yield from inputs_are(stage, ["plan"])
+    yield from sampler_of(stage)
+    frames, features = yield from interface(stage, "encode", {"frames": 4}, {"features": 2})
+    names = {"state": 3, "time": 1, "features": 2}
+    inputs, outputs = yield from interface(stage, "denoise", names, {"velocity": 3})
+    count = yield from whole(stage, "frames", 2, 4096)
+    stride = yield from whole(stage, "stride", 1, count)
+    yield from whole(stage, "samples", 1, 256)
+    yield from number(stage, "medoid_above", 0.0, 1e6)
+    offsets = yield from vector(stage, "offsets", 0, count - 1, None)
+    blend = yield from vector(stage, "blend", 1e-3, 1e3, None)
+    if any(offset != int(offset) for offset in offsets) or list(offsets) != sorted(set(offsets)):
+        yield Finding("STAGE_CONSTANT", f"stage {stage.name}: wanted offsets as whole numbers that rise, got {offsets}")
+    # As `chunks.chunking`: the last chunk's actions have to reach the plan's end, and no chunk may begin after another's.
+    starts = range(0, count - int(max(offsets, default=0)), stride)
+    if not starts or starts[-1] + len(blend) < count - 1 or stride > len(blend):
+        yield Finding(
+            "STAGE_CHUNKS", f"stage {stage.name}: chunks of {len(blend)} every {stride} leave some of {count - 1} out"
+        )
+    plan = made["plan"]
+    if frames is not None and plan is not None:
+        yield from fits(stage, frames[0], plan)
+        if plan.shape[0] != count:
+            yield Finding(
+                "STAGE_FRAMES", f"stage {stage.name}: wanted frames of {plan.shape[0]}, as decoded, got {count}"
+            )
+    if inputs is None or outputs is None or features is None:
+        return {}
+    state, time, shown = inputs
+    if not fixed(state, 1) or state.shape[1] != len(blend) or state.dtype != "float32":
+        yield misshapen(stage, state, f"float32[chunks, {len(blend)}, D], as blend is long")
+    wide = features[0].shape[1]
+    if not isinstance(wide, int) or shown.shape[1] != wide * len(offsets) or shown.dtype != features[0].dtype:
+        yield misshapen(stage, shown, f"{len(offsets)} times {features[0]}")
+    yield from velocity_of(stage, state, time, outputs[0])
+    return {stage.output: TensorSpec("actions", (count - 1, state.shape[2]), "float32")}
+
+
+def _act_directly(stage: StageSpec, made: Made) -> Check:
+    inputs, outputs = yield from interface(stage, "act", dict.fromkeys(stage.inputs, 0), {"actions": 3})
+    if inputs is None or outputs is None:
+        return {}
+    for spec in inputs:
+        if (source := made[stage.inputs[spec.name]]) is not None:
+            # Frames come without the batch axis that the engine wants.
+            batched = len(source.shape) + 1 == len(spec.shape)
+            shape = (1, *source.shape) if batched else source.shape
+            yield from fits(stage, spec, TensorSpec(source.name, shape, source.dtype))
+    if outputs[0].shape[0] != 1 or not fixed(outputs[0]):
+        yield misshapen(stage, outputs[0], "1, N, D")
+        return {}
+    return {stage.output: TensorSpec("actions", outputs[0].shape[1:], "float32")}
+
+
+KINDS: Mapping[str, Kind] = {
+    "encode_text": Kind((((), False), (("encode",), False)), encode_text),
+    "encode_image": Kind(((("encode",), False),), encode_image),
+    "denoise": Kind(((("denoise",), True),), denoise),
+    "bridge": Kind((((), False),), bridge),
+    "decode": Kind(((("decode_first", "decode_next"), False),), decode),
+    "act": Kind(((("denoise", "encode"), True), (("act",), False)), act),
+}
+"""Every kind of stage that a manifest may name; `stages.WORK` does their work."""
