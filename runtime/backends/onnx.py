@@ -39,19 +39,19 @@ class OnnxEngine:
         self._binding = self._session.io_binding()
         self._buffers = Buffers(spec)
 
-    def _check_interface(self, name: str) -> None:
+    def _check_interface(self, file: str) -> None:
         assert self._session is not None
         for side, want, have in (
             ("inputs", self.spec.inputs, self._session.get_inputs()),
             ("outputs", self.spec.outputs, self._session.get_outputs()),
         ):
-            nodes = {node.name: node for node in have}
-            if {spec.name for spec in want} != nodes.keys() or not all(_is_as(nodes[spec.name], spec) for spec in want):
-                expected = ", ".join(f"{spec.name} {spec}" for spec in want)
-                got = ", ".join(f"{node.name} {_DTYPES.get(node.type, node.type)}{node.shape}" for node in have)
+            nodes, specs = ({part.name: part for part in parts} for parts in (have, want))
+            differ = [name for name in (*specs, *nodes) if not (name in specs and _is_as(nodes.get(name), specs[name]))]
+            if differ:
+                expected = ", ".join(f"{name} {specs[name]}" for name in differ if name in specs) or "none"
+                got = ", ".join(f"{name} {_told(nodes[name])}" for name in differ if name in nodes) or "none"
                 raise BundleIncompatibleError(
-                    "ENGINE_INTERFACE",
-                    f"{name}: the manifest states {side} {expected}; the graph has {got}; rebuild it",
+                    "ENGINE_INTERFACE", f"{file}: wanted {side} such as {expected}; the graph has {got}; rebuild it"
                 )
 
     def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -76,16 +76,21 @@ class OnnxEngine:
         self._session = None
 
 
-def _is_as(node: ort.NodeArg, spec: TensorSpec) -> bool:
+def _is_as(node: ort.NodeArg | None, spec: TensorSpec) -> bool:
     """Return whether a graph's input or output is what the manifest states: a fixed size the same, an open one open."""
     return (
-        _DTYPES.get(node.type) == spec.dtype
+        node is not None
+        and _DTYPES.get(node.type) == spec.dtype
         and len(node.shape) == len(spec.shape)
         and all(
             size == stated if isinstance(size, int) else isinstance(stated, str) or not size
             for size, stated in zip(node.shape, spec.shape, strict=True)
         )
     )
+
+
+def _told(node: ort.NodeArg) -> str:
+    return f"{_DTYPES.get(node.type, node.type)}{node.shape}"
 
 
 def open_backend(threads: int | None = None) -> HostBackend:

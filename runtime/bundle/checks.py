@@ -94,7 +94,7 @@ def _pipeline(manifest: Manifest) -> Iterator[Finding]:
     camera = manifest.input
     made: Made = {
         "image": TensorSpec("image", (camera.height_px, camera.width_px, 3), "uint8"),
-        "instruction": None,
+        "instruction": TensorSpec("instruction", (), "uint8"),  # a text, which no engine takes
         "observations": TensorSpec(
             "observations", (max(manifest.rates.history, 1), camera.height_px, camera.width_px, 3), "uint8"
         ),
@@ -163,7 +163,8 @@ def _frames_and_actions(manifest: Manifest, made: Made) -> Iterator[Finding]:
             f"wanted a camera of the size of imagined frames, {plan.shape[1]} x {plan.shape[2]}, got "
             f"{camera.height_px} x {camera.width_px}",
         )
-    actions = made.get(manifest.pipeline[-1].output) if manifest.pipeline else None
+    last = manifest.pipeline[-1] if manifest.pipeline else None
+    actions = made.get(last.output) if last is not None and last.kind == "act" else None
     if actions is None:
         return
     count, width = actions.shape

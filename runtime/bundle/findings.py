@@ -9,6 +9,8 @@ from ..samplers.rows import build_sampler
 from ..types import TensorSpec
 from .manifest import StageSpec
 
+MOST_STEPS = 100
+"""Of a sampler that a bundle states: a diffusion policy's, the longest that is published; --steps may ask for more."""
 LARGEST_BYTES = 8 << 30
 """Of one tensor: four times the largest that a full-size decoder carries."""
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int32": 4, "int64": 8}
@@ -76,6 +78,7 @@ def interface(
 
 def sampler_of(stage: StageSpec) -> Iterator[Finding]:
     assert stage.sampler is not None
+    yield from number_in(f"stage {stage.name}: the sampler's steps", stage.sampler.steps, 1, MOST_STEPS)
     try:
         build_sampler(stage.sampler)
     except ConfigError as error:
@@ -85,7 +88,12 @@ def sampler_of(stage: StageSpec) -> Iterator[Finding]:
 def velocity_of(stage: StageSpec, state: TensorSpec, time: TensorSpec, velocity: TensorSpec) -> Iterator[Finding]:
     if time.shape != (1,) or time.dtype != "float32":
         yield misshapen(stage, time, "float32[1]")
-    if velocity.shape[1:] != state.shape[1:] or velocity.dtype not in ("float32", "float16"):
+    rows = velocity.shape[0]  # one per guidance branch, or as many as states
+    if (
+        "float" not in velocity.dtype
+        or velocity.shape[1:] != state.shape[1:]
+        or (isinstance(rows, int) and rows != state.shape[0])
+    ):
         yield misshapen(stage, velocity, f"as the state, {state}")
 
 
@@ -139,8 +147,8 @@ def vector(
 
 
 def fixed(spec: TensorSpec, after: int = 0) -> bool:
-    """Return whether all sizes behind the first ``after`` are fixed."""
-    return all(isinstance(size, int) for size in spec.shape[after:])
+    """Return whether all sizes behind the first ``after`` are fixed, and none is nothing."""
+    return all(isinstance(size, int) and size > 0 for size in spec.shape[after:])
 
 
 def misshapen(stage: StageSpec, spec: TensorSpec, wanted: str) -> Finding:

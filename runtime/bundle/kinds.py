@@ -1,6 +1,7 @@
 """The kinds of stages: which engines and constants each has, and what it makes of which shapes."""
 
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 from ..types import TensorSpec
@@ -35,6 +36,8 @@ class Kind(NamedTuple):
 def encode_text(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
     """Tokens 1 L to text 1 L D; without an engine, stored embeddings of a shape that the manifest does not say."""
     yield from inputs_are(stage, ["instruction"])
+    if stage.inputs.get("instruction") != "instruction":
+        yield Finding("STAGE_WIRING", f"stage {stage.name}: wanted the instruction, got {dict(stage.inputs)}")
     if not stage.engines:
         return {}
     tokens, text = yield from interface(stage, "encode", {"tokens": 2}, {"text": 3})
@@ -44,12 +47,21 @@ def encode_text(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
         yield Finding("TOKENIZER_KIND", f"wanted bytes or tokenizer.json, got {manifest.text.tokenizer!r}", False)
     if manifest.text.tokenizer == "tokenizer.json" and "tokenizer.json" not in manifest.files:
         yield Finding("STAGE_FILE", f"stage {stage.name}: 'tokenizer.json' is not among the files")
-    return {} if text is None else {stage.output: TensorSpec("text", text[0].shape, "float32")}
+    if text is None:
+        return {}
+    if text[0].shape[0] != 1 or not fixed(text[0]):
+        yield misshapen(stage, text[0], "1, L, D")
+    return {stage.output: TensorSpec("text", text[0].shape, "float32")}
 
 
 def encode_image(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
     """A picture 1 H W 3 to latents 1 1 C h w, scaled per channel."""
     yield from inputs_are(stage, ["image"])
+    source = made.get(stage.inputs.get("image", ""))
+    if source is None or source.dtype != "uint8" or source.shape[2:] != (3,):
+        yield Finding(
+            "STAGE_SHAPES", f"stage {stage.name}: wanted an image, uint8[H, W, 3]; what is made for it is {source}"
+        )
     image, latents = yield from interface(stage, "encode", {"image": 4}, {"latents": 5})
     if image is None or latents is None:
         return {}
@@ -59,7 +71,7 @@ def encode_image(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
         yield misshapen(stage, latents[0], "1, 1, C, h, w")
     yield from vector(stage, "mean", -1e6, 1e6, latents[0].shape[2])
     yield from vector(stage, "std", 1e-6, 1e6, latents[0].shape[2])
-    return {stage.output: TensorSpec("latents", latents[0].shape, "float32")}
+    return {stage.output: TensorSpec("latents", latents[0].shape, "float32")} if fixed(latents[0]) else {}
 
 
 def denoise(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
@@ -82,7 +94,7 @@ def denoise(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
             yield from fits(stage, by_name[name], made[source])
             if stage.sampler is not None and stage.sampler.guidance != 1.0 and fixed(by_name[name]):
                 yield misshapen(stage, by_name[name], "of open size first, for guidance")
-    return {stage.output: TensorSpec("latents", state.shape, "float32")}
+    return {stage.output: TensorSpec("latents", state.shape, "float32")} if fixed(state) else {}
 
 
 def bridge(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
@@ -109,41 +121,35 @@ def bridge(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
 def decode(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
     """Latents 1 T C h w to frames T' H W 3: a first chunk, then following ones with what is carried along."""
     yield from inputs_are(stage, ["latents"])
-    first, following = stage.engines["decode_first"], stage.engines["decode_next"]
-    wiring = f"stage {stage.name}: {first.file} and {following.file} do not fit together"
-    carried = {spec.name: spec for spec in following.inputs if spec.name != "latents"}
-    sides = [{spec.name: spec for spec in engine.outputs} for engine in (first, following)]
-    heads = [{spec.name: spec for spec in engine.inputs}.get("latents") for engine in (first, following)]
-    frames = [side.get("frames") for side in sides]
-    left = [{name: spec for name, spec in side.items() if name not in ("frames", "frames_mean")} for side in sides]
-    if None in heads or None in frames or len(first.inputs) != 1:
-        yield Finding("ENGINE_INTERFACE", f"{wiring}: wanted latents and frames")
+    carry = stage.engines["decode_next"].carry
+    mean = {spec.name: 1 for spec in stage.engines["decode_first"].outputs if spec.name == "frames_mean"}
+    outputs = {"frames": 5} | dict.fromkeys(carry, 0) | mean
+    first_in, first_out = yield from interface(stage, "decode_first", {"latents": 5}, outputs)
+    next_in, next_out = yield from interface(
+        stage, "decode_next", {"latents": 5} | dict.fromkeys(carry.values(), 0), outputs
+    )
+    if first_in is None or first_out is None or next_in is None or next_out is None:
         return {}
-    (head, chunk), (begun, more) = [spec for spec in heads if spec], [spec for spec in frames if spec]
-    if set(following.carry.values()) != carried.keys() or any(set(side) != following.carry.keys() for side in left):
-        yield Finding("ENGINE_CARRY", f"{wiring}: each has to carry what the next one takes in")
-    elif not all(agree(side[out], carried[into]) for side in left for out, into in following.carry.items()):
-        yield Finding("ENGINE_CARRY", f"{wiring}: a carried tensor has two shapes")
-    for spec, pattern in ((begun, "uint8[1, T, H, W, 3]"), (more, "uint8[1, T, H, W, 3]")):
-        if spec.dtype != "uint8" or len(spec.shape) != 5 or spec.shape[::4] != (1, 3) or not fixed(spec):
-            yield misshapen(stage, spec, pattern)
+    left, taken = {spec.name: spec for spec in first_out}, {spec.name: spec for spec in next_in}
+    for output, name in carry.items():
+        yield from fits(stage, taken[name], left[output])
+    begun, more, head, chunk = first_out[0], next_out[0], first_in[0], next_in[0]
+    for spec in (begun, more):
+        if spec.dtype != "uint8" or spec.shape[::4] != (1, 3) or spec.shape[2:] != begun.shape[2:] or not fixed(spec):
+            yield misshapen(stage, spec, "uint8[1, T, H, W, 3]")
             return {}
-    latents = made[stage.inputs["latents"]] if "latents" in stage.inputs else None
+    latents = made.get(stage.inputs.get("latents", ""))
     if latents is None:
         return {}
     for spec in (head, chunk):
-        if (
-            len(spec.shape) != 5
-            or not fixed(spec)
-            or spec.shape[2:] != latents.shape[2:]
-            or spec.dtype != latents.dtype
-        ):
-            yield misshapen(stage, spec, f"chunks of {latents}")
+        if not fixed(spec) or not agree(replace(spec, shape=(1, "T", *spec.shape[2:])), latents) or spec.shape[0] != 1:
+            yield misshapen(stage, spec, f"a chunk of {latents}")
             return {}
     rest, step = int(latents.shape[1]) - int(head.shape[1]), int(chunk.shape[1])
-    if rest < 0 or rest % step or begun.shape[2:] != more.shape[2:]:
+    if rest < 0 or rest % step:
         yield Finding(
-            "STAGE_CHUNKS", f"{wiring}: {latents.shape[1]} latent frames are not {head.shape[1]} and then {step}s"
+            "STAGE_CHUNKS",
+            f"stage {stage.name}: {latents.shape[1]} latent frames are not {head.shape[1]} and then {step}s",
         )
         return {}
     count = int(begun.shape[1]) + rest // step * int(more.shape[1])
@@ -152,7 +158,6 @@ def decode(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
 
 def act(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
     """A plan's frames to actions N D, by diffusion policy or by one forward pass."""
-    made = made | {"plan": made.get("plan")}
     if "act" in stage.engines:
         return (yield from _act_directly(stage, made))
     yield from inputs_are(stage, ["plan"])
@@ -160,9 +165,34 @@ def act(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
     frames, features = yield from interface(stage, "encode", {"frames": 4}, {"features": 2})
     names = {"state": 3, "time": 1, "features": 2}
     inputs, outputs = yield from interface(stage, "denoise", names, {"velocity": 3})
+    count, offsets, horizon = yield from _chunks(stage)
+    plan = made.get(stage.inputs.get("plan", ""))
+    if frames is not None and plan is not None:
+        yield from fits(stage, frames[0], plan)
+        if plan.shape[0] != count:
+            yield Finding(
+                "STAGE_FRAMES", f"stage {stage.name}: wanted frames of {plan.shape[0]}, as decoded, got {count}"
+            )
+    if inputs is None or outputs is None or features is None:
+        return {}
+    state, time, shown = inputs
+    for spec in (state, shown, frames[0] if frames else state, features[0]):
+        if isinstance(spec.shape[0], int):
+            yield misshapen(stage, spec, "of open size first: as many as are drawn or shown")
+    if not fixed(state, 1) or state.shape[1] != horizon or state.dtype != "float32":
+        yield misshapen(stage, state, f"float32[chunks, {horizon}, D], as blend is long")
+    wide = features[0].shape[1]
+    if not isinstance(wide, int) or shown.shape[1] != wide * offsets or shown.dtype != features[0].dtype:
+        yield misshapen(stage, shown, f"{offsets} times {features[0]}")
+    yield from velocity_of(stage, state, time, outputs[0])
+    return {stage.output: TensorSpec("actions", (count - 1, state.shape[2]), "float32")}
+
+
+def _chunks(stage: StageSpec) -> Generator[Finding, None, tuple[int, int, int]]:
+    """Return how many frames a plan has, how many a chunk sees, and its horizon (`chunks.chunking`)."""
     count = yield from whole(stage, "frames", 2, 4096)
     stride = yield from whole(stage, "stride", 1, count)
-    yield from whole(stage, "samples", 1, 256)
+    yield from whole(stage, "samples", 1, 64)
     yield from number(stage, "medoid_above", 0.0, 1e6)
     offsets = yield from vector(stage, "offsets", 0, count - 1, None)
     blend = yield from vector(stage, "blend", 1e-3, 1e3, None)
@@ -174,23 +204,7 @@ def act(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
         yield Finding(
             "STAGE_CHUNKS", f"stage {stage.name}: chunks of {len(blend)} every {stride} leave some of {count - 1} out"
         )
-    plan = made["plan"]
-    if frames is not None and plan is not None:
-        yield from fits(stage, frames[0], plan)
-        if plan.shape[0] != count:
-            yield Finding(
-                "STAGE_FRAMES", f"stage {stage.name}: wanted frames of {plan.shape[0]}, as decoded, got {count}"
-            )
-    if inputs is None or outputs is None or features is None:
-        return {}
-    state, time, shown = inputs
-    if not fixed(state, 1) or state.shape[1] != len(blend) or state.dtype != "float32":
-        yield misshapen(stage, state, f"float32[chunks, {len(blend)}, D], as blend is long")
-    wide = features[0].shape[1]
-    if not isinstance(wide, int) or shown.shape[1] != wide * len(offsets) or shown.dtype != features[0].dtype:
-        yield misshapen(stage, shown, f"{len(offsets)} times {features[0]}")
-    yield from velocity_of(stage, state, time, outputs[0])
-    return {stage.output: TensorSpec("actions", (count - 1, state.shape[2]), "float32")}
+    return count, len(offsets), len(blend)
 
 
 def _act_directly(stage: StageSpec, made: Made) -> Check:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from math import cos, log, pi, sqrt
+from math import cos, isfinite, log, pi, sqrt
 
 import numpy as np
 
+from ..errors import ConfigError
 from ..sampler import Sampler, Step
 from ..types import DoubleArray
 from .schedule import cogvideox_signal, edm_levels, flow_times, leading, squared_cosine_signal, trailing
@@ -13,9 +14,22 @@ from .spec import SamplerSpec
 
 
 def build_sampler(spec: SamplerSpec) -> Sampler:
-    """Return the sampler that ``spec`` describes."""
+    """Return the sampler that ``spec`` describes; raises `ConfigError` where one of its rows would not be finite."""
     sigma = spec.sigma_max
-    return Sampler(ROWS[spec.kind](spec), sigma / (1.0 + sigma) if spec.kind == "edm_euler" else 1.0)
+    try:
+        with np.errstate(all="ignore"):
+            rows = ROWS[spec.kind](spec)
+    except ArithmeticError:
+        rows = ()
+    if not rows or not all(isfinite(number) for row in rows for number in _numbers(row)):
+        raise ConfigError(
+            "SAMPLER_RANGE", f"{spec.kind}: its settings lie so far apart that its steps are no numbers: {spec}"
+        )
+    return Sampler(rows, sigma / (1.0 + sigma) if spec.kind == "edm_euler" else 1.0)
+
+
+def _numbers(row: Step) -> tuple[float, ...]:
+    return (row.time, row.a, row.b, row.c, row.d, row.p, row.q, row.guidance, *(row.clip or ()))
 
 
 def guidance_at(spec: SamplerSpec, index: int, timestep: float) -> float:

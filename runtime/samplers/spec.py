@@ -1,7 +1,6 @@
 """A sampler's settings as plain data: what the manifest states, checked before any row is built."""
 
 from dataclasses import dataclass, fields, replace
-from math import inf, isfinite
 
 from ..errors import ConfigError
 
@@ -14,6 +13,10 @@ PREDICTS = {
     "ddim_epsilon": "epsilon",
 }
 """What the network has to predict for a sampler: only samplers of the same kind may stand in for one another."""
+
+MOST_STEPS = 10_000
+"""Ten times those that any network here is trained with; rows are made for them all before the first is run."""
+LARGEST_GUIDANCE = 1e4
 
 GUIDANCE_SCHEDULES = ("constant", "dynamic_step", "dynamic_timestep")
 
@@ -74,10 +77,10 @@ def _check_types(spec: SamplerSpec) -> None:
 
 
 def _check_steps(spec: SamplerSpec) -> None:
-    if spec.train_steps < 2 or spec.trained_intervals < 0:
+    if not 2 <= spec.train_steps <= MOST_STEPS or not 0 <= spec.trained_intervals <= MOST_STEPS:
         raise ConfigError(
             "SAMPLER_STEPS",
-            f"{spec.kind}: wanted 2 or more train_steps and 0 or more trained_intervals, "
+            f"{spec.kind}: wanted 2 to {MOST_STEPS} train_steps and 0 to {MOST_STEPS} trained_intervals, "
             f"got {spec.train_steps} and {spec.trained_intervals}",
         )
     trained = spec.kind == "edm_euler" and spec.trained_intervals > 0
@@ -87,8 +90,11 @@ def _check_steps(spec: SamplerSpec) -> None:
 
 
 def _check_guidance(spec: SamplerSpec) -> None:
-    if not isfinite(spec.guidance):
-        raise ConfigError("SAMPLER_GUIDANCE", f"{spec.kind}: wanted a finite guidance weight, got {spec.guidance}")
+    if not abs(spec.guidance) <= LARGEST_GUIDANCE:  # written so that NaN is refused
+        raise ConfigError(
+            "SAMPLER_GUIDANCE",
+            f"{spec.kind}: wanted a finite guidance weight, at most {LARGEST_GUIDANCE:g} either way, got {spec.guidance}",
+        )
     schedules = GUIDANCE_SCHEDULES if PREDICTS[spec.kind] in ("v", "epsilon") else GUIDANCE_SCHEDULES[:2]
     if spec.guidance_schedule not in schedules:
         raise ConfigError(
@@ -104,15 +110,15 @@ def _check_guidance(spec: SamplerSpec) -> None:
 
 def _check_ranges(spec: SamplerSpec) -> None:
     ranges = {
-        "guidance_exponent": (0.0, spec.guidance_exponent, inf),
+        "guidance_exponent": (0.0, spec.guidance_exponent, 1e3),
         "beta_start": (0.0, spec.beta_start, 1.0),
         "beta_end": (0.0, spec.beta_end, 1.0),
-        "snr_shift": (0.0, spec.snr_shift, inf),
-        "time_shift": (0.0, spec.time_shift, inf),
+        "snr_shift": (0.0, spec.snr_shift, 1e6),
+        "time_shift": (0.0, spec.time_shift, 1e6),
         "sigma_min": (0.0, spec.sigma_min, spec.sigma_max),
-        "sigma_max": (0.0, spec.sigma_max, inf),
-        "rho": (0.0, spec.rho, inf),
-        "clip": (0.0, spec.clip, inf),
+        "sigma_max": (0.0, spec.sigma_max, 1e6),
+        "rho": (0.0, spec.rho, 1e3),
+        "clip": (0.0, spec.clip, 1e6),
     }
     for name, (low, value, high) in ranges.items():
         if not low < value < high:
