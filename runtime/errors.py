@@ -25,8 +25,12 @@ class DvgwmError(Exception):
     @property
     def line(self) -> str:
         """The one line for standard error and the event log."""
-        line = printable(f"E{self.exit_code} {self.log_code} {' '.join(str(self).split())}")
-        return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 2]} …"
+        return shortened(printable(f"E{self.exit_code} {self.log_code} {' '.join(str(self).split())}"))
+
+
+def shortened(line: str) -> str:
+    """Return ``line``, cut off at `LONGEST_LINE` characters."""
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 4]} ..."
 
 
 def printable(text: str) -> str:

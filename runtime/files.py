@@ -32,11 +32,12 @@ def whole_directory(target: Path, marker: str, content: str) -> Iterator[Path]:
     Raises `ConfigError` where ``target`` is something else than ``content`` (a run, a bundle), `RecordingError` where it
     cannot be made.
     """
-    if not str(target).strip() or target.absolute() in (Path.cwd(), *Path.cwd().parents):
+    whole = Path(os.path.abspath(target))
+    if whole in (Path.cwd(), *Path.cwd().parents):
         raise ConfigError(
             "OUT_PLACE", f"wanted a directory of its own for the {content}, got {str(target)!r}; set --out"
         )
-    target = target.absolute()
+    target = whole
     staging = target.with_name(f".{target.name}.unfinished")
     try:
         _check_replaceable(target, marker, content)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from dataclasses import asdict
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
+from dvgwm.runtime.commands.options import Number, Place, Positive, Seed
 from dvgwm.runtime.commands.program import run_program, together
 from dvgwm.runtime.commands.supervisor import supervise
 
@@ -22,9 +24,6 @@ From nothing to a policy that acts (each command goes on where it was stopped):
   dvgwm-train upper-bound --run a1_tiny --episodes 100 --seed 900000
 """
 
-FilePath = click.Path(path_type=Path)
-Positive = click.IntRange(min=1)
-
 
 @click.group(epilog=EPILOG, context_settings={"max_content_width": 100})
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
@@ -34,29 +33,29 @@ def cli(debug: bool) -> None:
 
 run_options = together(
     click.option("--run", "name", default="a1_tiny", show_default=True, help="Shipped run, or a .toml file."),
-    click.option("--out", type=FilePath, help="Folder of the run (default: the run's own)."),
+    click.option("--out", type=Place(), help="Folder of the run (default: the run's own)."),
 )
 """What chooses a run and where it is kept."""
 
 loop_options = together(
     run_options,
-    click.option("--minutes", type=click.FloatRange(min=0.01), help="Train for so long in all, not by steps."),
+    click.option("--minutes", type=Number(min=0.01), help="Train for so long in all, not by steps."),
     click.option("--steps", type=Positive, help="Train for so many steps (default: the run's)."),
-    click.option("--from", "start", type=FilePath, help="Start from the networks in this folder."),
+    click.option("--from", "start", type=Place(), help="Start from the networks in this folder."),
 )
 """The options of a training loop."""
 
 
 @cli.command()
 @click.option("--episodes", type=Positive, default=8000, show_default=True, help="A multiple of 25.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the layouts.")
+@click.option("--seed", type=Seed, default=0, show_default=True, help="Seed of the layouts.")
 @click.option("--workers", type=Positive, default=os.cpu_count(), show_default="cores", help="Processes.")
-@click.option("--from", "source", type=FilePath, help="Read these demonstrations instead.")
+@click.option("--from", "source", type=Place(), help="Read these demonstrations instead.")
 @click.option("--camera", help="With --from: the camera to keep (default: the first).")
 @click.option(
     "--size", type=(Positive, Positive), default=(128, 192), show_default=True, help="With --from: height, width."
 )
-@click.option("--out", type=FilePath, default=Path("runs/a1_sim"), show_default=True)
+@click.option("--out", type=Place(), default=Path("runs/a1_sim"), show_default=True)
 def data(
     episodes: int, seed: int, workers: int, source: Path | None, camera: str | None, size: tuple[int, int], out: Path
 ) -> None:
@@ -140,9 +139,9 @@ def imagine(name: str, out: Path | None, episodes: int) -> None:
 @cli.command("upper-bound")
 @run_options
 @click.option("--episodes", type=Positive, default=100, show_default=True, help="In all, spread over the tasks.")
-@click.option("--seed", type=int, default=900_000, show_default=True, help="Seed of the first layout.")
-@click.option("--weights", type=FilePath, help="Folder of weights (default: the run's).")
-@click.option("--bundle", type=FilePath, help="Act with this bundle's engines instead.")
+@click.option("--seed", type=Seed, default=900_000, show_default=True, help="Seed of the first layout.")
+@click.option("--weights", type=Place(), help="Folder of weights (default: the run's).")
+@click.option("--bundle", type=Place(), help="Act with this bundle's engines instead.")
 @click.option("--json", "only_json", is_flag=True, help="Print the last line only.")
 def upper_bound(
     name: str, out: Path | None, episodes: int, seed: int, weights: Path | None, bundle: Path | None, only_json: bool
@@ -162,8 +161,8 @@ def upper_bound(
 
 @cli.command()
 @run_options
-@click.option("--to", "folder", type=FilePath, help="Folder of the weights (default: in the run's).")
-@click.option("--bundle", type=FilePath, help="Build an ONNX bundle from them here, verified.")
+@click.option("--to", "folder", type=Place(), help="Folder of the weights (default: in the run's).")
+@click.option("--bundle", type=Place(), help="Build an ONNX bundle from them here, verified.")
 def export(name: str, out: Path | None, folder: Path | None, bundle: Path | None) -> None:
     """Collect what is trained as half-precision weights, and build a bundle from them.
 
@@ -192,7 +191,7 @@ def _run(name: str, out: Path | None) -> Any:
 
 
 def _finish(result: dict[str, Any]) -> None:
-    click.echo(json.dumps(result))
+    sys.stdout.write(f"{json.dumps(result)}\n")
 
 
 def main() -> NoReturn:

@@ -63,7 +63,7 @@ def watched(name: str) -> Iterator[None]:
     sys.audit("dvgwm.engine", name)
     try:
         yield
-    except DvgwmError:
+    except (DvgwmError, OSError):  # a place on disk is no engine's
         raise
     except Exception as error:
         if _is_memory(error):

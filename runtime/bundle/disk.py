@@ -1,6 +1,7 @@
 """Bundles on disk: a directory that is verified as a whole before anything in it is parsed."""
 
 import hashlib
+import mmap
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from ..errors import (
     BundleIncompatibleError,
     BundleMissingError,
     BundleUntrustedError,
+    DvgwmError,
     RecordingError,
 )
 from ..files import whole_directory, write_atomic
@@ -51,6 +53,15 @@ def read_bundle(path: Path, backend: str | None = None) -> Bundle:
     Raises `BundleMissingError` (10), `BundleCorruptError` (11), `BundleIncompatibleError` (12, also where it was built
     for another backend than ``backend``) or `BundleUntrustedError` (13).
     """
+    try:
+        return _read(path, backend)
+    except DvgwmError:
+        raise
+    except OSError as error:
+        raise BundleMissingError("BUNDLE_UNREADABLE", f"{path}: {error.strerror}; check its permissions") from None
+
+
+def _read(path: Path, backend: str | None) -> Bundle:
     if not (path / MANIFEST).is_file():
         raise BundleMissingError(
             "BUNDLE_MISSING",
@@ -123,12 +134,12 @@ def _check_file(path: Path, record: FileRecord, manifest: Manifest) -> None:
             raise BundleUntrustedError(
                 "BUNDLE_PICKLE", f"{path} carries executable content; use bundles you trust only"
             )
-        if path.suffix == ".onnx":
-            file.seek(0)
-            _check_external_data(path, file.read(), manifest)
+        if path.suffix == ".onnx" and record.size:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                _check_external_data(path, data, manifest)
 
 
-def _check_external_data(path: Path, data: bytes, manifest: Manifest) -> None:
+def _check_external_data(path: Path, data: mmap.mmap, manifest: Manifest) -> None:
     """Refuse an ONNX graph whose weights lie in a file that the manifest does not list."""
     for match in _EXTERNAL.finditer(data):
         name = data[match.end() : match.end() + match.group(1)[0]].decode("utf-8", "replace")

@@ -1,7 +1,9 @@
 """Recordings in: an image, a folder of images, or a video of any size, rate and codec."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+import stat
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +12,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import CameraLostError, CameraMismatchError
 from ..types import ImageArray
-from .image import crop_box
+from .image import crop_box, fit
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".gif", ".mpg", ".mpeg", ".ts")
+LARGEST_PX = 40_000_000
+"""Of one frame, a little more than 8K: decoded it takes some 600 MB at once."""
 FOLDER_FPS = 10.0
 """Rate of a folder of images, which carries no times of its own."""
 
@@ -25,33 +29,53 @@ class Footage:
     path: Path
     frames: Callable[[], Iterator[tuple[float, ImageArray]]]
 
-    def sampled(self, fps: float, count: int, start_s: float = 0.0) -> ImageArray:
+    def sampled(self, fps: float, count: int, start_s: float = 0.0, size: tuple[int, int] | None = None) -> ImageArray:
         """Return up to ``count`` frames, uint8 T H W 3, the newest at each of the times ``start_s + k / fps``.
 
+        With ``size`` (height, width) each is fitted to it before the next is kept: many large ones do not fit into memory.
         Raises `CameraLostError` where the recording ends before ``start_s``, `CameraMismatchError` where the size changes.
         """
-        chosen: list[ImageArray] = []
+        chosen = _Chosen(self.path, size)
         last: ImageArray | None = None
         for time_s, image in self.frames():
             while last is not None and len(chosen) < count and time_s > start_s + len(chosen) / fps + 1e-6:
-                chosen.append(last)
+                chosen.add(last)
             last = image
             if len(chosen) >= count:
                 break
             end_s = time_s
         else:
             while last is not None and len(chosen) < count and end_s + 1e-6 >= start_s + len(chosen) / fps:
-                chosen.append(last)
-        if not chosen:
+                chosen.add(last)
+        if not len(chosen):
             raise CameraLostError("CAMERA_EMPTY", f"{self.path} has no frame at {start_s:g} s; set --at inside it")
-        return _stack(chosen, self.path)
+        return np.stack(chosen.images)
+
+
+class _Chosen:
+    """Frames of one size, fitted to ``size`` if it is given."""
+
+    def __init__(self, path: Path, size: tuple[int, int] | None) -> None:
+        self.images: list[ImageArray] = []
+        self._path, self._size, self._recorded = path, size, ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def add(self, image: ImageArray) -> None:
+        """Keep ``image``; raises `CameraMismatchError` where it is of another size than the first."""
+        recorded = f"{image.shape[1]} x {image.shape[0]}"
+        if self._recorded not in ("", recorded):
+            sizes = f"{self._recorded}, {recorded}"
+            message = f"{self._path}: wanted frames of one size, got {sizes}; give a recording of one camera"
+            raise CameraMismatchError("CAMERA_FRAME", message)
+        self._recorded = recorded
+        self.images.append(image if self._size is None else fit(image, *self._size))
 
 
 def open_footage(path: Path) -> Footage:
-    """Return the recording at ``path``; raises `CameraLostError` where it is missing, empty or cannot be read."""
-    if not path.exists():
-        raise CameraLostError("CAMERA_MISSING", f"no recording at {path}; give an image, a folder or a video")
-    if path.is_dir():
+    """Return the recording at ``path``; raises `CameraLostError` where it is missing, empty, or no file or folder."""
+    if _kind(path) == "folder":
         images = (p for p in path.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith("."))
         files = sorted(images, key=_natural)
         if not files:
@@ -66,19 +90,26 @@ def open_footage(path: Path) -> Footage:
     )
 
 
+def _kind(path: Path) -> str:
+    """Return whether there is a ``file`` or a ``folder``: what else one may open, a pipe or a device, may never end."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise CameraLostError("CAMERA_MISSING", f"no recording at {path}; give an image, a folder or a video") from None
+    except OSError as error:
+        raise CameraLostError("CAMERA_UNREADABLE", f"cannot read {path}: {error.strerror}") from None
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        raise CameraLostError(
+            "CAMERA_KIND", f"{path} is no file and no folder; record what it gives, and give the recording"
+        )
+    return "folder" if stat.S_ISDIR(mode) else "file"
+
+
 def fit_note(size: tuple[int, int], target: tuple[int, int]) -> str:
     """Return what happens to a frame of ``size`` (height, width) on its way to ``target``."""
     left, top, right, bottom = crop_box(*size, *target)
     cropped = "" if (bottom - top, right - left) == size else f", cropped to {right - left} x {bottom - top}"
     return f"{size[1]} x {size[0]}{cropped}, resampled to {target[1]} x {target[0]}"
-
-
-def _stack(images: Sequence[ImageArray], path: Path) -> ImageArray:
-    sizes = dict.fromkeys(f"{image.shape[1]} x {image.shape[0]}" for image in images)
-    if len(sizes) > 1:
-        message = f"{path}: wanted frames of one size, got {', '.join(sizes)}; give a recording of one camera"
-        raise CameraMismatchError("CAMERA_FRAME", message)
-    return np.stack(images)
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:
@@ -87,11 +118,27 @@ def _natural(path: Path) -> list[tuple[int, int | str]]:
 
 
 def _image(path: Path) -> ImageArray:
+    _kind(path)
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we look at the size ourselves
+            opened = Image.open(path)
+        with opened as image:
+            _check_size(path, image.width, image.height)
             return _rgb(image)
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, CameraLostError):
+            raise
         raise CameraLostError("CAMERA_UNREADABLE", f"cannot read {path}: {error}") from None
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    """Raise `CameraLostError` where a header tells of a frame that would not be decoded in reasonable memory."""
+    if not 0 < width * height <= LARGEST_PX:
+        raise CameraLostError(
+            "CAMERA_LARGE",
+            f"{path}: wanted at most {LARGEST_PX // 10**6} million pixels, got {width} x {height}; scale it down first",
+        )
 
 
 def _rgb(image: Image.Image) -> ImageArray:
@@ -108,12 +155,16 @@ def _video(path: Path) -> Iterator[tuple[float, ImageArray]]:
         import av
     except ImportError:
         raise CameraLostError("CAMERA_PYAV", f"reading {path.name} needs PyAV: pip install 'dvgwm[video]'") from None
+    _kind(path)
     start_s: float | None = None
     try:
-        with av.open(str(path)) as container:
+        # A list of addresses may call itself a video: nothing but files is opened.
+        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
             if not container.streams.video:
                 raise CameraLostError("CAMERA_UNREADABLE", f"{path} has no video in it")
+            _check_size(path, container.streams.video[0].width, container.streams.video[0].height)
             for frame in container.decode(video=0):
+                _check_size(path, frame.width, frame.height)
                 time_s = float(frame.time or 0.0)
                 start_s = time_s if start_s is None else start_s
                 # Phones and mounted cameras record sideways and state the turn, counter-clockwise in degrees (PyAV 14.1).

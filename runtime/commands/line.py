@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import click
 
 from .. import __version__
 from ..errors import ConfigError
+from .options import Place, PlanTime, Positive, Seconds, Seed
 from .program import together
 
 EPILOG = """\b
@@ -20,35 +23,23 @@ Examples:
   dvgwm-runtime evaluate --episodes 20 --seed 0 --json    success over tasks and layouts
 """
 
-Seconds = click.FloatRange(min=0.0)
-FilePath = click.Path(path_type=Path)
-Positive = click.IntRange(min=1)
-
-
-class PlanTime(click.ParamType[Any]):
-    """``frozen``, ``measured`` or a number of seconds."""
-
-    name = "frozen|measured|SECONDS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value in ("frozen", "measured"):
-            return value
-        return str(Seconds.convert(value, param, ctx))
-
 
 def _cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvgwm"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvgwm"
+    except RuntimeError:  # this user has no home
+        return Path(tempfile.gettempdir()) / "dvgwm"
 
 
 bundle_options = together(
-    click.option("--bundle", type=FilePath, help="Bundle directory (default: the shipped one)."),
+    click.option("--bundle", type=Place(), help="Bundle directory (default: the shipped one)."),
     click.option("--backend", help="Engine library to run on (default: the one the bundle was built for)."),
     click.option("--threads", type=Positive, help="CPU threads of the engines (default: one per core)."),
     click.option("--sampler", "preview_sampler", help="Preview sampler, such as ddim_v, dpmpp_2m."),
     click.option("--steps", "preview_steps", type=int, help="Preview steps (default: the bundle's)."),
     click.option("--guidance", type=float, help="Guidance of the preview; 1 switches it off."),
     click.option("--refine-steps", type=int, help="Euler steps of the refiner (default: the bundle's)."),
-    click.option("--cache-dir", type=FilePath, help="Where prompts computed here are kept."),
+    click.option("--cache-dir", type=Place(), help="Where prompts computed here are kept."),
 )
 """What chooses a bundle and how its samplers run."""
 
@@ -57,18 +48,18 @@ bundle_options = together(
 @click.option("--robot", help="Robot to drive, such as galaxea_a1; simulated unless --live is given.")
 @click.option("--task", help="Simulated task (default: the first), or TASK:OBJECT.")
 @click.option("--instruction", help="What the robot is to do (default: the simulated task's own sentence).")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the layout and of all noise.")
+@click.option("--seed", type=Seed, default=0, show_default=True, help="Seed of the layout and of all noise.")
 @click.option("--execute", type=Positive, help="Actions played before the next plan (default: the bundle's).")
 @click.option("--max-actions", type=Positive, default=96, show_default=True, help="Actions after which it ends.")
 @click.option(
     "--plan-time", type=PlanTime(), default="frozen", show_default=True, help="Virtual time that a plan costs."
 )
 @click.option("--plan-only", is_flag=True, help="Imagine and act from a recording; no robot.")
-@click.option("--camera", type=FilePath, help="With --plan-only: an image, a folder or a video.")
+@click.option("--camera", type=Place(), help="With --plan-only: an image, a folder or a video.")
 @click.option("--at", "at_s", type=Seconds, default=0.0, show_default=True, help="Second of the recording to start at.")
 @click.option("--live", is_flag=True, help="Move the real arm.")
-@click.option("--out", type=FilePath, help="Directory for video, profile and report (default: runs/N).")
-@click.option("--gif", type=FilePath, help="Also write imagined beside real here, as an animated GIF.")
+@click.option("--out", type=Place(), help="Directory for video, profile and report (default: runs/N).")
+@click.option("--gif", type=Place(), help="Also write imagined beside real here, as an animated GIF.")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 @bundle_options
 @click.version_option(__version__)
@@ -99,7 +90,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("bundle", type=FilePath)
+@click.argument("bundle", type=Place())
 def inspect(bundle: Path) -> None:
     """Check every file of BUNDLE and print what it holds."""
     from ..display.inspection import show
@@ -110,9 +101,13 @@ def inspect(bundle: Path) -> None:
 @cli.command()
 @click.option("--robot", default="galaxea_a1", show_default=True, help="Simulated robot.")
 @click.option(
-    "--episodes", type=Positive, default=20, show_default=True, help="Episodes in all, spread over the tasks."
+    "--episodes",
+    type=click.IntRange(1, 100_000),
+    default=20,
+    show_default=True,
+    help="Episodes in all, spread over the tasks.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first layout.")
+@click.option("--seed", type=Seed, default=0, show_default=True, help="Seed of the first layout.")
 @click.option("--execute", type=Positive, help="Actions played before the next plan (default: the bundle's).")
 @click.option("--max-actions", type=Positive, default=96, show_default=True, help="Actions after which one ends.")
 @click.option("--plan-time", type=PlanTime(), default="frozen", show_default=True, help="Virtual time of a plan.")
@@ -144,4 +139,4 @@ def doctor() -> None:
 
 
 def _finish(result: dict[str, Any]) -> None:
-    click.echo(json.dumps(result))
+    sys.stdout.write(f"{json.dumps(result)}\n")  # not by click, which has streams of its own where there is ASCII only

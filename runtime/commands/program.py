@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..errors import ConfigError, DvgwmError, EngineMemoryError, InternalError
+from ..errors import ConfigError, DvgwmError, EngineMemoryError, InternalError, RecordingError, shortened
 from .streams import open_streams
 
 
@@ -19,18 +19,30 @@ def run_program(name: str, group: click.Group) -> int:
     What a signal raises passes through, for `supervisor.supervise` to tell.
     """
     open_streams()
+    code = _run(name, group)
+    try:
+        sys.stdout.flush()
+    except RecordingError as error:
+        return code or tell(error)
+    return code
+
+
+def _run(name: str, group: click.Group) -> int:
     try:
         _check_text(sys.argv[1:])
         # Not click's own `main`: it writes to standard error before our one line.
         with group.make_context(name, sys.argv[1:]) as context:
             group.invoke(context)
-        sys.stdout.flush()
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.ClickException as error:
         return tell(ConfigError("USAGE", f"{error.format_message()} See `{name} --help`"))
     except DvgwmError as error:
         return tell(error)
+    except OSError as error:
+        # Nobody's fault here: a place that is full, gone or not ours.
+        where = f": {error.filename}" if error.filename else ""
+        return tell(RecordingError("FILE", f"{error.strerror or error}{where}; check the place and its permissions"))
     except MemoryError as error:
         return tell(
             EngineMemoryError("MEMORY", f"out of memory ({error or 'no more was given'}); use a smaller bundle")
@@ -42,7 +54,9 @@ def run_program(name: str, group: click.Group) -> int:
 
 def tell(error: DvgwmError) -> int:
     """Write the one line of ``error`` to standard error, with --debug where it was raised, and return its exit code."""
-    click.echo(error.line, err=True)
+    # What the stream's encoding lacks is escaped, and longer then.
+    line = error.line.encode(sys.stderr.encoding, "backslashreplace").decode(sys.stderr.encoding)
+    sys.stderr.write(f"{shortened(line)}\n")
     if "--debug" in sys.argv:
         traceback.print_exc()
     return error.exit_code

@@ -32,7 +32,7 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
         profiler, begun = Profiler(), time.perf_counter()
         plan, chunk = _plan(pipeline, fit(first, *size), instruction, settings.seed, profiler)
         wall_s = time.perf_counter() - begun
-        recorded = footage.sampled(contract.fps, len(plan.frames), settings.at_s)
+        recorded = footage.sampled(contract.fps, len(plan.frames), settings.at_s, size)
         note = fit_note((first.shape[0], first.shape[1]), size)
         done = Finished(
             title=f"dvgwm on {settings.camera.name}",
@@ -40,7 +40,7 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
             facts={"recording": f"{settings.camera} from {settings.at_s:g} s: {note}"},
             plans=[plan],
             imagined=plan.frames,
-            real=np.stack([fit(frame, *size) for frame in recorded]),
+            real=recorded,
             events=(),
             profiler=profiler,
             cold_start_s=begun - started,

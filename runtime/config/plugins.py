@@ -1,5 +1,6 @@
 """Robots, arms and backends by name, through entry points, so that others can add theirs without a fork."""
 
+import os
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -41,7 +42,10 @@ def load(group: str, name: str) -> Any:
 
 
 def open_backend(name: str, threads: int | None) -> Backend:
-    """Return the backend called ``name``; raises `ConfigError` where it or its library is missing."""
+    """Return the backend called ``name``; raises `ConfigError` where it, its library or so many ``threads`` are missing."""
+    cores = os.cpu_count() or 1
+    if threads is not None and not 1 <= threads <= cores:
+        raise ConfigError("THREADS", f"wanted 1 to {cores} threads, as many as this machine has cores, got {threads}")
     try:
         backend: Backend = load("backends", name)(threads)
     except ConfigError as error:

@@ -15,6 +15,7 @@ from .. import __version__
 from ..bundle.disk import read_bundle
 from ..bundle.manifest import Manifest, StageSpec
 from ..config import plugins
+from ..errors import printable
 from .latency import work
 from .tables import text_table
 
@@ -31,7 +32,7 @@ def show(path: Path) -> dict[str, Any]:
     """Print what the bundle at ``path`` holds and return its facts; raises as `bundle.read_bundle`."""
     manifest = read_bundle(path).manifest
     console = Console()
-    console.print(f"{path}: every file verified", markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(f"{path}: every file verified"), markup=False, highlight=False, soft_wrap=True)
     console.print(_facts(manifest))
     console.print(_stages(manifest))
     console.print(_engines(manifest))
@@ -52,7 +53,7 @@ def diagnose() -> dict[str, Any]:
     """Print which parts of dvgwm this machine can run and return them."""
     found = {name: importlib.util.find_spec(name) is not None for name in LIBRARIES}
     rows = [
-        (name, "yes" if found[name] else "no", purpose, "" if found[name] else escape(remedy))
+        (name, "yes" if found[name] else "no", purpose, "" if found[name] else remedy)
         for name, (purpose, remedy) in LIBRARIES.items()
     ]
     title = f"dvgwm {__version__} on {platform.platform(terse=True)}"
@@ -90,7 +91,7 @@ def _facts(manifest: Manifest) -> Table:
         "files": f"{len(manifest.files)} files, {size / 1e6:.1f} MB",
     }
     for name, value in rows.items():
-        table.add_row(name, escape(value))
+        table.add_row(name, escape(printable(value)))
     return table
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ..errors import printable
 from ..files import write_atomic
 from ..profiler import UNATTRIBUTED, Profiler, StageRow
 from ..types import ArmEvent, ImageArray, Plan
@@ -48,7 +49,11 @@ def write_report(
 ) -> None:  # fmt: skip
     """Write the page to ``path``, ``warning`` as a banner; raises `RecordingError` where it cannot be written."""
     pages = Environment(
-        loader=PackageLoader("dvgwm.runtime", "display"), autoescape=True, trim_blocks=True, undefined=StrictUndefined
+        loader=PackageLoader("dvgwm.runtime", "display"),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+        finalize=_visible,
     )
     pages.filters |= {"seconds": seconds, "work": work, "percent": "{:.1%}".format}
     page = pages.get_template("report.html").render(
@@ -77,6 +82,13 @@ def _bars(rows: Sequence[StageRow]) -> Iterator[dict[str, Any]]:
         colour = REST if row.name == UNATTRIBUTED else PALETTE[index % len(PALETTE)]
         yield {"row": row, "x": x, "width": width, "colour": colour, "fits": width > 9 * len(row.name) + 16}
         x += width
+
+
+def _visible(value: Any) -> Any:
+    """Return a text with escapes for what cannot be seen, line by line, and anything else as it is."""
+    if type(value) is not str:
+        return value
+    return "\n".join(map(printable, value.split("\n")))
 
 
 def _embedded(data: bytes, mime: str) -> str:

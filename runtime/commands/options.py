@@ -1,0 +1,50 @@
+"""Types of options: what a command line may hold where a path or a number is wanted."""
+
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import click
+
+LARGEST_SEED = 2**63 - 1
+
+
+class Place(click.Path):
+    """A path, which is not empty."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; an empty text would mean the directory that one is in."""
+        if not str(value).strip():
+            self.fail("wanted a path, got an empty one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Number(click.FloatRange):
+    """A finite number in a range: a comparison alone lets NaN through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        number = super().convert(value, param, ctx)
+        if not isfinite(number):
+            self.fail(f"wanted a finite number, got {value}", param, ctx)
+        return number
+
+
+Positive = click.IntRange(min=1)
+Seed = click.IntRange(min=0, max=LARGEST_SEED)
+Seconds = Number(min=0.0, max=1e6)
+
+
+class PlanTime(click.ParamType[Any]):
+    """``frozen``, ``measured`` or a number of seconds, at most an hour."""
+
+    name = "frozen|measured|SECONDS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the word or the number, as text."""
+        if value in ("frozen", "measured"):
+            return value
+        return str(Number(min=0.0, max=3600.0).convert(value, param, ctx))
