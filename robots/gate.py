@@ -5,9 +5,11 @@ what it emits can always be braked inside the limits. Clamping does not latch ye
 the rate of clamping belong to the full gate and take their places in `check`, in the order that the safety notes give.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor, isfinite, sqrt
+from numbers import Real
+from typing import Any
 
 from .limits import JointLimits
 
@@ -46,23 +48,44 @@ def check(
     age_s: float = 0.0,
     max_age_s: float = 0.1,
 ) -> tuple[GateState, Verdict]:
-    """Return the next state and what may be sent; a ``target`` of None asks for a brake. The first failing check decides."""
+    """Return the next state and what may be sent; a ``target`` of None asks for a brake. The first failing check decides.
+
+    Whatever numbers the target is made of, all is computed in double precision.
+    """
     if state.latched is not None:
         return _brake(limits, period_s, state, state.latched)
     if target is None:
         return _brake(limits, period_s, state, None)
-    if not 0.0 <= age_s <= max_age_s:  # written so that NaN is stale
+    age = double(age_s)
+    if age is None or not 0.0 <= age <= max_age_s:  # written so that NaN is stale
         return _brake(limits, period_s, state, "GATE_STALE")
     if (code := fault(limits, target)) is not None:
         return _brake(limits, period_s, replace(state, latched=code), code)
-    return _move(limits, period_s, state, target)
+    return _move(limits, period_s, state, tuple(map(float, target)))
 
 
-def fault(limits: JointLimits, target: Sequence[float]) -> str | None:
-    """Return the log code with which `check` latches at ``target``, None if it is sound."""
+def fault(limits: JointLimits, target: Any) -> str | None:
+    """Return the log code with which `check` latches at ``target``, None if it is one finite number per joint, in order."""
+    if (
+        isinstance(target, str | bytes | Mapping)
+        or not hasattr(target, "__getitem__")
+        or not hasattr(target, "__len__")
+    ):
+        return "GATE_SHAPE"
     if len(target) != limits.dof:
         return "GATE_SHAPE"
-    return None if all(map(isfinite, target)) else "GATE_NONFINITE"
+    values = (double(value) for value in target)
+    return None if all(value is not None and isfinite(value) for value in values) else "GATE_NONFINITE"
+
+
+def double(value: object) -> float | None:
+    """Return a real number in double precision; None for a text, a truth value, a Decimal or a whole number beyond doubles."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        return float(value)
+    except (ArithmeticError, TypeError, ValueError):
+        return None
 
 
 def speed_cap(room: float, acceleration: float, period_s: float) -> float:

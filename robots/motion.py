@@ -6,7 +6,7 @@ It runs on a virtual clock in simulation and in a process of its own on a real r
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import inf, isfinite
+from math import inf
 
 from dvgwm.runtime.errors import RobotCommunicationError, ShapeError
 from dvgwm.runtime.types import ArmEvent
@@ -19,8 +19,8 @@ from .limits import JointLimits
 class JointChunk:
     """Joint targets with the times at which they are due; ``sequence`` increases from chunk to chunk.
 
-    Raises `ShapeError` where the times do not increase or are not one per target: whoever makes the chunk is told, not
-    the tick that would have played it.
+    All are double precision, whatever they are given as. Raises `ShapeError` where one is no number, the times do not increase
+    or are not one per target: whoever makes the chunk is told, not the tick that would have played it.
     """
 
     sequence: int
@@ -28,6 +28,10 @@ class JointChunk:
     targets: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
+        if type(self.sequence) is not int:
+            raise ShapeError("CHUNK_SEQUENCE", f"wanted a whole number as sequence, got {self.sequence!r}")
+        object.__setattr__(self, "times_s", _doubles(self.times_s))
+        object.__setattr__(self, "targets", tuple(map(_doubles, self.targets)))
         if len(self.times_s) != len(self.targets):
             raise ShapeError(
                 "CHUNK_SHAPE", f"wanted {len(self.targets)} times, one per target, got {len(self.times_s)}"
@@ -35,6 +39,14 @@ class JointChunk:
         for before, after in pairwise((-inf, *self.times_s, inf)):
             if not before < after:
                 raise ShapeError("CHUNK_TIMES", f"wanted finite times that increase, got {after} s after {before} s")
+
+
+def _doubles(values: Sequence[float]) -> tuple[float, ...]:
+    doubles = [gate.double(value) for value in values]
+    if None in doubles:
+        wrong = values[doubles.index(None)]
+        raise ShapeError("CHUNK_TYPE", f"wanted real numbers in a chunk, got {type(wrong).__name__} {wrong!r:.40}")
+    return tuple(value for value in doubles if value is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,7 @@ class MotionState:
     limits: JointLimits
     period_s: float
     gate: gate.GateState
+    now_s: float = -inf
     sequence: int = -1
     track: player.Track | None = None
     reported: frozenset[str] = frozenset()
@@ -67,7 +80,7 @@ def start(limits: JointLimits, period_s: float, measured: Sequence[float]) -> Mo
 
     Raises `RobotCommunicationError` where the measurement is not one finite position per joint.
     """
-    if len(measured) != limits.dof or not all(map(isfinite, measured)):
+    if gate.fault(limits, measured) is not None:
         raise RobotCommunicationError(
             "ARM_MEASURED", f"wanted {limits.dof} finite joint positions, got {list(measured)}; check the driver"
         )
@@ -80,8 +93,15 @@ def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState
 
     A chunk whose sequence does not increase is not played; one with an unsound target is not begun, and latches. After
     the last target the arm brakes and holds; nothing is extrapolated and nothing is played twice. Each kind of event is
-    told once per chunk.
+    told once per chunk. A clock that goes back, or is none, latches.
     """
+    clock = gate.double(now_s)
+    if clock is None or not core.now_s <= clock < inf:
+        now_s = core.now_s
+        core = replace(core, gate=replace(core.gate, latched=core.gate.latched or "MOTION_CLOCK"))
+    else:
+        now_s = clock
+        core = replace(core, now_s=clock)
     core, refused = _accept(core, now_s, mailbox)
     target = None if core.track is None else player.sample(core.track, now_s + core.period_s)
     state, verdict = gate.check(core.limits, core.period_s, core.gate, target)
@@ -117,9 +137,10 @@ def _event(code: str, now_s: float, verdict: gate.Verdict) -> ArmEvent:
 MESSAGES = {
     "GATE_STALE": "the command was too old: braked and held",
     "GATE_SHAPE": "the command has another number of joints: braked, held and latched",
-    "GATE_NONFINITE": "the command is not finite: braked, held and latched",
+    "GATE_NONFINITE": "the command is no finite number: braked, held and latched",
     "GATE_LIMIT": "the command left the position limits{where}: clamped",
     "GATE_FAST": "the command was too fast{where}: slowed down",
     "MOTION_SEQUENCE": "a chunk came out of order and was not played",
+    "MOTION_CLOCK": "the clock went back: braked, held and latched",
     "MOTION_LATE": "every target of the chunk was already past: held",
 }

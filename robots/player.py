@@ -45,10 +45,10 @@ def track(
 
 
 def sample(curve: Track, now_s: float) -> tuple[float, ...] | None:
-    """Return the positions at ``now_s``, None after the last target: the player never extrapolates."""
-    if now_s > curve.end_s + CLOCK_ROUNDING_S:
+    """Return the positions at ``now_s``, None after the last target; before the first they are it: nothing is extrapolated."""
+    if not now_s <= curve.end_s + CLOCK_ROUNDING_S:  # written so that NaN is after it
         return None
-    now_s = min(now_s, curve.end_s)
+    now_s = max(min(now_s, curve.end_s), curve.times_s[0])
     left = min(max(bisect_right(curve.times_s, now_s) - 1, 0), len(curve.times_s) - 2)
     width = curve.times_s[left + 1] - curve.times_s[left]
     u = (now_s - curve.times_s[left]) / width

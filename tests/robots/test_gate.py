@@ -4,7 +4,10 @@ import math
 import random
 import subprocess
 import sys
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from dvgwm.robots import gate
@@ -188,3 +191,46 @@ def test_the_gate_needs_the_standard_library_only():
     code = "import dvgwm.robots.gate, sys; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["0.1", b"0.1", None, True, np.True_, Decimal("0.1"), 10**400, -(10**400), 1j, [0.1], np.array([0.1]), object()],
+)
+def test_what_is_no_real_number_latches(wrong):
+    state, verdict = gate.check(LIMITS, PERIOD_S, gate.rest((0.0, 0.5)), (wrong, 0.5))
+    assert state.latched == verdict.log_code == "GATE_NONFINITE"
+    assert state.position == (0.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["ab", b"ab", {0.0: 1, 0.5: 2}, {0.0, 0.5}, 0.5, iter((0.0, 0.5)), range(3), np.zeros((3, 2))]
+)
+def test_what_has_no_order_or_another_size_latches(wrong):
+    state, _ = gate.check(LIMITS, PERIOD_S, gate.rest((0.0, 0.5)), wrong)
+    assert state.latched == "GATE_SHAPE"
+
+
+@pytest.mark.parametrize("age_s", ["0", None, True, Decimal(0), 10**400, 1j])
+def test_an_age_that_is_no_real_number_is_stale(age_s):
+    _, verdict = gate.check(LIMITS, PERIOD_S, gate.rest((0.0, 0.5)), (0.0, 0.5), age_s)
+    assert verdict.log_code == "GATE_STALE"
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.longdouble, Fraction])
+def test_every_target_is_computed_in_double(kind):
+    limits = JointLimits((-0.1, 0.0), (0.1, 1.0), (1.0, 2.0), (4.0, 10.0))
+    state = gate.rest((0.099, 0.5))
+    for _ in range(50):
+        state, verdict = gate.check(limits, PERIOD_S, state, (kind(0.1) + kind(1e-3), kind(0.5)))
+        assert all(type(value) is float for value in (*state.position, *state.velocity, *verdict.position))
+        assert verdict.position[0] <= 0.1
+    assert state.position[0] == 0.1
+    rounded = np.float32(0.1)  # 1.5e-9 above the limit, and in single precision not above it at all
+    _, verdict = gate.check(limits, PERIOD_S, gate.rest((0.1, 0.5)), (rounded, np.float32(0.5)))
+    assert verdict.position[0] == 0.1
+
+
+def test_whole_numbers_are_real_ones():
+    _, verdict = gate.check(LIMITS, PERIOD_S, gate.rest((0.0, 0.0)), (0, np.int64(0)))
+    assert verdict == gate.Verdict((0.0, 0.0), None)

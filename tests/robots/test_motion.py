@@ -1,6 +1,7 @@
 """The pure motion core on a virtual clock."""
 
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -164,3 +165,40 @@ def test_an_arm_that_is_nowhere_is_not_started(measured):
 
 def test_an_arm_found_just_outside_its_limits_starts_at_them():
     assert motion.start(LIMITS, T, (1.0 + 1e-4, -1e-4)).gate.position == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("wrong", ["0.1", None, True, Decimal("0.1"), 10**400, 1j, [0.1]])
+@pytest.mark.parametrize("place", ["time", "target"])
+def test_a_chunk_of_what_is_no_number_cannot_be_made(wrong, place):
+    times, first = ((wrong, 0.2), 0.0) if place == "time" else ((0.1, 0.2), wrong)
+    with pytest.raises(ShapeError) as caught:
+        JointChunk(0, times, ((first, 0.5), (0.1, 0.5)))
+    assert caught.value.log_code == "CHUNK_TYPE"
+
+
+@pytest.mark.parametrize("sequence", ["1", 1.0, True, None])
+def test_a_sequence_is_a_whole_number(sequence):
+    with pytest.raises(ShapeError):
+        JointChunk(sequence, (0.1,), ((0.0, 0.5),))
+
+
+def test_a_chunk_in_single_precision_is_kept_and_played_in_double():
+    made = JointChunk(0, np.float32([0.1, 0.2]), np.float32([[0.1, 0.5], [0.2, 0.5]]))
+    assert all(type(value) is float for value in (*made.times_s, *made.targets[0], *made.targets[1]))
+    _, commands, _ = run(fresh(), Mailbox(made), 20)
+    assert commands.dtype == np.float64
+
+
+@pytest.mark.parametrize("back", [0.2, -1.0, -1e300, math.nan, math.inf, -math.inf, None, "0.5", 10**400])
+def test_a_clock_that_goes_back_or_is_none_brakes_and_latches(back):
+    core, commands, _ = run(fresh(), Mailbox(chunk()), 40)
+    assert abs(core.gate.velocity[0]) > 0
+    core, command, event = motion.step(core, back, Mailbox(chunk()))
+    assert event.log_code == core.gate.latched == "MOTION_CLOCK"
+    assert event.time_s == 39 * T
+    speed = abs(command[0] - commands[-1][0]) / T
+    assert speed < abs(commands[-1][0] - commands[-2][0]) / T, "it brakes"
+    core, _, events = run(core, Mailbox(chunk()), 60, start_tick=40)
+    assert core.resting
+    assert events == [], "told once"
+    assert core.gate.latched == "MOTION_CLOCK", "only a human re-arms"

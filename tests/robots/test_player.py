@@ -74,3 +74,13 @@ def test_the_curve_never_overshoots_its_targets():
     assert min(values) >= -1e-12
     assert max(values) <= 1.0 + 1e-12
     assert player.sample(curve, 0.41) is None
+
+
+@pytest.mark.parametrize("before_s", [0.499, 0.0, -1.0, -1e300, -math.inf])
+def test_before_its_start_it_waits_there(before_s):
+    curve = player.track(0.5, (0.1,), (0.3,), (0.6, 0.7), ((0.2,), (0.3,)))
+    assert player.sample(curve, before_s) == (0.1,)
+
+
+def test_at_no_time_there_is_no_position():
+    assert player.sample(player.track(0.0, (0.1,), (0.0,), (0.1,), ((0.2,),)), math.nan) is None
