@@ -150,8 +150,9 @@ class TorchEngine:
     spec: EngineSpec
     graph: Graph
 
-    def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Do nothing: the reference has no buffers."""
+    def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
+        """Return what zeros give: the reference has no buffers."""
+        return self.run({spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in self.spec.inputs})
 
     def run(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         with torch.no_grad():

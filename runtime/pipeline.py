@@ -1,6 +1,6 @@
 """The pipeline's two calls: `imagine` a plan from what is seen, `act` on it; each at the manifest's own rate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -113,14 +113,23 @@ class Pipeline:
 
     def warmup(self) -> None:
         """Run every engine once at the sizes of this run, so that the first plan allocates nothing."""
-        for stage in self.stages:
-            sizes = batch_sizes(stage.spec)
-            for part in stage.spec.engines.values():
-                shapes = {
-                    spec.name: tuple(sizes.get(size, 1) if isinstance(size, str) else size for size in spec.shape)
-                    for spec in part.inputs
-                }
-                self._engines[part.file].warmup(shapes)
+        for stage, file in self.engine_files:
+            self.run_on_zeros(stage, file)
+
+    @property
+    def engine_files(self) -> tuple[tuple[Stage, str], ...]:
+        """Every stage's engines by file, in the order of the pipeline."""
+        return tuple((stage, engine.file) for stage in self.stages for engine in stage.spec.engines.values())
+
+    def run_on_zeros(self, stage: Stage, file: str) -> Mapping[str, Tensor]:
+        """Return what the engine in ``file`` gives for zeros of the sizes that ``stage`` has in this run."""
+        engine, sizes = self._engines[file], batch_sizes(stage.spec)
+        return engine.warmup(
+            {
+                spec.name: tuple(sizes.get(size, 1) if isinstance(size, str) else size for size in spec.shape)
+                for spec in engine.spec.inputs
+            }
+        )
 
     def imagine(
         self,

@@ -44,8 +44,8 @@ class Engine(Protocol):
     def spec(self) -> EngineSpec:
         """Its interface and its work."""
 
-    def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Make buffers for these input shapes and run once, so that `run` allocates nothing."""
+    def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
+        """Make buffers for these input shapes, so that `run` allocates nothing, and return what zeros give."""
 
     def run(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return the outputs, valid until the next `run`; carried outputs stay valid for one run more.

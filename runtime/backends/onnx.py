@@ -54,9 +54,9 @@ class OnnxEngine:
                     "ENGINE_INTERFACE", f"{file}: wanted {side} such as {expected}; the graph has {got}; rebuild it"
                 )
 
-    def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
         dtypes = {spec.name: spec.dtype for spec in self.spec.inputs}
-        self.run({name: np.zeros(shape, dtypes[name]) for name, shape in shapes.items()})
+        return self.run({name: np.zeros(shape, dtypes[name]) for name, shape in shapes.items()})
 
     def run(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if self._session is None:

@@ -64,13 +64,14 @@ class TorchEngine:
         borrowed = {key: self._weights.tensors[key] for key in expected}
         self._model.load_constants(borrowed, check_full_update=True, user_managed=True)
 
-    def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
         dtypes = {item.name: getattr(torch, item.dtype) for item in self.spec.inputs}
         tensors = {name: torch.zeros(shape, dtype=dtypes[name], device=self._device) for name, shape in shapes.items()}
-        self.run(tensors)
+        outputs = self.run(tensors)
         if self._device.type == "cuda" and not self.spec.carry:
             inputs = [tensors[item.name] for item in self.spec.inputs]
             self._graphs[tuple(tensor.shape for tensor in inputs)] = _Captured(self._model, inputs)
+        return outputs
 
     @torch.inference_mode()
     def run(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

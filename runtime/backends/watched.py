@@ -26,13 +26,17 @@ class WatchedEngine:
     def spec(self) -> EngineSpec:
         return self.engine.spec
 
-    def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
         with watched(self.spec.file):
-            self.engine.warmup(shapes)
+            outputs = self.engine.warmup(shapes)
+        return self._checked(outputs)
 
     def run(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         with watched(self.spec.file):
             outputs = self.engine.run(tensors)
+        return self._checked(outputs)
+
+    def _checked(self, outputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if outputs.keys() != {item.name for item in self.spec.outputs}:
             raise ShapeError("ENGINE_OUTPUTS", f"{self.spec.file}: gave {', '.join(outputs)}, not what its spec states")
         for item in self.spec.outputs:

@@ -19,7 +19,7 @@ Examples:
   dvgwm-runtime --robot galaxea_a1                        one episode on the simulated arm
   dvgwm-runtime --robot galaxea_a1 --task "stack_cube:red cube" --seed 7
   dvgwm-runtime --plan-only --camera clip.mp4 --instruction "put the blue cup on the plate"
-  dvgwm-runtime inspect engines/a1_tiny                   what a bundle holds
+  dvgwm-runtime inspect engines/a1_tiny --deep            what a bundle holds, and whether its engines run
   dvgwm-runtime evaluate --episodes 20 --seed 0 --json    success over tasks and layouts
 """
 
@@ -91,11 +91,15 @@ def cli(context: click.Context, /, **options: Any) -> None:
 
 @cli.command()
 @click.argument("bundle", type=Place())
-def inspect(bundle: Path) -> None:
-    """Check every file of BUNDLE and print what it holds."""
+@click.option("--deep", is_flag=True, help="Also load every engine and run it once on zeros.")
+def inspect(bundle: Path, deep: bool) -> None:
+    """Check every file of BUNDLE and print what it holds.
+
+    Files, numbers and shapes are checked; whether the engines run is seen with --deep only.
+    """
     from ..display.inspection import show
 
-    _finish(show(bundle))
+    _finish(show(bundle, deep))
 
 
 @cli.command()

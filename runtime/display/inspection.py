@@ -4,18 +4,23 @@ import importlib.util
 import os
 import platform
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import track
 from rich.table import Table
 
 from .. import __version__
-from ..bundle.disk import read_bundle
+from ..bundle.disk import Bundle, read_bundle
 from ..bundle.manifest import Manifest, StageSpec
 from ..config import plugins
 from ..errors import printable
+from ..pipeline import Pipeline
+from ..stages import check_finite
 from .latency import work
 from .tables import text_table
 
@@ -28,14 +33,19 @@ LIBRARIES = {
 }
 
 
-def show(path: Path) -> dict[str, Any]:
-    """Print what the bundle at ``path`` holds and return its facts; raises as `bundle.read_bundle`."""
-    manifest = read_bundle(path).manifest
-    console = Console()
-    console.print(printable(f"{path}: every file verified"), markup=False, highlight=False, soft_wrap=True)
+def show(path: Path, deep: bool = False) -> dict[str, Any]:
+    """Print what the bundle at ``path`` holds and return its facts; raises as `bundle.read_bundle`.
+
+    ``deep`` loads every engine and runs it once on zeros; raises as they do, and `OutputError` where that is not finite.
+    """
+    bundle = read_bundle(path)
+    manifest, console = bundle.manifest, Console()
+    seconds = _run_engines(bundle) if deep else {}
+    did = "every engine run once on zeros" if deep else "no engine was loaded: --deep runs each once"
+    console.print(printable(f"{path}: every file verified, {did}"), markup=False, highlight=False, soft_wrap=True)
     console.print(_facts(manifest))
     console.print(_stages(manifest))
-    console.print(_engines(manifest))
+    console.print(_engines(manifest, seconds))
     console.print(_parity(manifest))
     return {
         "command": "inspect",
@@ -46,7 +56,23 @@ def show(path: Path) -> dict[str, Any]:
         "bytes": sum(record.size for record in manifest.files.values()),
         "stages": [stage.name for stage in manifest.pipeline],
         "verified": True,
+        "deep": deep,
+        "engines_s": seconds,
     }
+
+
+def _run_engines(bundle: Bundle) -> dict[str, float]:
+    """Return the seconds that every engine takes for zeros, by file: the first run, which allocates."""
+    seconds = {}
+    with Pipeline(bundle, plugins.open_backend(bundle.manifest.backend, None)) as pipeline:
+        for stage, file in track(pipeline.engine_files, "engines", console=Console(stderr=True), transient=True):
+            started = time.perf_counter()
+            outputs = pipeline.run_on_zeros(stage, file)
+            pipeline.backend.synchronize()
+            seconds[file] = time.perf_counter() - started
+            for name, tensor in outputs.items():
+                check_finite(pipeline.backend, stage.spec.name, f"{name} of {file}, given zeros,", tensor)
+    return seconds
 
 
 def diagnose() -> dict[str, Any]:
@@ -103,13 +129,19 @@ def _stages(manifest: Manifest) -> Table:
     return text_table("pipeline", ["stage", "reads", "makes", "sampler"], [], rows)
 
 
-def _engines(manifest: Manifest) -> Table:
+def _engines(manifest: Manifest, seconds: Mapping[str, float]) -> Table:
     rows = [
-        (engine.file, stage.name, work(engine.flop), f"{manifest.files[engine.file].size / 1e6:.2f}")
+        (
+            engine.file,
+            stage.name,
+            work(engine.flop),
+            f"{manifest.files[engine.file].size / 1e6:.2f}",
+            f"{seconds[engine.file] * 1e3:.1f}" if engine.file in seconds else "not run",
+        )
         for stage in manifest.pipeline
         for engine in stage.engines.values()
     ]
-    return text_table("engines", ["file", "stage"], ["work of a run", "MB"], rows)
+    return text_table("engines", ["file", "stage"], ["work of a run", "MB", "first run, ms"], rows)
 
 
 def _sampler(stage: StageSpec) -> str:
