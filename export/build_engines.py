@@ -1,9 +1,9 @@
 """`python export/build_engines.py`: checkpoints to a bundle for the robot PC."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 INSTALL = "building needs torch and its company: pip install -e '.[export]' in the project's directory"
 EPILOG = """examples:
@@ -13,9 +13,17 @@ EPILOG = """examples:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that tells what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        self.exit(2, f"E2 USAGE {message}. See `build_engines.py --help`\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    options_parser = argparse.ArgumentParser(
+    options_parser = Parser(
         prog="build_engines.py",
         description="Export a preset's networks, check them against torch, and write a bundle.",
         epilog=EPILOG,
@@ -58,12 +66,12 @@ def main(arguments: list[str] | None = None) -> int:
     except ImportError as error:
         print(f"E2 EXPORT_MISSING {INSTALL} ({error})", file=sys.stderr)  # noqa: T201 (a command's own output)
         return 2
-    result = run(options)
-    if isinstance(result, int):
-        return result
-    print(json.dumps(result))  # noqa: T201 (a command's own output)
-    return 0
+    return run(options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from dvgwm.runtime.commands.supervisor import supervise
+    except ImportError:  # nothing is installed, which `main` tells
+        sys.exit(main())
+    supervise(main, "finished graphs are kept, run again to go on")

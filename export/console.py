@@ -1,8 +1,9 @@
 """What `build_engines.py` shows: progress, a table of parity, the command that uses the bundle."""
 
 import argparse
+import json
+import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +11,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dvgwm.runtime.bundle.disk import MANIFEST
+from dvgwm.runtime.commands.program import exit_code
 from dvgwm.runtime.config.plugins import shipped as shipped_bundle
 from dvgwm.runtime.display.tables import text_table
-from dvgwm.runtime.errors import ConfigError, DvgwmError, InterruptedRunError
+from dvgwm.runtime.errors import ConfigError, printable
 from dvgwm.runtime.profiler import peak_memory_bytes
 
 from .assembly import Outcome, build_bundle
 from .order import STEPS, Order, read_instructions
 
 
-def run(options: argparse.Namespace) -> dict[str, Any] | int:
-    """Return the facts of the bundle that was built, or the exit code of the error that was shown."""
-    errors = Console(stderr=True)
-    try:
-        return _run(options, Console())
-    except KeyboardInterrupt:
-        error: DvgwmError = InterruptedRunError("INTERRUPTED", "stopped; finished graphs are kept, run again to go on")
-    except DvgwmError as caught:
-        error = caught
-        if options.debug:
-            traceback.print_exc()
-    errors.print(error.line, markup=False, highlight=False, soft_wrap=True)
-    return error.exit_code
+def run(options: argparse.Namespace) -> int:
+    """Build what is asked for, print its facts as a line of JSON, and return the exit code."""
+
+    def build() -> None:
+        result = _run(options, Console())
+        sys.stdout.write(f"{json.dumps(result)}\n")
+
+    return exit_code("build_engines.py", build)
 
 
 def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -46,8 +43,9 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         options.precision,
         _weights(options),
     )
-    source = f"weights from {order.weights}" if order.weights else "seeded random weights, [bold]untrained[/bold]"
-    console.print(f"{order.preset} for {order.backend} in {order.precision} into {order.out}: {source}")
+    source = f"weights from {order.weights}" if order.weights else "seeded random weights, untrained"
+    line = printable(f"{order.preset} for {order.backend} in {order.precision} into {order.out}: {source}")
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
     with _progress(console) as progress:
         tasks = {step: progress.add_task(step, total=None, start=False, part="") for step in order.steps}
 

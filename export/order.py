@@ -12,6 +12,7 @@ from dvgwm.runtime.bundle.disk import MANIFEST
 from dvgwm.runtime.bundle.manifest import parse
 from dvgwm.runtime.bundle.tokenizer import check_instruction
 from dvgwm.runtime.errors import ConfigError
+from dvgwm.runtime.files import check_place
 
 STEPS = ("export", "build", "verify", "benchmark")
 BACKENDS = ("onnx", "torch")
@@ -51,8 +52,7 @@ class Order:
                 "PRESET_SIZE",
                 f"{size.name} is full size, which this version does not export yet; take a1_tiny or test_tiny",
             )
-        if self.out.exists() and not (self.out / MANIFEST).is_file() and any(self.out.iterdir()):
-            raise ConfigError("OUT_OCCUPIED", f"{self.out} exists and is no bundle; name another directory with --out")
+        check_place(self.out, MANIFEST, "bundle")
         disk = next(place for place in (self.out, *self.out.absolute().parents) if place.exists())
         if shutil.disk_usage(disk).free < ROOM_BYTES:
             raise ConfigError(
@@ -80,6 +80,8 @@ class Order:
 def read_instructions(path: Path) -> tuple[str, ...]:
     """Return the instructions in a text file, one a line; raises `ConfigError` where it cannot be read or is empty."""
     try:
+        if not path.is_file():
+            raise ConfigError("INSTRUCTIONS_FILE", f"wanted a text file of instructions, got {path}; give one")
         lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("INSTRUCTIONS_FILE", f"cannot read {path}: {error}; give a text file") from None

@@ -32,15 +32,10 @@ def whole_directory(target: Path, marker: str, content: str) -> Iterator[Path]:
     Raises `ConfigError` where ``target`` is something else than ``content`` (a run, a bundle), `RecordingError` where it
     cannot be made.
     """
-    whole = Path(os.path.abspath(target))
-    if whole in (Path.cwd(), *Path.cwd().parents):
-        raise ConfigError(
-            "OUT_PLACE", f"wanted a directory of its own for the {content}, got {str(target)!r}; set --out"
-        )
-    target = whole
+    check_place(target, marker, content)
+    target = Path(os.path.abspath(target))
     staging = target.with_name(f".{target.name}.unfinished")
     try:
-        _check_replaceable(target, marker, content)
         shutil.rmtree(staging, ignore_errors=True)
         created = [folder for folder in (staging, *staging.parents) if not folder.exists()]
     except OSError as error:
@@ -53,6 +48,28 @@ def whole_directory(target: Path, marker: str, content: str) -> Iterator[Path]:
             shutil.rmtree(created[-1], ignore_errors=True)
             raise
     _take_name(staging, target)
+
+
+def check_place(target: Path, marker: str, content: str) -> None:
+    """Return if a ``content`` (a run, a bundle) can be at ``target``: nothing is there, or an older one that holds ``marker``.
+
+    Raises `ConfigError` if not, `RecordingError` where that cannot be seen.
+    """
+    whole = Path(os.path.abspath(target))
+    try:
+        if whole in (Path.cwd(), *Path.cwd().parents):
+            raise ConfigError(
+                "OUT_PLACE", f"wanted a directory of its own for the {content}, got {str(target)!r}; set --out"
+            )
+        if whole.is_symlink():
+            raise ConfigError("OUT_LINK", f"{target} is a link; name the place that it leads to with --out")
+        occupied = os.path.lexists(whole) and not (whole / marker).is_file()
+        if occupied and (not whole.is_dir() or any(whole.iterdir())):
+            raise ConfigError(
+                "OUT_OCCUPIED", f"{target} exists and holds no {content}; name another directory with --out"
+            )
+    except OSError as error:
+        raise _unwritten(target, error) from None
 
 
 def check_writable(path: Path) -> None:
@@ -102,14 +119,6 @@ def _make(staging: Path) -> None:
         staging.mkdir(parents=True)
     except OSError as error:
         raise _unwritten(staging, error) from None
-
-
-def _check_replaceable(target: Path, marker: str, content: str) -> None:
-    if target.is_symlink():
-        raise ConfigError("OUT_LINK", f"{target} is a link; name the place that it leads to with --out")
-    occupied = os.path.lexists(target) and not (target / marker).is_file()
-    if occupied and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError("OUT_OCCUPIED", f"{target} exists and holds no {content}; name another directory with --out")
 
 
 def _take_name(staging: Path, target: Path) -> None:

@@ -159,7 +159,9 @@ def decode(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
             outputs = dict(engine.run({"latents": latents[:, begin:end], **cache}))
         frames.append(stage.backend.download(outputs.pop("frames"))[0])
         # A number that is not finite is lost where frames are rounded to bytes; their mean before that has it still.
-        check_finite(stage.backend, name, "frames", outputs.pop("frames_mean", frames[-1]))
+        looked_at = [outputs.pop("frames_mean")] if "frames_mean" in outputs else list(outputs.values())
+        for tensor in looked_at:
+            check_finite(stage.backend, name, "frames", tensor)
         cache = {following.spec.carry[output]: tensor for output, tensor in outputs.items()}
         context.progress(name, end, total)
     return {stage.spec.output: np.concatenate(frames)}

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,7 +66,7 @@ class PromptStore:
         instructions: set[str] = set()
         for path in paths:
             if path.is_file():
-                with safe_open(path, "numpy") as file:
+                with suppress(SafetensorError), safe_open(path, "numpy") as file:
                     metadata = file.metadata() or {}
                     instructions |= {metadata[key] for key in file.keys() if key in metadata}  # noqa: SIM118 (no mapping)
         return tuple(sorted(instructions - {""}))
@@ -113,6 +114,6 @@ def _load(path: Path, key: str) -> FloatArray | None:
                 return None
             array: FloatArray = file.get_tensor(key)
             digest = (file.metadata() or {}).get(f"sha256:{key}")
-    except SafetensorError:
+    except (SafetensorError, TypeError):  # a dtype that numpy lacks
         return None
     return array if hashlib.sha256(array.tobytes()).hexdigest() == digest else None

@@ -49,4 +49,7 @@ def _from_file(bundle: Bundle, text: str) -> list[int]:
             "TOKENIZERS_MISSING",
             "this bundle's tokenizer needs the tokenizers library: pip install 'dvgwm[tokenizers]'",
         ) from None
-    return list(Tokenizer.from_file(str(bundle.file(TOKENIZER_FILE))).encode(text).ids)
+    try:
+        return list(Tokenizer.from_file(str(bundle.file(TOKENIZER_FILE))).encode(text).ids)
+    except Exception as error:  # the library has no errors of its own
+        raise BundleIncompatibleError("TOKENIZER_FILE", f"cannot use {TOKENIZER_FILE}: {error}; rebuild it") from error

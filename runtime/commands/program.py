@@ -18,8 +18,19 @@ def run_program(name: str, group: click.Group) -> int:
 
     What a signal raises passes through, for `supervisor.supervise` to tell.
     """
+
+    def run() -> None:
+        # Not click's own `main`: it writes to standard error before our one line.
+        with group.make_context(name, sys.argv[1:]) as context:
+            group.invoke(context)
+
+    return exit_code(name, run)
+
+
+def exit_code(name: str, run: Callable[[], None]) -> int:
+    """Return the exit code with which ``run`` ended, its error told if it raised one; standard output is written by then."""
     open_streams()
-    code = _run(name, group)
+    code = _run(name, run)
     try:
         sys.stdout.flush()
     except RecordingError as error:
@@ -27,12 +38,10 @@ def run_program(name: str, group: click.Group) -> int:
     return code
 
 
-def _run(name: str, group: click.Group) -> int:
+def _run(name: str, run: Callable[[], None]) -> int:
     try:
         _check_text(sys.argv[1:])
-        # Not click's own `main`: it writes to standard error before our one line.
-        with group.make_context(name, sys.argv[1:]) as context:
-            group.invoke(context)
+        run()
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.ClickException as error:
