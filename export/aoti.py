@@ -36,7 +36,8 @@ def write_weights(program: ExportedProgram, inputs: Mapping[str, Tensor], path: 
     """Write every tensor that the package of ``program`` wants, under the name it wants it by.
 
     The package reads them, and its ``inputs``, with the strides that it was compiled for, unchecked; the file format has
-    none, so they go beside them: those of tensors that are not contiguous.
+    none, so they go beside them: those of tensors that are not contiguous. Types and sizes of inputs and outputs do too, which
+    a package neither tells nor checks: what is open is null.
     """
     constants = {name: value for name, value in program.constants.items() if isinstance(value, Tensor)}
     tensors = {name: tensor.detach() for name, tensor in (program.state_dict | constants).items()}
@@ -46,4 +47,18 @@ def write_weights(program: ExportedProgram, inputs: Mapping[str, Tensor], path: 
     )
     # Nor has it aliases: tied tensors and views get memory of their own.
     dense = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    save_file(dense, path, {"strides": json.dumps(strides), "inputs": json.dumps(layouts)})
+    facts = {"strides": strides, "inputs": layouts, "interface": _interface(program)}
+    save_file(dense, path, {name: json.dumps(fact) for name, fact in facts.items()})
+
+
+def _interface(program: ExportedProgram) -> list[list[tuple[str, list[int | None]]]]:
+    """Return type and sizes of every input, and of every output, in their order."""
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+
+    def told(name: object) -> tuple[str, list[int | None]]:
+        tensor = values[str(name)]
+        sizes = [size if isinstance(size, int) else None for size in tensor.shape]
+        return str(tensor.dtype).removeprefix("torch."), sizes
+
+    signature = program.graph_signature
+    return [[told(name) for name in side] for side in (signature.user_inputs, signature.user_outputs)]

@@ -40,14 +40,21 @@ def whole_directory(target: Path, marker: str, content: str) -> Iterator[Path]:
         created = [folder for folder in (staging, *staging.parents) if not folder.exists()]
     except OSError as error:
         raise _unwritten(target, error) from None
+    failure: OSError | None = None
     with unfinished(created[-1]):
         try:
             _make(staging)
             yield staging
+            failure = _take_name(staging, target)
         except BaseException:
-            shutil.rmtree(created[-1], ignore_errors=True)
+            if staging.exists() or not target.exists():  # stopped a moment later it has its name, and is whole
+                shutil.rmtree(created[-1], ignore_errors=True)
             raise
-    _take_name(staging, target)
+    if failure is not None:
+        raise RecordingError(
+            "OUTPUT_NAME",
+            f"cannot give {staging} the name {target.name}: {failure.strerror}; everything is in {staging}",
+        )
 
 
 def check_place(target: Path, marker: str, content: str) -> None:
@@ -121,21 +128,18 @@ def _make(staging: Path) -> None:
         raise _unwritten(staging, error) from None
 
 
-def _take_name(staging: Path, target: Path) -> None:
-    """Rename ``staging`` to ``target``; what was there before is back where that fails."""
+def _take_name(staging: Path, target: Path) -> OSError | None:
+    """Rename ``staging`` to ``target``, and return why that cannot be; what was there before is back then."""
     old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     try:
-        shutil.rmtree(old, ignore_errors=True)
         if target.exists():
             target.rename(old)
-        try:
-            staging.rename(target)
-        except BaseException:
-            if old.exists() and not target.exists():
-                old.rename(target)
-            raise
+        staging.rename(target)
     except OSError as error:
-        raise RecordingError(
-            "OUTPUT_NAME", f"cannot give {staging} the name {target.name}: {error.strerror}; everything is in {staging}"
-        ) from None
-    shutil.rmtree(old, ignore_errors=True)
+        return error
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    return None

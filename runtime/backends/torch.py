@@ -33,10 +33,15 @@ GRAPH_WARMUPS = 3
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
-    """What a package borrows: its tensors, and the strides that it takes its inputs to have where not contiguous."""
+    """What a package borrows, and what it does not tell of itself.
+
+    ``tensors`` are its weights, ``layouts`` the strides that it takes its inputs to have where not contiguous; ``interface``
+    has type and sizes (None: open) of its inputs and of its outputs, empty from an older build.
+    """
 
     tensors: Mapping[str, torch.Tensor]
     layouts: Mapping[str, tuple[int, ...]]
+    interface: Sequence[Sequence[tuple[str, list[int | None]]]]
 
 
 class TorchEngine:
@@ -52,6 +57,7 @@ class TorchEngine:
                 "ENGINE_LOAD", f"torch {torch.__version__} cannot load {path.name}: {error}; rebuild it here"
             ) from error
         self._weights = weights
+        _check_interface(path.name, spec, weights)
         self._load_weights(path.name)
         self._graphs: dict[tuple[torch.Size, ...], _Captured] = {}
 
@@ -85,8 +91,21 @@ class TorchEngine:
         return {item.name: tensor for item, tensor in zip(self.spec.outputs, outputs, strict=True)}
 
     def close(self) -> None:
-        self._model, self._weights = None, _Weights({}, {})
+        self._model, self._weights = None, _Weights({}, {}, ())
         self._graphs.clear()
+
+
+def _check_interface(name: str, spec: EngineSpec, weights: _Weights) -> None:
+    """Raise `BundleIncompatibleError` where a package was compiled for other tensors than ``spec`` states: it would not ask."""
+    for side, stated, compiled in zip(
+        ("inputs", "outputs"), (spec.inputs, spec.outputs), weights.interface, strict=False
+    ):
+        expected = [(item.dtype, [size if isinstance(size, int) else None for size in item.shape]) for item in stated]
+        got = [(dtype, sizes) for dtype, sizes in compiled]
+        if expected != got:
+            raise BundleIncompatibleError(
+                "ENGINE_INTERFACE", f"{name}: wanted {side} {expected}, it was compiled for {got}; rebuild the bundle"
+            )
 
 
 def _laid(tensor: torch.Tensor, stride: tuple[int, ...] | None) -> torch.Tensor:
@@ -144,10 +163,11 @@ class TorchBackend:
         with safe_open(path, "pt", str(self._device)) as file:
             facts = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        strides, layouts = (json.loads(facts.get(name, "{}")) for name in ("strides", "inputs"))
+        strides, layouts, interface = (json.loads(facts.get(name, "{}")) for name in ("strides", "inputs", "interface"))
         return _Weights(
             {name: _laid(tensor, strides.get(name)) for name, tensor in tensors.items()},
             {name: tuple(stride) for name, stride in layouts.items()},
+            interface or (),
         )
 
     def upload(self, array: NDArray[np.generic]) -> Tensor:

@@ -5,7 +5,7 @@ are refused.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -179,20 +179,40 @@ def parse(data: bytes) -> Manifest:
         raise BundleIncompatibleError(
             "MANIFEST_SCHEMA", f"wanted manifest schema {SCHEMA}, got {schema!r}; rebuild with export/build_engines.py"
         )
+    wrong = _take_out_samplers(raw)
     try:
         manifest = strict(raw, Manifest)
     except (ValueError, OverflowError, RecursionError) as error:
         code = "MANIFEST_KEY" if isinstance(error, UnknownKeyError) else "MANIFEST_FIELD"
         raise BundleCorruptError(code, f"manifest.json: {error}; rebuild the bundle") from None
-    check(manifest)
+    _check(manifest, wrong)
     return manifest
 
 
-def check(manifest: Manifest) -> None:
-    """Return if ``manifest`` adds up; raise as `parse` if not."""
-    from .checks import findings  # it reads the dataclasses of this module
+def _take_out_samplers(raw: Any) -> list[str]:
+    """Return what is wrong with samplers, whose settings check themselves, and put sound ones in their place.
 
-    if found := list(findings(manifest)):
+    What else does not hold is told with it then.
+    """
+    wrong = []
+    stages = raw.get("pipeline")
+    for stage in stages if isinstance(stages, list) else ():
+        if isinstance(stage, dict) and isinstance(stage.get("sampler"), dict):
+            try:
+                strict(stage["sampler"], SamplerSpec)
+            except UnknownKeyError:
+                continue
+            except (ValueError, OverflowError) as error:
+                wrong.append(f"stage {stage.get('name')}: {error}")
+                stage["sampler"] = {"kind": "euler_flow", "steps": 1}
+    return wrong
+
+
+def _check(manifest: Manifest, wrong_samplers: Sequence[str]) -> None:
+    from .checks import findings  # it reads the dataclasses of this module
+    from .findings import Finding
+
+    if found := [*(Finding("MANIFEST_FIELD", text) for text in wrong_samplers), *findings(manifest)]:
         kind = BundleCorruptError if found[0].corrupt else BundleIncompatibleError
         listed = "; ".join(f"({index}) {finding.text}" for index, finding in enumerate(found, 1))
         told = found[0].text if len(found) == 1 else f"{len(found)} things do not hold: {listed}"

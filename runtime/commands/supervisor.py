@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -44,6 +45,7 @@ def supervise(work: Callable[[], int], kept: str) -> NoReturn:
     """
     heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
     signal.pthread_sigmask(signal.SIG_BLOCK, (*heard, signal.SIGCHLD))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some hand it on, it would take the exit status away
     _open_closed_streams()
     journal, notes = os.pipe()
     supervisor, command = os.getpid(), os.fork()
@@ -117,8 +119,10 @@ def _wait(command: int, journal: int, heard: list[int]) -> tuple[int | None, int
 
 
 def _ending(stopped: int | None, status: int, engine: str, kept: str) -> DvgwmError | None:
-    """Return how a command is told of that was stopped or crashed, None where it ended by itself."""
+    """Return how the end of a command is told that was stopped or crashed, None where it ended by itself."""
     code = os.waitstatus_to_exitcode(status)
+    if code == 0:
+        return None  # a signal that comes when all is done comes too late
     number = stopped if stopped is not None else -code
     if number in STOPS:
         kind, log_code, what = STOPS[number]
@@ -186,7 +190,8 @@ def _read(descriptor: int) -> bytes:
 def _remove(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
-    elif os.path.lexists(path):
+        return
+    with suppress(OSError):
         os.unlink(path)
 
 
@@ -195,4 +200,5 @@ def _tell(error: DvgwmError) -> None:
     line = error.line + "\n"
     if os.isatty(2):
         line = f"\r\x1b[K\x1b[?25h{line}"
-    os.write(2, line.encode("utf-8", "backslashreplace"))
+    with suppress(OSError):
+        os.write(2, line.encode("utf-8", "backslashreplace"))

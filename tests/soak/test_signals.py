@@ -51,8 +51,10 @@ def stopped(folder, number, after_s):
     _, stderr = child.communicate(timeout=60)
     took_s = time.monotonic() - told_at
     left = {path.name for path in folder.iterdir()} - {"scene.png", "cache"}
-    if child.returncode == 0 and left == {"run"}:
-        return None  # it came too late: the run is whole
+    if left == {"run"} and (folder / "run" / "run.json").exists():
+        left = set()  # it came when the run had its name: it is whole, and stays
+        if child.returncode == 0:
+            return None
     # Before Python is there the system itself ends the process, which a shell tells with the same code.
     code = child.returncode if child.returncode >= 0 else 128 - child.returncode
     wrong = [f"exit {code}"] * (code != CODES[number]) + [f"{took_s:.1f} s"] * (took_s > LONGEST_S)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,19 @@ def test_a_package_is_its_module(package, engine):
         assert torch.allclose(outputs["sum"], wanted[0], atol=1e-5)
         assert torch.allclose(outputs["next"], wanted[1], atol=1e-5)
     assert not torch.allclose(outputs["next"], engine.run(inputs | {"past": inputs["past"] + 1})["next"])
+
+
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+@pytest.mark.parametrize(
+    "change", [{"shape": (2, 3, 17)}, {"shape": ("branches", 3, 16)}, {"shape": (6, 16)}, {"dtype": "float16"}]
+)
+def test_a_package_that_was_compiled_for_other_tensors_than_stated_is_refused(package, side, change):
+    folder, graph, spec = package
+    tensors = getattr(spec, side)
+    stated = replace(spec, **{side: (replace(tensors[0], **change), *tensors[1:])})
+    with pytest.raises(BundleIncompatibleError, match="it was compiled for") as caught:
+        TorchBackend(torch.device("cpu")).load(folder / graph.file, stated)
+    assert caught.value.log_code == "ENGINE_INTERFACE"
 
 
 @pytest.mark.gpu

@@ -82,8 +82,10 @@ def test_all_that_does_not_hold_is_told_at_once(manifest):
     put(manifest, "input.fps", 0)
     put(manifest, "action.period_s", -1)
     put(manifest, "@bridge.constants.height", 8)
+    put(manifest, "@preview.sampler.train_steps", 1)
     told = str(refusal(manifest))
-    assert "3 things do not hold" in told
+    assert "4 things do not hold" in told
+    assert "stage preview: ddim_v: wanted 2 to 10000 train_steps" in told
     for word in ("input.fps", "action.period_s", "stage refine: its state is float32[1, 3, 4, 4, 6]"):
         assert word in told
 
