@@ -196,7 +196,9 @@ class TorchBackend:
     def finite(self, tensor: Tensor) -> bool:
         if isinstance(tensor, np.ndarray):
             return finite(tensor)
-        return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+        if not tensor.is_floating_point():
+            return True
+        return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
 
     def mark(self) -> Tensor:
         if self._device.type == "cpu":

@@ -190,6 +190,27 @@ def test_bridge_is_the_plain_twin(backend):
     assert np.allclose(backend.download(made), resample.bridge(latents, scale, shift, noise, 0.859, 0.513), atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_number_that_is_not_finite_is_seen_and_large_ones_are_finite(backend, dtype, value):
+    array = np.full((3, 4, 5), np.finfo(dtype).max, dtype)
+    assert backend.finite(backend.upload(array))
+    assert backend.finite(array), "the host's arrays too"
+    assert backend.finite(backend.upload(np.arange(5, dtype=np.uint8)))
+    array[1, 2, 3] = value
+    array[2, 2, 3] = -value  # they must not cancel out
+    assert not backend.finite(backend.upload(array))
+    assert not backend.finite(array)
+
+
+def test_a_warmup_gives_what_zeros_give(backend, loaded):
+    made = loaded.warmup({"x": (2, 3), "state": (3,)})
+    zeros = loaded.run({"x": np.zeros((2, 3), np.float32), "state": np.zeros(3, np.float32)})
+    assert {name: backend.download(tensor).tolist() for name, tensor in made.items()} == {
+        name: backend.download(tensor).tolist() for name, tensor in zeros.items()
+    }
+
+
 def test_marks_measure_time(backend):
     start, began = backend.mark(), time.perf_counter()
     time.sleep(0.02)
