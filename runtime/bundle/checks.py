@@ -12,6 +12,7 @@ from .kinds import KINDS, Made
 from .manifest import Manifest, StageSpec
 
 LONGEST_NAME = 128
+MOST_STAGES = 32
 SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "torch": ".pt2"}
 """How the engine files of a backend end, for those that we know."""
 
@@ -20,6 +21,9 @@ def findings(manifest: Manifest) -> Iterator[Finding]:
     """Give everything that does not hold, in the order of the manifest's parts."""
     yield from _input_and_rates(manifest)
     yield from _actions(manifest)
+    if len(manifest.pipeline) > MOST_STAGES:
+        yield from number_in("the count of stages", len(manifest.pipeline), 1, MOST_STAGES)
+        return
     yield from _engines(manifest)
     yield from _pipeline(manifest)
 

@@ -13,6 +13,7 @@ MOST_STEPS = 100
 """Of a sampler that a bundle states: a diffusion policy's, the longest that is published; --steps may ask for more."""
 LARGEST_BYTES = 8 << 30
 """Of one tensor: four times the largest that a full-size decoder carries."""
+MOST_AXES = 8
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int32": 4, "int64": 8}
 Specs: TypeAlias = list[TensorSpec] | None
 
@@ -43,9 +44,11 @@ def agree(left: TensorSpec, right: TensorSpec) -> bool:
 
 
 def impossible(spec: TensorSpec) -> bool:
-    """Return whether a size is none, or the tensor is larger than any (its open sizes taken as one)."""
+    """Return whether a size is none, or the tensor has more axes or is larger than any (its open sizes taken as one)."""
     sizes = [size for size in spec.shape if isinstance(size, int)]
-    return any(size < 1 for size in sizes) or prod(sizes) * ITEM_BYTES[spec.dtype] > LARGEST_BYTES
+    if len(spec.shape) > MOST_AXES or any(size < 1 for size in sizes):
+        return True
+    return prod(sizes) * ITEM_BYTES[spec.dtype] > LARGEST_BYTES
 
 
 def inputs_are(stage: StageSpec, names: Iterable[str]) -> Iterator[Finding]:
@@ -78,7 +81,9 @@ def interface(
 
 def sampler_of(stage: StageSpec) -> Iterator[Finding]:
     assert stage.sampler is not None
-    yield from number_in(f"stage {stage.name}: the sampler's steps", stage.sampler.steps, 1, MOST_STEPS)
+    if stage.sampler.steps > MOST_STEPS:
+        yield from number_in(f"stage {stage.name}: the sampler's steps", stage.sampler.steps, 1, MOST_STEPS)
+        return
     try:
         build_sampler(stage.sampler)
     except ConfigError as error:

@@ -225,10 +225,11 @@ def dump(manifest: Manifest) -> bytes:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    value: dict[str, Any] = {}
+    for name, part in pairs:
+        if name in value:
+            raise ValueError(f"the key {name!r} is there twice")
+        value[name] = part
     return value
 
 

@@ -119,3 +119,25 @@ def test_large_numbers_cost_nothing_before_they_are_refused(manifest):
         put(changed, path, 10**17)
         refusal(changed)
     assert time.perf_counter() - begun < 5.0
+
+
+@pytest.mark.parametrize("many", ["stages", "axes", "keys", "files", "nested"])
+def test_a_manifest_of_a_megabyte_is_refused_in_time(manifest, many):
+    first = stage(manifest, "preview")
+    if many == "stages":
+        first["sampler"] |= {"train_steps": 10_000, "steps": 10_000}
+        manifest["pipeline"] = [first] * 400
+    elif many == "axes":
+        put(manifest, "@preview.engines.denoise.inputs.0.shape", [10**17] * 50_000)
+    elif many == "files":
+        manifest["files"] = {f"{index}.onnx": {"size": -1, "sha256": "0"} for index in range(18_000)}
+    text = json.dumps(manifest)
+    if many == "keys":
+        text = "{" + ", ".join(f'"{index}": 0' for index in range(75_000)) + ', "74999": 0}'
+    elif many == "nested":
+        text = text.replace('"constants": {}', '"constants": {"x": ' + "[" * 400_000 + "]" * 400_000 + "}", 1)
+    assert 500_000 < len(text) < 1 << 20 or many == "stages"
+    begun = time.perf_counter()
+    error = refusal(text.encode())
+    assert time.perf_counter() - begun < 5.0
+    assert len(error.line) <= 2000
