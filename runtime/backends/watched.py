@@ -28,8 +28,8 @@ class WatchedEngine:
 
     def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
         with watched(self.spec.file):
-            outputs = self.engine.warmup(shapes)
-        return self._checked(outputs)
+            outputs = self.engine.warmup(shapes) or {}  # a backend of before gives nothing
+        return self._checked(outputs) if outputs else {}
 
     def run(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         with watched(self.spec.file):
