@@ -47,6 +47,8 @@ class Order:
                 f"wanted --precision float32 for onnx in this version, got {self.precision!r}; or --backend torch",
             )
         precision(self.precision)
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError("SEED", f"wanted --random-weights from 0 to {2**63 - 1}, got {self.seed}")
         if not isinstance(size.codec, LinearCodecSize) and size.text.tokenizer != "bytes":
             raise ConfigError(
                 "PRESET_SIZE",

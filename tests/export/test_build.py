@@ -202,6 +202,12 @@ def test_what_cannot_be_built_is_refused(tmp_path, order, log_code):
     assert (caught.value.exit_code, caught.value.log_code) == (2, log_code)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_torch_cannot_take_is_refused(tmp_path, seed):
+    with pytest.raises(ConfigError, match="--random-weights"):
+        build_bundle(Order("test_tiny", "onnx", tmp_path / "b", seed), silent)
+
+
 def test_an_occupied_directory_is_refused_before_any_work(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ConfigError) as caught:
@@ -229,6 +235,9 @@ def test_the_scripts_errors_are_one_line_with_an_exit_code(tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[0].startswith("E2 PRESET_UNKNOWN wanted a preset of a1_tiny")
     assert len(done.stderr.splitlines()) == 1
+    done = script("--presett", "giant", cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith("E2 USAGE unrecognized arguments: --presett giant")
 
 
 def test_uninstalled_it_says_what_to_install(tmp_path):
