@@ -1,5 +1,7 @@
 """Files and directories that are written whole or not at all."""
 
+import errno
+import itertools
 import json
 import os
 import shutil
@@ -64,7 +66,7 @@ def check_place(target: Path, marker: str, content: str) -> None:
     """
     whole = Path(os.path.abspath(target))
     try:
-        if whole in (Path.cwd(), *Path.cwd().parents):
+        if whole in (Path.cwd(), *Path.cwd().parents) or os.path.ismount(whole):
             raise ConfigError(
                 "OUT_PLACE", f"wanted a directory of its own for the {content}, got {str(target)!r}; set --out"
             )
@@ -130,11 +132,10 @@ def _make(staging: Path) -> None:
 
 def _take_name(staging: Path, target: Path) -> OSError | None:
     """Rename ``staging`` to ``target``, and return why that cannot be; what was there before is back then."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = next(place for place in _places_beside(target) if not os.path.lexists(place))
     try:
         if target.exists():
-            target.rename(old)
+            _move_away(target, old)
         staging.rename(target)
     except OSError as error:
         return error
@@ -143,3 +144,16 @@ def _take_name(staging: Path, target: Path) -> OSError | None:
             old.rename(target)
         shutil.rmtree(old, ignore_errors=True)
     return None
+
+
+def _places_beside(target: Path) -> Iterator[Path]:
+    return (target.with_name(f".{target.name}.old{number or ''}") for number in itertools.count())
+
+
+def _move_away(target: Path, old: Path) -> None:
+    try:
+        target.rename(old)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # in a lower layer of a container, where it can be removed but not renamed
+            raise
+        shutil.rmtree(target)

@@ -47,6 +47,8 @@ def refused(done, exit_code, log_code):
     [
         (".", 2, "OUT_PLACE"),
         ("..", 2, "OUT_PLACE"),
+        ("/", 2, "OUT_PLACE"),
+        ("/proc", 2, "OUT_PLACE"),
         ("", 2, "USAGE"),
         ("n" * 300, 50, "OUTPUT_WRITE"),
         ("n" * 250, 50, "OUTPUT_WRITE"),
@@ -176,3 +178,33 @@ def test_what_replaces_a_run_is_kept_where_it_cannot_have_its_name(tmp_path, mon
         (folder / "run.json").write_text("new")
     assert (tmp_path / "run" / "run.json").read_text() == "old"
     assert (tmp_path / ".run.unfinished" / "run.json").read_text() == "new"
+
+
+def test_an_older_run_that_cannot_be_removed_is_in_nobodys_way(tmp_path, monkeypatch):
+    from dvgwm.runtime import files
+
+    remove = files.shutil.rmtree
+    monkeypatch.setattr(
+        files.shutil, "rmtree", lambda path, **more: None if ".old" in str(path) else remove(path, **more)
+    )
+    for text in ("first", "second", "third"):
+        with files.whole_directory(tmp_path / "run", "run.json", "run") as folder:
+            (folder / "run.json").write_text(text)
+        assert (tmp_path / "run" / "run.json").read_text() == text
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".run.old", ".run.old1", "run"]
+
+
+def test_a_run_stopped_while_it_is_written_leaves_the_older_one(tmp_path):
+    from dvgwm.runtime.files import whole_directory
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("old")
+
+    def begin_and_stop(folder):
+        (folder / "run.json").write_text("new")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), whole_directory(tmp_path / "run", "run.json", "run") as folder:
+        begin_and_stop(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (tmp_path / "run" / "run.json").read_text() == "old"
