@@ -78,6 +78,12 @@ def fault(limits: JointLimits, target: Any) -> str | None:
     return None if all(value is not None and isfinite(value) for value in values) else "GATE_NONFINITE"
 
 
+def is_row(values: object) -> bool:
+    """Return whether ``values`` have a length and an order: texts, sets and mappings are no rows of numbers."""
+    ordered = hasattr(values, "__getitem__") and hasattr(values, "__len__")
+    return ordered and not isinstance(values, str | bytes | Mapping)
+
+
 def double(value: object) -> float | None:
     """Return a real number in double precision; None for a text, a truth value, a Decimal or a whole number beyond doubles."""
     if isinstance(value, bool) or not isinstance(value, Real):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
+from typing import Any
 
 from dvgwm.runtime.errors import RobotCommunicationError, ShapeError
 from dvgwm.runtime.types import ArmEvent
@@ -31,7 +32,8 @@ class JointChunk:
         if type(self.sequence) is not int:
             raise ShapeError("CHUNK_SEQUENCE", f"wanted a whole number as sequence, got {self.sequence!r}")
         object.__setattr__(self, "times_s", _doubles(self.times_s))
-        object.__setattr__(self, "targets", tuple(map(_doubles, self.targets)))
+        rows = self.targets if gate.is_row(self.targets) else (None,)
+        object.__setattr__(self, "targets", tuple(map(_doubles, rows)))
         if len(self.times_s) != len(self.targets):
             raise ShapeError(
                 "CHUNK_SHAPE", f"wanted {len(self.targets)} times, one per target, got {len(self.times_s)}"
@@ -41,12 +43,11 @@ class JointChunk:
                 raise ShapeError("CHUNK_TIMES", f"wanted finite times that increase, got {after} s after {before} s")
 
 
-def _doubles(values: Sequence[float]) -> tuple[float, ...]:
-    doubles = [gate.double(value) for value in values]
+def _doubles(values: Any) -> tuple[float, ...]:
+    doubles = [gate.double(value) for value in values] if gate.is_row(values) else [None]
     if None in doubles:
-        wrong = values[doubles.index(None)]
-        raise ShapeError("CHUNK_TYPE", f"wanted real numbers in a chunk, got {type(wrong).__name__} {wrong!r:.40}")
-    return tuple(value for value in doubles if value is not None)
+        raise ShapeError("CHUNK_TYPE", f"wanted a row of real numbers in a chunk, got {values!r:.80}")
+    return tuple(number for number in doubles if number is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""What the command line does beside one episode: evaluate, plan from a recording, end with the right exit code."""
+"""The command line, what it does beside one episode, and how it ends: with the right exit code, at any signal."""

@@ -176,6 +176,24 @@ def test_a_chunk_of_what_is_no_number_cannot_be_made(wrong, place):
     assert caught.value.log_code == "CHUNK_TYPE"
 
 
+@pytest.mark.parametrize(
+    ("times", "targets"),
+    [
+        (None, ()),
+        (0.1, ((0.0, 0.5),)),
+        ((0.1,), None),
+        ((0.1,), (None,)),
+        ((0.1,), (0.5,)),
+        ("ab", "cd"),
+        ({0.1}, ((0.0, 0.5),)),
+        ((0.1,), ({0.0, 0.5},)),
+    ],
+)
+def test_a_chunk_of_what_is_no_row_cannot_be_made(times, targets):
+    with pytest.raises(ShapeError):
+        JointChunk(0, times, targets)
+
+
 @pytest.mark.parametrize("sequence", ["1", 1.0, True, None])
 def test_a_sequence_is_a_whole_number(sequence):
     with pytest.raises(ShapeError):
