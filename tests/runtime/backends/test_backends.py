@@ -229,6 +229,19 @@ def test_another_interface_than_the_manifests_is_refused(tmp_path):
 
 
 @pytest.mark.ort
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+@pytest.mark.parametrize("shape", [("branches", 4), (2, 3), ("branches", "more"), ("branches", 3, 1), (3,)])
+def test_a_graph_of_other_sizes_than_the_manifests_is_refused(tmp_path, side, shape):
+    backend = open_backend("onnx", 1)
+    write_graph(tmp_path / SPEC.file)
+    backend.load(tmp_path / SPEC.file, SPEC).close()
+    first, *others = getattr(SPEC, side)
+    stated = replace(SPEC, **{side: (replace(first, shape=shape), *others)})
+    with pytest.raises(BundleIncompatibleError, match=f"wanted {side} such as"):
+        backend.load(tmp_path / SPEC.file, stated)
+
+
+@pytest.mark.ort
 def test_a_graph_that_does_not_parse_is_refused(tmp_path):
     (tmp_path / SPEC.file).write_bytes(b"\x08\x0anonsense")
     with pytest.raises(BundleIncompatibleError, match="cannot load"):

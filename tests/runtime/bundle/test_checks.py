@@ -107,6 +107,17 @@ def test_the_backend_fits_the_engines(manifest):
     assert (error.exit_code, error.log_code) == (12, "BUNDLE_BACKEND")
 
 
+def test_guidance_wants_a_condition_of_open_size(manifest):
+    """The empty branch is put before the full one: an input of one row has no room for both."""
+    inputs = "@preview.engines.denoise.inputs"
+    put(manifest, f"{inputs}.3.shape.0", "branches")
+    parse(json.dumps(manifest).encode())
+    put(manifest, f"{inputs}.2.shape.0", 1)
+    assert "wanted text as of open size first, for guidance" in str(refusal(manifest))
+    put(manifest, "@preview.sampler.guidance", 1.0)
+    parse(json.dumps(manifest).encode())
+
+
 def test_a_missing_kind_of_stage_is_told(manifest):
     manifest["pipeline"] = [stage for stage in manifest["pipeline"] if stage["kind"] != "act"]
     assert "at least one act stage" in str(refusal(manifest))

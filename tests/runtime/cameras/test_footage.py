@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dvgwm.runtime.cameras import footage
 from dvgwm.runtime.cameras.footage import open_footage
 from dvgwm.runtime.display.video import write_video
-from dvgwm.runtime.errors import CameraMismatchError
+from dvgwm.runtime.errors import CameraLostError, CameraMismatchError
 
 QUARTER_TURNS = {0: (1, 0, 0, 1), -1: (0, 1, -1, 0), 2: (-1, 0, 0, -1), 1: (0, -1, 1, 0)}
 """Upper left of a display matrix, by counter-clockwise quarter turns (ISO/IEC 14496-12, track header)."""
@@ -71,3 +72,21 @@ def test_hidden_files_of_a_folder_are_left_alone(tmp_path):
     Image.new("RGB", (8, 6)).save(tmp_path / "1.png")
     (tmp_path / "._1.png").write_bytes(b"a note of the operating system's")
     assert len(list(open_footage(tmp_path).frames())) == 1
+
+
+@pytest.mark.video
+def test_a_large_video_is_refused_by_its_header_before_a_frame_is_decoded(tmp_path, monkeypatch):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    path = write_video(tmp_path / "clip", np.stack([corner()] * 3), 10)
+    data = bytearray(path.read_bytes())
+    begin = data.index(b"mdat") + 4
+    end = begin - 8 + int.from_bytes(data[begin - 8 : begin - 4], "big")
+    data[begin:end] = bytes(end - begin)  # nothing that could be decoded
+    path.write_bytes(data)
+    with pytest.raises(CameraLostError) as caught:
+        open_footage(path).sampled(10, 1)
+    assert caught.value.log_code == "CAMERA_UNREADABLE"
+    monkeypatch.setattr(footage, "LARGEST_PX", 64 * 32 - 1)
+    with pytest.raises(CameraLostError) as caught:
+        open_footage(path).sampled(10, 1)
+    assert caught.value.log_code == "CAMERA_LARGE"
