@@ -11,8 +11,8 @@ from .manifest import StageSpec
 
 MOST_STEPS = 100
 """Of a sampler that a bundle states: a diffusion policy's, the longest that is published; --steps may ask for more."""
-LARGEST_BYTES = 8 << 30
-"""Of one tensor: four times the largest that a full-size decoder carries."""
+LARGEST_BYTES = 2 << 30
+"""Of one tensor: three times the largest that a full-size decoder carries, in float32 (256 x 2 x 480 x 720)."""
 MOST_AXES = 8
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int32": 4, "int64": 8}
 Specs: TypeAlias = list[TensorSpec] | None

@@ -17,7 +17,7 @@ from .image import crop_box, fit
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".gif", ".mpg", ".mpeg", ".ts")
 LARGEST_PX = 40_000_000
-"""Of one frame, a little more than 8K: decoded it takes some 600 MB at once."""
+"""Of one frame, a little more than 8K: decoded it takes some 700 MB at once."""
 FOLDER_FPS = 10.0
 """Rate of a folder of images, which carries no times of its own."""
 
