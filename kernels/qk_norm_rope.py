@@ -106,7 +106,7 @@ def _rotated(x: Tensor, weight: Tensor, bias: Tensor, cosines: Tensor, sines: Te
 
 def quantise_blocks(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``x`` (B H S D) as int8, and float32 scales per block of 128 tokens, B H blocks."""
-    length = x.shape[2]
+    x, length = x.to(wide_dtype(x.dtype)), x.shape[2]
     blocks = ceil_div(length, QUANT_BLOCK)
     padded = torch.nn.functional.pad(x, (0, 0, 0, blocks * QUANT_BLOCK - length)).unflatten(2, (blocks, QUANT_BLOCK))
     scale = padded.abs().amax((-2, -1)).clamp_min(1e-8) / LEVELS

@@ -28,6 +28,7 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
         "bfloat16": Precision(torch.bfloat16),
         "bfloat16_kernel": Precision(torch.bfloat16, attention="kernel"),
         "fp8": Precision(torch.bfloat16, fp8=True),
+        "fp8_kernel": Precision(torch.bfloat16, fp8=True, attention="kernel"),
         "fp8_8bit": Precision(torch.bfloat16, fp8=True, attention="8bit"),
         "fp8_fp8": Precision(torch.bfloat16, fp8=True, attention="fp8"),
     }

@@ -1,13 +1,13 @@
 """Ceilings of the machine, then every kernel: compiled on the spot, shipped as a cubin, and what it would replace."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import torch
-from measure import Bench, alternate, ceilings, relative, usable
+from measure import Bench, alternate, ceilings, relative, replayed, usable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -23,8 +23,13 @@ LIBRARIES = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
 SHAPES = {"preview": (2, 48, 5218, 64), "preview_320x480": (2, 48, 8026, 64), "refine": (1, 30, 17776, 64)}
-TILES = ((128, 128, 8, 2), (128, 128, 8, 4), (128, 64, 4, 3), (128, 64, 8, 3), (128, 64, 8, 4), (64, 128, 4, 3))
+TILES = (
+    (128, 128, 8, 2), (128, 128, 8, 4), (128, 64, 4, 3), (128, 64, 8, 3), (128, 64, 8, 4),
+    (64, 128, 4, 2), (64, 128, 4, 3), (64, 64, 4, 3), (64, 64, 4, 2),
+)  # fmt: skip
 """Rows, columns, warps and stages to try beside the built-in tile."""
+TILES_8BIT = tuple((128, columns, warps, stages) for columns in (64, 128) for warps in (4, 8) for stages in (2, 3, 4))
+"""The same in 8 bits, where rows are those that share a scale."""
 
 
 def small(bench: Bench) -> bool:
@@ -92,10 +97,18 @@ def run_attention(bench: Bench) -> None:
         if cubins is not None:
             works["cubin"] = shipped(cubins, *attention.launch_attention(query, key, value, scale))
             works["8bit cubin"] = shipped(cubins, *attention_8bit.launch_attention_8bit(*parts, value, None, scale))
-        exact = scaled_dot_product_attention(*(part[:1, :1].double() for part in (query, key, value))).transpose(1, 2)
-        report(bench, f"attention {label}", works, exact, 4 * batch * heads * length**2 * width, list(shape))
-        if not small(bench):
-            tune(bench, label, query, key, value)
+        ends = [part[:: max(1, batch - 1), :: heads - 1] for part in (query, key, value)]
+        exact = scaled_dot_product_attention(*(part.double() for part in ends)).transpose(1, 2)
+        flop = 4 * batch * heads * length**2 * width
+        report(bench, f"attention {label}", works, exact, flop, list(shape))
+        if small(bench):
+            continue
+        tune(bench, label, attention.launch_attention(query, key, value, scale)[0], flop, TILES)
+        launch = attention_8bit.launch_attention_8bit(*parts, value, None, scale)[0]
+        tune(bench, f"{label} 8bit", launch, flop, TILES_8BIT)
+        if "fp8" in works:
+            launch = attention_8bit.launch_attention_8bit(*parts, *values, scale)[0]
+            tune(bench, f"{label} fp8", launch, flop, TILES_8BIT)
 
 
 def report(
@@ -106,10 +119,12 @@ def report(
     flop: float,
     shape: list[int],
 ) -> None:
-    """Record every variant that runs, its error against float64 on the first head, and its rate."""
+    """Record every variant that runs, its error against float64 on the first and last batch and head, and its rate."""
     _, results = usable(bench, name, works)
-    ready = {variant: relative(result[:1, :, :1], exact) for variant, result in results.items()}
-    times = alternate({variant: works[variant] for variant in ready}, bench.rounds, bench.device)
+    batch, heads = shape[:2]
+    ends = slice(None, None, max(1, batch - 1)), slice(None), slice(None, None, heads - 1)
+    ready = {variant: relative(result[ends], exact) for variant, result in results.items()}
+    times = replayed({variant: works[variant] for variant in ready}, bench.rounds, bench.device)
     base = times.get("cudnn", (math.nan, 0.0))[0]
     for variant, (median, slowest) in times.items():
         loss = "lossless" if variant in LIBRARIES else "bounded"
@@ -119,31 +134,30 @@ def report(
         )  # fmt: skip
 
 
-def tune(bench: Bench, label: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
-    """Time other tiles of our kernel: the best of them is what `attention.tile` ought to say."""
-    batch, heads, length, width = query.shape
-    launch, _ = attention.launch_attention(query, key, value, width**-0.5)
-    for block_m, block_n, warps, stages in TILES:
-        constants = {"D": width, "BLOCK_M": block_m, "BLOCK_N": block_n}
-        grid = -(-length // block_m), batch * heads
+def tune(bench: Bench, label: str, launch: Launch, flop: float, tiles: Sequence[tuple[int, int, int, int]]) -> None:
+    """Time other tiles of one of our kernels: the best of them is what its `tile` ought to say."""
+    queries = launch.constants["BLOCK_M"] * launch.grid[0]
+    for block_m, block_n, warps, stages in tiles:
+        constants = {**launch.constants, "BLOCK_M": block_m, "BLOCK_N": block_n}
+        grid = -(-queries // block_m), *launch.grid[1:]
         tiled = replace(launch, grid=grid, constants=constants, warps=warps, stages=stages)
-        try:
-            median, slowest = alternate({"tile": tiled.start}, bench.rounds, bench.device)["tile"]
-        except Exception as error:  # Triton's errors have no common base; a tile may not fit
-            bench.row(f"attention {label} tile", tile=[block_m, block_n, warps, stages], refused=str(error)[:80])
-            continue
-        rate = 4 * batch * heads * length**2 * width / median
         tile = [block_m, block_n, warps, stages]
-        bench.row(f"attention {label} tile", tile=tile, median_s=median, max_s=slowest, rate=rate)
+        try:
+            tiled.start()
+            median, slowest = replayed({"tile": tiled.start}, bench.rounds, bench.device)["tile"]
+        except Exception as error:  # Triton's errors have no common base; a tile may not fit
+            bench.row(f"attention {label} tile", tile=tile, refused=str(error)[:80])
+            continue
+        bench.row(f"attention {label} tile", tile=tile, median_s=median, max_s=slowest, rate=flop / median)
 
 
 def shipped(cubins: CudaKernels, launches: Launch | tuple[Launch, ...], result: Any = None) -> Callable[[], Any]:
     """Return what starts ``launches`` from the shipped cubins and gives ``result``, written anew each time."""
     launches = (launches,) if isinstance(launches, Launch) else launches
     calls = [launch.shipped(variants(cubins.architecture)) for launch in launches]
-    stream = torch.cuda.current_stream().cuda_stream
 
     def run(held: tuple[Launch, ...] = launches) -> Any:  # the launches hold the tensors whose addresses were taken
+        stream = torch.cuda.current_stream().cuda_stream  # a graph's own while it is captured
         for name, grid, arguments in calls:
             cubins.launch(name, grid, arguments, stream)
         return result
@@ -229,10 +243,9 @@ def compare(
         launched = launch(*arguments)
         works["cubin"] = shipped(cubins, *(launched if isinstance(launched, tuple) else (launched,)))
     rate = ceilings(bench.file, bench.facts["gpu"]).get("bytes", math.nan)
-    inner = 20 if label == "product" else 1
     title = f"{name} {label}".strip()
     works = {variant: works[variant] for variant in usable(bench, title, works)[0]}
-    for variant, (median, slowest) in alternate(works, bench.rounds, bench.device, inner).items():
+    for variant, (median, slowest) in replayed(works, bench.rounds, bench.device).items():
         bench.row(
             title, variant=variant, median_s=median, max_s=slowest, bytes=moved,
             share_of_copy=moved / median / rate, loss="bounded" if label in ("8bit", "fp8") else "lossless",

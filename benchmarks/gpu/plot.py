@@ -16,9 +16,8 @@ def draw(file: Path) -> Path | str:
     except ImportError:
         return "none (matplotlib is not installed)"
     rows = {}
-    for line in file.read_text().splitlines():
-        row = json.loads(line)
-        if "median_s" in row:
+    for row in map(json.loads, file.read_text().splitlines()):
+        if row.get("median_s"):
             rows[row["name"], row.get("variant")] = row
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5), layout="constrained")
     variants = [variant for name, variant in rows if name == "preview forward"]
@@ -37,8 +36,10 @@ def draw(file: Path) -> Path | str:
     shapes = sorted({name for name, _ in rows if name.startswith("attention") and "tile" not in name})
     for index, name in enumerate(shapes):
         found = {variant: row["rate"] / 1e12 for (other, variant), row in rows.items() if other == name}
+        found |= best_tiles(file, name)
         right.plot(list(found), list(found.values()), "o", color=f"C{index}", label=name.removeprefix("attention "))
     right.set(title="attention", ylabel="TFLOP/s", ylim=(0, None))
+    right.tick_params("x", rotation=30)
     if shapes:
         right.legend()
     gpu = next((row["gpu"] for row in reversed(rows.values())), None)
@@ -57,3 +58,13 @@ def seconds(rows: dict[tuple[str, str | None], dict], stage: str, variant: str) 
         return row["median_s"] if row else 0.0
     row = rows.get((stage, variant))
     return row["stage_s"] if row else 0.0
+
+
+def best_tiles(file: Path, name: str) -> dict[str, float]:
+    """Return TFLOP/s of the best tile of each of our kernels for the attention called ``name``."""
+    best: dict[str, float] = {}
+    for row in map(json.loads, file.read_text().splitlines()):
+        for kind, title in (("kernel", f"{name} tile"), ("8bit", f"{name} 8bit tile"), ("fp8", f"{name} fp8 tile")):
+            if row["name"] == title and "rate" in row:
+                best[f"{kind}, best tile"] = max(best.get(f"{kind}, best tile", 0.0), row["rate"] / 1e12)
+    return best

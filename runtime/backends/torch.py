@@ -1,5 +1,6 @@
 """Engines compiled by torch (AOTInductor packages) with our kernels inside, on a GPU or the CPU."""
 
+import ctypes
 import importlib
 import json
 import os
@@ -51,7 +52,8 @@ class TorchEngine:
         self.spec = spec
         self._device = device
         try:
-            self._model: Any = aoti_load_package(str(path))
+            # Single-threaded is what a capture wants: a runner that threads share asks for its last run's event.
+            self._model: Any = aoti_load_package(str(path), run_single_threaded=device.type == "cuda")
         except (RuntimeError, OSError) as error:
             raise BundleIncompatibleError(
                 "ENGINE_LOAD", f"torch {torch.__version__} cannot load {path.name}: {error}; rebuild it here"
@@ -156,6 +158,8 @@ class TorchBackend:
     def load(self, path: Path, spec: EngineSpec) -> TorchEngine:
         for module in OPERATORS:
             importlib.import_module(f"dvgwm.kernels.{module}")
+        # A package may have been linked with a copy of the C++ library, whose locales are not the process's: that crashed.
+        ctypes.CDLL("libstdc++.so.6", ctypes.RTLD_GLOBAL)
         return TorchEngine(path, spec, self._device, self._weights_of(path.parent / spec.weights))
 
     def _weights_of(self, path: Path) -> _Weights:
@@ -232,4 +236,5 @@ def open_backend(threads: int | None = None) -> TorchBackend:
     """Return torch on the first GPU, or without one on ``threads`` CPU threads; torch chooses their number if None."""
     if threads is not None:
         torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # a float32 engine is within 1e-4 of its network; TF32 convolutions are not
     return TorchBackend(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

@@ -84,6 +84,12 @@ def test_8bit(randn, relative, device, shape):
     assert relative(made, softmax(query, key, value)) < 0.02
 
 
+def test_scales_are_not_rounded_to_16_bits(randn):
+    x = randn(1, 1, 257, 128, dtype=torch.bfloat16)
+    for ours, exact in zip(quantise_blocks(x), quantise_blocks(x.float()), strict=True):
+        assert torch.equal(ours, exact)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_fp8_values(randn, relative, device, shape):
     """Within 5 % of exact attention on normal numbers, where every weight is small and all of them count."""
