@@ -1,11 +1,12 @@
 """The Galaxea A1 as an arm: 6 joints and a parallel gripper, their limits and kinematics."""
 
-from math import pi
+from math import inf, pi
 
 import numpy as np
 
-from .kinematics import Origin, serial_kinematics, transform
-from .limits import JointLimits
+from .chain import Origin, chain
+from .kinematics import serial_kinematics, transform
+from .limits import JointLimits, SafetyLimits, Workspace
 from .spec import ArmModel
 
 JOINT_NAMES = ("joint_1", "joint_2", "joint_3", "joint_4", "joint_5", "joint_6", "gripper")
@@ -34,4 +35,14 @@ LIMITS = JointLimits(
 
 KINEMATICS = serial_kinematics(ORIGINS, TOOL, LIMITS.lower[:6], LIMITS.upper[:6])
 
-A1 = ArmModel("galaxea_a1", JOINT_NAMES, LIMITS, 0.02, KINEMATICS)
+SAFETY = SafetyLimits(
+    LIMITS,
+    leap=(0.5,) * 6 + (1.0,),
+    jump=(0.04,) * 6 + (0.08,),
+    tracking=(0.1,) * 6 + (inf,),
+    workspace=Workspace(chain(ORIGINS, (0.0, 0.0, TOOL_LENGTH_M)), (-0.8, -0.8, -0.02), (0.8, 0.8, 1.0), 0.4),
+)
+"""The tool stays above what the arm stands on, at most .4 m/s fast: the shipped policy asks for .31, its expert for .25. The
+simulated arm's servos lag by .02 rad at most; a gripper's does by as much as it holds."""
+
+A1 = ArmModel("galaxea_a1", JOINT_NAMES, SAFETY, 0.02, KINEMATICS)

@@ -1,10 +1,11 @@
 """Any robot behind motion and gate. Nothing else in this package commands a driver."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from dvgwm.runtime.errors import ConfigError, GateLatchError, ShapeError
+from dvgwm.runtime.errors import ConfigError, ShapeError
 from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, Observation, Scene
 
 from . import motion
@@ -45,12 +46,13 @@ class VirtualArm:
     def play(self, chunk: ActionChunk) -> None:
         """Play ``chunk`` until its last action is due; actions that were due before are neither played nor shown.
 
-        Raises `GateLatchError` where the gate stopped it, after the arm has braked; before anything moves `ConfigError`
-        for an action space that this robot does not have and `ShapeError` for actions or times that make no sense.
+        Raises what `motion.stopped` names where the gate stopped it, after the arm has braked; before anything moves
+        `ConfigError` for an action space that this robot does not have, `ShapeError` for actions or times without sense.
         """
         self._sequence += 1
         targets = self._joint_targets(chunk)
-        box = motion.Mailbox(motion.JointChunk(self._sequence, tuple(map(float, chunk.times_s)), targets))
+        times_s = tuple(map(float, chunk.times_s))
+        box = motion.Mailbox(motion.JointChunk(self._sequence, times_s, targets, chunk.observed_s))
         begun_s = self.time_s
         self._tick(box)  # hands the chunk over, a late one too: it is motion that refuses
         for time_s, action in zip(chunk.times_s, chunk.actions, strict=True):
@@ -83,15 +85,17 @@ class VirtualArm:
             self._tick(box)
         if self._core.gate.latched is not None:
             self.stop()
-            raise GateLatchError(
-                self._core.gate.latched, "the gate stopped the arm, which holds; start again to re-arm it"
-            )
+            raise motion.stopped(self._core.gate.latched)
 
     def _tick(self, box: motion.Mailbox) -> None:
-        self._core, command, event = motion.step(self._core, self.time_s, box)
+        # What is simulated is never old: the joints are measured, and the cameras could be looked through, at any instant.
+        seen = replace(box, measured=self.robot.positions(), measured_s=self.time_s, frame_s=self.time_s)
+        self._core, verdict, event = motion.step(self._core, self.time_s, seen)
         if event is not None:
             self._events.append(event)
-        self.robot.send_action({f"{name}.pos": q for name, q in zip(self.model.joint_names, command, strict=True)})
+        if verdict.send:
+            command = zip(self.model.joint_names, verdict.position, strict=True)
+            self.robot.send_action({f"{name}.pos": q for name, q in command})
         self.robot.advance(self.model.period_s)
         self._ticks += 1
 
@@ -115,7 +119,7 @@ class VirtualArm:
 
     def _inverse(self, action: DoubleArray, near: DoubleArray) -> tuple[DoubleArray, bool]:
         if not np.isfinite(action).all():
-            return np.full(self.model.limits.dof - 1, np.nan), True
+            return np.full(self.model.limits.joints.dof - 1, np.nan), True
         return self.model.kinematics.inverse(action[:6], near)
 
 

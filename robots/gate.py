@@ -1,38 +1,74 @@
 """The gate: the last word on every command. Standard library only.
 
-This first version never passes what is not finite, stale, of another size, outside the position limits or too fast;
-what it emits can always be braked inside the limits. Clamping does not latch yet: tracking error, jumps, workspace and
-the rate of clamping belong to the full gate and take their places in `check`, in the order that the safety notes give.
+`check` is called once per tick, with what is asked for and what is known. The first check that fails decides: latch, heartbeat,
+the robot's own state, tracking error; ages, shape, finite numbers, jump; then positions, speeds and accelerations of the
+joints (clamped), workspace and speed of the tool (braked), and how often that was necessary. From every state that it passes,
+braking every joint as fast as it may keeps joints and tool inside their limits.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import floor, isfinite, sqrt
+from math import copysign, floor, isfinite, sqrt
 from numbers import Real
 from typing import Any
 
-from .limits import JointLimits
+from .chain import tool
+from .limits import JointLimits, SafetyLimits
 
 ROUNDING = 1e-9
 """What rounding may do to an exact command, in rad and rad/s, without being told of; it is still kept inside."""
+TRACKING_TICKS = 3
+"""Ticks in a row with too large a tracking error after which the gate latches."""
+WINDOW_S = 1.0
+CLAMPED_SHARE = 0.1
+"""The gate latches when more of the last `WINDOW_S` than this share was clamped: whoever plans is not to rely on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is known at a tick beside the target: the measured joints, and in seconds how old everything is.
+
+    ``measured`` is None, and an age 0, where the robot has no such thing. ``stopped`` says that the robot has stopped itself.
+    """
+
+    measured: Sequence[float] | None = None
+    action_age_s: float = 0.0
+    state_age_s: float = 0.0
+    frame_age_s: float = 0.0
+    heartbeat_age_s: float = 0.0
+    stopped: bool = False
+
+
+FRESH = Reading()
 
 
 @dataclass(frozen=True, slots=True)
 class GateState:
-    """What was last emitted, in radians and rad/s, and why the gate is latched, None if it is not."""
+    """What was last emitted, in radians and rad/s, and why the gate is latched, None if it is not.
+
+    ``hold`` is where a latched arm goes, None: where it comes to rest. ``strained`` counts ticks in a row with too large a
+    tracking error; ``clamped`` has a bit for every tick of the last `WINDOW_S`, set where it was clamped, the newest lowest.
+    """
 
     position: tuple[float, ...]
     velocity: tuple[float, ...]
     latched: str | None = None
+    hold: tuple[float, ...] | None = None
+    strained: int = 0
+    clamped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What may be sent now; ``log_code`` says why it is not what was asked for, None if it is."""
+    """What may be sent now; ``log_code`` says why it is not what was asked for, None if it is.
+
+    ``send`` is False where nothing is to be sent at all: the robot has stopped itself, or does not answer.
+    """
 
     position: tuple[float, ...]
     log_code: str | None
     joint: int | None = None
+    send: bool = True
 
 
 def rest(position: Sequence[float]) -> GateState:
@@ -40,39 +76,41 @@ def rest(position: Sequence[float]) -> GateState:
     return GateState(tuple(position), (0.0,) * len(position))
 
 
+def latch(state: GateState, log_code: str, hold: tuple[float, ...] | None = None) -> GateState:
+    """Return ``state`` latched, for the first reason that there was."""
+    return state if state.latched is not None else replace(state, latched=log_code, hold=hold)
+
+
 def check(
-    limits: JointLimits,
+    limits: SafetyLimits,
     period_s: float,
     state: GateState,
     target: Sequence[float] | None,
-    age_s: float = 0.0,
-    max_age_s: float = 0.1,
+    reading: Reading = FRESH,
 ) -> tuple[GateState, Verdict]:
-    """Return the next state and what may be sent; a ``target`` of None asks for a brake. The first failing check decides.
+    """Return the next state and what may be sent; a ``target`` of None asks for a brake.
 
     Whatever numbers the target is made of, all is computed in double precision.
     """
+    if state.latched is None:
+        state = _known(
+            limits, replace(state, clamped=state.clamped << 1 & (1 << round(WINDOW_S / period_s)) - 1), reading
+        )
     if state.latched is not None:
-        return _brake(limits, period_s, state, state.latched)
+        return _hold(limits, period_s, state)
     if target is None:
         return _brake(limits, period_s, state, None)
-    age = double(age_s)
-    if age is None or not 0.0 <= age <= max_age_s:  # written so that NaN is stale
-        return _brake(limits, period_s, state, "GATE_STALE")
-    if (code := fault(limits, target)) is not None:
-        return _brake(limits, period_s, replace(state, latched=code), code)
-    return _move(limits, period_s, state, tuple(map(float, target)))
+    if (stale := _stale(limits, reading)) is not None:
+        return _brake(limits, period_s, state, stale)
+    state = _sound(limits, state, target)
+    if state.latched is not None:
+        return _hold(limits, period_s, state)
+    return _pass(limits, period_s, state, tuple(map(float, target)))
 
 
 def fault(limits: JointLimits, target: Any) -> str | None:
     """Return the log code with which `check` latches at ``target``, None if it is one finite number per joint, in order."""
-    if (
-        isinstance(target, str | bytes | Mapping)
-        or not hasattr(target, "__getitem__")
-        or not hasattr(target, "__len__")
-    ):
-        return "GATE_SHAPE"
-    if len(target) != limits.dof:
+    if not is_row(target) or len(target) != limits.dof:
         return "GATE_SHAPE"
     values = (double(value) for value in target)
     return None if all(value is not None and isfinite(value) for value in values) else "GATE_NONFINITE"
@@ -104,8 +142,14 @@ def speed_cap(room: float, acceleration: float, period_s: float) -> float:
     return acceleration * period_s * (ticks / (braking + 1) + braking / 2.0)
 
 
-def _move(limits: JointLimits, period_s: float, state: GateState, target: Sequence[float]) -> tuple[GateState, Verdict]:
-    position, velocity, code, worst = [], [], None, None
+def nearest(
+    limits: JointLimits, period_s: float, state: GateState, target: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, int] | None]:
+    """Return the positions nearest to ``target`` that the joints can have next, their velocities, and what was in the way.
+
+    That is a limit of positions (``LIMIT``) or of speeds (``FAST``) and the first joint that met it; None if nothing was.
+    """
+    position, velocity, found = [], [], None
     for joint, requested in enumerate(target):
         bounded = min(max(requested, limits.lower[joint]), limits.upper[joint])
         speed = (bounded - state.position[joint]) / period_s
@@ -116,9 +160,81 @@ def _move(limits: JointLimits, period_s: float, state: GateState, target: Sequen
         position.append(min(max(moved, limits.lower[joint]), limits.upper[joint]))
         velocity.append(speed if exact else passed)
         outside = abs(bounded - requested) > ROUNDING
-        if worst is None and (outside or not exact):
-            code, worst = ("GATE_LIMIT" if outside else "GATE_FAST"), joint
-    return GateState(tuple(position), tuple(velocity)), Verdict(tuple(position), code, worst)
+        if found is None and (outside or not exact):
+            found = ("LIMIT" if outside else "FAST"), joint
+    return tuple(position), tuple(velocity), found
+
+
+def misled(limits: SafetyLimits, period_s: float, position: Sequence[float], velocity: Sequence[float]) -> str | None:
+    """Return the log code of what the tool would do wrong: leave its workspace, now or while all joints brake; be too fast."""
+    space = limits.workspace
+    if space is None:
+        return None
+    end, parts = tool(space.chain, position)
+    speeds = tuple(sum(part[axis] * v for part, v in zip(parts, velocity, strict=False)) for axis in range(3))
+    while all(low <= at <= high for low, at, high in zip(space.lower_m, end, space.upper_m, strict=True)):
+        if not any(velocity[: len(parts)]):
+            return "GATE_TOOL_FAST" if sum(speed * speed for speed in speeds) > space.speed_m_s**2 else None
+        position, velocity = _slower(limits.joints, period_s, position, velocity)
+        end, _ = tool(space.chain, position)
+    return "GATE_WORKSPACE"
+
+
+def _known(limits: SafetyLimits, state: GateState, reading: Reading) -> GateState:
+    """Return the state, latched where what is known of planner and robot demands it whatever is asked for."""
+    if not fresh(reading.heartbeat_age_s, limits.heartbeat_age_s):
+        return latch(state, "GATE_HEARTBEAT")
+    if reading.stopped:
+        return latch(state, "ROBOT_STOP")
+    if not fresh(reading.state_age_s, limits.state_age_s):
+        return latch(state, "ROBOT_SILENT")
+    if reading.measured is None:
+        return state
+    if fault(limits.joints, reading.measured) is not None:
+        return latch(state, "ROBOT_STATE")
+    measured = tuple(map(float, reading.measured))
+    errors = zip(state.position, measured, limits.tracking, strict=True)
+    strained = state.strained + 1 if any(abs(at - seen) > most for at, seen, most in errors) else 0
+    if strained >= TRACKING_TICKS:
+        return latch(state, "GATE_TRACKING", _inside(limits.joints, measured))
+    return replace(state, strained=strained)
+
+
+def _stale(limits: SafetyLimits, reading: Reading) -> str | None:
+    """Return the log code of what is too old to move on, None if nothing is."""
+    if not fresh(reading.frame_age_s, limits.frame_age_s):
+        return "GATE_FRAME"
+    return None if fresh(reading.action_age_s, limits.action_age_s) else "GATE_STALE"
+
+
+def fresh(age_s: object, most_s: float) -> bool:
+    """Return whether an age is a number, not negative and at most ``most_s``."""
+    age = double(age_s)
+    return age is not None and 0.0 <= age <= most_s  # written so that NaN is stale
+
+
+def _sound(limits: SafetyLimits, state: GateState, target: Any) -> GateState:
+    """Return the state, latched where ``target`` is no row of finite numbers near the last command."""
+    if (code := fault(limits.joints, target)) is not None:
+        return latch(state, code)
+    far = any(abs(float(q) - at) > most for q, at, most in zip(target, state.position, limits.jump, strict=True))
+    return latch(state, "GATE_JUMP") if far else state
+
+
+def _pass(
+    limits: SafetyLimits, period_s: float, state: GateState, target: tuple[float, ...]
+) -> tuple[GateState, Verdict]:
+    """Pass what the joints' limits leave of ``target``, or brake for the tool's; latch where that is no exception."""
+    position, velocity, found = nearest(limits.joints, period_s, state, target)
+    wrong = misled(limits, period_s, position, velocity)
+    if found is not None or wrong is not None:
+        state = replace(state, clamped=state.clamped | 1)
+    if state.clamped.bit_count() > CLAMPED_SHARE * round(WINDOW_S / period_s):
+        return _hold(limits, period_s, latch(state, "GATE_CLAMPED"))
+    if wrong is not None:
+        return _brake(limits, period_s, state, wrong)
+    code, joint = (None, None) if found is None else (f"GATE_{found[0]}", found[1])
+    return replace(state, position=position, velocity=velocity), Verdict(position, code, joint)
 
 
 def _allowed(limits: JointLimits, period_s: float, state: GateState, joint: int) -> tuple[float, float]:
@@ -132,14 +248,41 @@ def _allowed(limits: JointLimits, period_s: float, state: GateState, joint: int)
     return min(low, high), high
 
 
-def _brake(limits: JointLimits, period_s: float, state: GateState, log_code: str | None) -> tuple[GateState, Verdict]:
-    """Slow every joint down as fast as it may, then hold."""
-    velocity = []
-    for before, acceleration in zip(state.velocity, limits.acceleration, strict=True):
+def _inside(limits: JointLimits, position: Sequence[float]) -> tuple[float, ...]:
+    rows = zip(position, limits.lower, limits.upper, strict=True)
+    return tuple(min(max(at, low), high) for at, low, high in rows)
+
+
+def _slower(
+    limits: JointLimits, period_s: float, position: Sequence[float], velocity: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return positions and velocities a tick later, every joint braked as fast as it may be."""
+    slowed = []
+    for before, acceleration in zip(velocity, limits.acceleration, strict=True):
         change = acceleration * period_s
-        velocity.append(0.0 if abs(before) <= change else before - change if before > 0 else before + change)
-    position = tuple(
-        min(max(at + speed * period_s, low), high)
-        for at, speed, low, high in zip(state.position, velocity, limits.lower, limits.upper, strict=True)
-    )
-    return GateState(position, tuple(velocity), state.latched), Verdict(position, log_code)
+        slowed.append(0.0 if abs(before) <= change else before - change if before > 0 else before + change)
+    moved = tuple(at + speed * period_s for at, speed in zip(position, slowed, strict=True))
+    return _inside(limits, moved), tuple(slowed)
+
+
+def _brake(limits: SafetyLimits, period_s: float, state: GateState, log_code: str | None) -> tuple[GateState, Verdict]:
+    """Slow every joint down as fast as it may, then hold."""
+    position, velocity = _slower(limits.joints, period_s, state.position, state.velocity)
+    return replace(state, position=position, velocity=velocity), Verdict(position, log_code)
+
+
+def _hold(limits: SafetyLimits, period_s: float, state: GateState) -> tuple[GateState, Verdict]:
+    """Brake a latched arm and hold; one that was kept from following goes to where it was measured, and does not push."""
+    code = state.latched
+    if state.hold is None:
+        after, verdict = _brake(limits, period_s, state, code)
+        return after, replace(verdict, send=code not in ("ROBOT_STOP", "ROBOT_SILENT"))
+    steps = []
+    for at, to, acceleration in zip(state.position, state.hold, limits.joints.acceleration, strict=True):
+        # As fast as it can still stop at the goal: the goal is not passed.
+        step = min(speed_cap(abs(to - at), acceleration, period_s) * period_s, abs(to - at))
+        steps.append(at + copysign(step, to - at))
+    position, velocity, _ = nearest(limits.joints, period_s, state, steps)
+    if misled(limits, period_s, position, velocity) == "GATE_WORKSPACE":
+        return _brake(limits, period_s, replace(state, hold=None), code)
+    return replace(state, position=position, velocity=velocity), Verdict(position, code)

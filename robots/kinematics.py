@@ -8,6 +8,8 @@ import numpy as np
 
 from dvgwm.runtime.types import DoubleArray
 
+from .chain import Origin
+
 DAMPING = 1e-3
 MAX_ITERATIONS = 100
 MAX_STEP_RAD = 0.3
@@ -17,10 +19,6 @@ CONVERGED = 1e-7
 """Size of the pose error (metres and radians) at which iterating ends: far below `REACHED_M`, so that paths stay smooth."""
 
 HALF_TURN_MARGIN_RAD = 1e-3
-
-Vector3 = tuple[float, float, float]
-Origin = tuple[Vector3, Vector3]
-"""A joint's origin in its parent's frame: x, y, z in metres, then roll, pitch, yaw about fixed axes in radians."""
 
 
 def norm(vector: DoubleArray) -> float:

@@ -1,9 +1,11 @@
 """Hard limits per robot, frozen in code. Standard library only."""
 
 from dataclasses import dataclass, fields
-from math import isfinite
+from math import inf, isfinite
 
 from dvgwm.runtime.errors import ConfigError
+
+from .chain import Chain, Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +37,52 @@ class JointLimits:
     def dof(self) -> int:
         """How many joints there are, the gripper included."""
         return len(self.lower)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The box, in metres in the base's frame, that the tool of ``chain`` stays in, and its top speed in m/s."""
+
+    chain: Chain
+    lower_m: Vector
+    upper_m: Vector
+    speed_m_s: float
+
+    def __post_init__(self) -> None:
+        if not all(low < high for low, high in zip(self.lower_m, self.upper_m, strict=True)):
+            raise ConfigError("LIMITS_RANGE", f"wanted lower below upper, got {self.lower_m}, {self.upper_m}")
+        if not 0.0 < self.speed_m_s < inf:
+            raise ConfigError("LIMITS_SPEED", f"wanted a positive tool speed, got {self.speed_m_s} m/s")
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyLimits:
+    """All that the gate holds a command against.
+
+    One entry per joint: ``leap`` is how far the first target of a chunk may be from the last command, ``jump`` how far any
+    tick's may, ``tracking`` how far the last command may be from where the robot was measured (inf for a joint that may be
+    blocked, as a gripper is). The ages, in seconds, are of the observation behind what is played, of the robot's state, of
+    the camera's frame and of the last sign of life from who plans.
+    """
+
+    joints: JointLimits
+    leap: tuple[float, ...]
+    jump: tuple[float, ...]
+    tracking: tuple[float, ...]
+    workspace: Workspace | None = None
+    action_age_s: float = 10.0
+    state_age_s: float = 0.06
+    frame_age_s: float = 0.15
+    heartbeat_age_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        rows = self.leap, self.jump, self.tracking
+        if any(len(row) != self.joints.dof for row in rows):
+            raise ConfigError(
+                "LIMITS_LENGTH", f"wanted {self.joints.dof} entries a row, got {[len(row) for row in rows]}"
+            )
+        ages = self.action_age_s, self.state_age_s, self.frame_age_s, self.heartbeat_age_s
+        if not all(value > 0.0 for value in (*self.leap, *self.jump, *self.tracking, *ages)):
+            raise ConfigError(
+                "LIMITS_SPEED", "wanted positive leaps, jumps, tracking errors and ages, got one that is not"
+            )

@@ -3,30 +3,47 @@
 It runs on a virtual clock in simulation and in a process of its own on a real robot; this module knows neither.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
 from typing import Any
 
-from dvgwm.runtime.errors import RobotCommunicationError, ShapeError
+from dvgwm.runtime.errors import (
+    CameraLostError,
+    DvgwmError,
+    GateLatchError,
+    RobotCommunicationError,
+    RobotStopError,
+    ShapeError,
+)
 from dvgwm.runtime.types import ArmEvent
 
 from . import gate, player
-from .limits import JointLimits
+from .limits import SafetyLimits
+
+MISSED_TICKS = 5
+"""A clock that jumps by more periods than this has left ticks out: whoever was to be watched was not."""
+OUTSIDE = 0.1
+"""The share of a joint's range by which a target may lie outside of it and is still taken for a rounding of the policy's."""
+WELL_TICKS = 10
+PAUSES, PAUSE_WINDOW_S, LONGEST_PAUSE_S = 3, 60.0, 5.0
+"""A pause ends after `WELL_TICKS` good ticks; one longer than `LONGEST_PAUSE_S`, or a fourth within the window, latches."""
 
 
 @dataclass(frozen=True, slots=True)
 class JointChunk:
     """Joint targets with the times at which they are due; ``sequence`` increases from chunk to chunk.
 
-    All are double precision, whatever they are given as. Raises `ShapeError` where one is no number, the times do not increase
-    or are not one per target: whoever makes the chunk is told, not the tick that would have played it.
+    ``observed_s`` is when that was seen which they follow from, None if they follow from nothing seen. All are double
+    precision, whatever they are given as. Raises `ShapeError` where one is no number, the times do not increase or are not
+    one per target: whoever makes the chunk is told, not the tick that would have played it.
     """
 
     sequence: int
     times_s: tuple[float, ...]
     targets: tuple[tuple[float, ...], ...]
+    observed_s: float | None = None
 
     def __post_init__(self) -> None:
         if type(self.sequence) is not int:
@@ -52,22 +69,41 @@ def _doubles(values: Any) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """What the other side last asked for."""
+    """What the other side last asked for, and what the robot's side last saw, with its times on motion's clock.
+
+    Times are None where there is no such thing to wait for: a camera, a planner that gives signs of life.
+    """
 
     chunk: JointChunk | None = None
     stop: bool = False
+    measured: Sequence[float] | None = None
+    measured_s: float | None = None
+    frame_s: float | None = None
+    heartbeat_s: float | None = None
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Braking for what may come back by itself: since when, and how many ticks in a row all was well again."""
+
+    since_s: float
+    well: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class MotionState:
-    """Everything the core remembers between ticks."""
+    """Everything the core remembers between ticks; ``pauses`` has the times of those that are younger than a minute."""
 
-    limits: JointLimits
+    limits: SafetyLimits
     period_s: float
     gate: gate.GateState
     now_s: float = -inf
     sequence: int = -1
     track: player.Track | None = None
+    observed_s: float | None = None
+    pause: Pause | None = None
+    pauses: tuple[float, ...] = ()
     reported: frozenset[str] = frozenset()
 
     @property
@@ -76,72 +112,151 @@ class MotionState:
         return self.track is None and not any(self.gate.velocity)
 
 
-def start(limits: JointLimits, period_s: float, measured: Sequence[float]) -> MotionState:
+def start(limits: SafetyLimits, period_s: float, measured: Sequence[float]) -> MotionState:
     """Return the core of an arm that stands still where it was measured, clipped to its limits.
 
     Raises `RobotCommunicationError` where the measurement is not one finite position per joint.
     """
-    if gate.fault(limits, measured) is not None:
+    joints = limits.joints
+    if gate.fault(joints, measured) is not None:
         raise RobotCommunicationError(
-            "ARM_MEASURED", f"wanted {limits.dof} finite joint positions, got {list(measured)}; check the driver"
+            "ARM_MEASURED", f"wanted {joints.dof} finite joint positions, got {list(measured)}; check the driver"
         )
-    inside = (min(max(q, low), high) for q, low, high in zip(measured, limits.lower, limits.upper, strict=True))
+    inside = (min(max(q, low), high) for q, low, high in zip(measured, joints.lower, joints.upper, strict=True))
     return MotionState(limits, period_s, gate.rest(tuple(inside)))
 
 
-def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState, tuple[float, ...], ArmEvent | None]:
-    """Return the core after this tick, the positions to command, and an event where something new has to be told.
+def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState, gate.Verdict, ArmEvent | None]:
+    """Return the core after this tick, what may be sent, and an event where something new has to be told.
 
     A chunk whose sequence does not increase is not played; one with an unsound target is not begun, and latches. After
-    the last target the arm brakes and holds; nothing is extrapolated and nothing is played twice. Each kind of event is
-    told once per chunk. A clock that goes back, or is none, latches.
+    the last target the arm brakes and holds; nothing is extrapolated and nothing is played twice. What the joints cannot
+    follow is slowed down before the gate sees it. Each kind of event is told once per chunk. A clock that goes back or is
+    none latches, and so does one that leaves ticks out; a tick before its time repeats the last.
     """
     clock = gate.double(now_s)
     if clock is None or not core.now_s <= clock < inf:
-        now_s = core.now_s
-        core = replace(core, gate=replace(core.gate, latched=core.gate.latched or "MOTION_CLOCK"))
+        core = replace(core, gate=gate.latch(core.gate, "MOTION_CLOCK"))
+    elif clock - core.now_s < core.period_s / 2:
+        return core, gate.Verdict(core.gate.position, None), None
     else:
-        now_s = clock
-        core = replace(core, now_s=clock)
-    core, refused = _accept(core, now_s, mailbox)
-    target = None if core.track is None else player.sample(core.track, now_s + core.period_s)
-    state, verdict = gate.check(core.limits, core.period_s, core.gate, target)
-    ended = mailbox.stop or target is None or state.latched is not None
-    code = refused or verdict.log_code
-    core = replace(core, gate=state, track=None if ended else core.track)
+        late = core.now_s > -inf and clock - core.now_s > MISSED_TICKS * core.period_s
+        core = replace(core, now_s=clock, gate=gate.latch(core.gate, "MOTION_GAP") if late else core.gate)
+    core, refused = _accept(core, mailbox)
+    target = None if core.track is None else player.sample(core.track, core.now_s + core.period_s)
+    found = None
+    if target is not None:
+        target, _, found = gate.nearest(core.limits.joints, core.period_s, core.gate, target)
+    reading = _reading(core, mailbox)
+    state, verdict = gate.check(core.limits, core.period_s, core.gate, target, reading)
+    core = replace(core, gate=state)
+    if core.pause is not None or verdict.log_code == "GATE_FRAME":
+        core = _paused(core, gate.fresh(reading.frame_age_s, core.limits.frame_age_s))
+    if target is None or core.gate.latched is not None or verdict.log_code in ("GATE_FRAME", "GATE_STALE"):
+        core = replace(core, track=None)
+    slowed = (None, None) if found is None else (f"MOTION_{found[0]}", found[1])
+    code, joint = (core.gate.latched or refused or verdict.log_code, verdict.joint)
+    code, joint = slowed if code is None else (code, joint)
     if code is None or code in core.reported:
-        return core, verdict.position, None
-    return replace(core, reported=core.reported | {code}), verdict.position, _event(code, now_s, verdict)
+        return core, verdict, None
+    return replace(core, reported=core.reported | {code}), verdict, _event(code, core.now_s, joint)
 
 
-def _accept(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState, str | None]:
+def stopped(log_code: str) -> DvgwmError:
+    """Return the error that a run ends with whose arm was latched with ``log_code``."""
+    kind = ENDS.get(log_code, GateLatchError)
+    return kind(log_code, f"{MESSAGES[log_code].format(where='')}; start again to re-arm it")
+
+
+def _reading(core: MotionState, mailbox: Mailbox) -> gate.Reading:
+    times = core.observed_s, mailbox.measured_s, mailbox.frame_s, mailbox.heartbeat_s
+    action, state, frame, heartbeat = (0.0 if since_s is None else core.now_s - since_s for since_s in times)
+    return gate.Reading(mailbox.measured, action, state, frame, heartbeat, mailbox.stopped)
+
+
+def _paused(core: MotionState, well: bool) -> MotionState:
+    """Return the core in its pause, out of it after enough ticks that were well, or latched where pauses are long or many."""
+    pause, pauses, state = core.pause, core.pauses, core.gate
+    if pause is None:
+        pause = Pause(core.now_s)
+        pauses = (*(at for at in pauses if core.now_s - at < PAUSE_WINDOW_S), core.now_s)
+    pause = replace(pause, well=pause.well + 1 if well else 0)
+    if len(pauses) > PAUSES:
+        state = gate.latch(state, "MOTION_PAUSES")
+    if core.now_s - pause.since_s > LONGEST_PAUSE_S:
+        state = gate.latch(state, "MOTION_PAUSED")
+    return replace(core, pause=None if pause.well >= WELL_TICKS else pause, pauses=pauses, gate=state)
+
+
+def _accept(core: MotionState, mailbox: Mailbox) -> tuple[MotionState, str | None]:
     chunk = mailbox.chunk
     if mailbox.stop or core.gate.latched is not None:
         return replace(core, track=None), None
-    if chunk is None or chunk.sequence == core.sequence:
+    if chunk is None or chunk.sequence == core.sequence or core.pause is not None:
         return core, None
     if chunk.sequence < core.sequence:
         return core, "MOTION_SEQUENCE"
-    core = replace(core, sequence=chunk.sequence, track=None, reported=frozenset())
-    faults = (gate.fault(core.limits, target) for target in chunk.targets)
-    if (fault := next(filter(None, faults), None)) is not None:
-        return replace(core, gate=replace(core.gate, latched=fault)), None
-    curve = player.track(now_s, core.gate.position, core.gate.velocity, chunk.times_s, chunk.targets)
-    return replace(core, track=curve), None if curve is not None else "MOTION_LATE"
+    core = replace(core, sequence=chunk.sequence, track=None, observed_s=chunk.observed_s, reported=frozenset())
+    if (fault := _fault(core, chunk)) is not None:
+        return replace(core, gate=gate.latch(core.gate, fault)), None
+    curve = player.track(core.now_s, core.gate.position, core.gate.velocity, chunk.times_s, chunk.targets)
+    if curve is None:
+        return core, "MOTION_LATE"
+    leaps = zip(curve.positions[1], core.gate.position, core.limits.leap, strict=True)
+    if any(abs(to - at) > most for to, at, most in leaps):
+        return replace(core, gate=gate.latch(core.gate, "MOTION_LEAP")), None
+    return replace(core, track=curve), None
 
 
-def _event(code: str, now_s: float, verdict: gate.Verdict) -> ArmEvent:
-    where = "" if verdict.joint is None else f" at joint {verdict.joint + 1}"
+def _fault(core: MotionState, chunk: JointChunk) -> str | None:
+    """Return the log code of a chunk that is not to be begun: of another size, not finite, far outside the joints' range."""
+    joints = core.limits.joints
+    for target in chunk.targets:
+        if (fault := gate.fault(joints, target)) is not None:
+            return fault
+        for value, low, high in zip(target, joints.lower, joints.upper, strict=True):
+            if not low - OUTSIDE * (high - low) <= value <= high + OUTSIDE * (high - low):
+                return "MOTION_RANGE"
+    return None
+
+
+def _event(code: str, now_s: float, joint: int | None) -> ArmEvent:
+    where = "" if joint is None else f" at joint {joint + 1}"
     return ArmEvent(code, now_s, MESSAGES[code].format(where=where))
 
 
+ENDS: Mapping[str, type[DvgwmError]] = {
+    "ROBOT_STOP": RobotStopError,
+    "ROBOT_SILENT": RobotCommunicationError,
+    "ROBOT_STATE": RobotCommunicationError,
+    "MOTION_PAUSES": CameraLostError,
+    "MOTION_PAUSED": CameraLostError,
+}
+"""What a latch ends a run with, where it is not the gate's own."""
 MESSAGES = {
-    "GATE_STALE": "the command was too old: braked and held",
+    "GATE_HEARTBEAT": "who plans gave no sign of life: braked, held and latched",
+    "GATE_STALE": "the actions follow from what was seen too long ago: braked and held",
+    "GATE_FRAME": "the camera's frame is too old: braked and held",
     "GATE_SHAPE": "the command has another number of joints: braked, held and latched",
     "GATE_NONFINITE": "the command is no finite number: braked, held and latched",
+    "GATE_TRACKING": "the arm does not follow: braked towards where it is, held and latched",
+    "GATE_JUMP": "the command jumped: braked, held and latched",
     "GATE_LIMIT": "the command left the position limits{where}: clamped",
     "GATE_FAST": "the command was too fast{where}: slowed down",
+    "GATE_WORKSPACE": "the tool would have left its workspace: braked",
+    "GATE_TOOL_FAST": "the tool would have been too fast: braked",
+    "GATE_CLAMPED": "too many commands had to be clamped: braked, held and latched",
+    "ROBOT_STOP": "the robot has stopped itself: nothing is sent, latched",
+    "ROBOT_SILENT": "the robot's state is too old: nothing is sent, latched",
+    "ROBOT_STATE": "the robot's state is no finite number per joint: braked, held and latched",
     "MOTION_SEQUENCE": "a chunk came out of order and was not played",
     "MOTION_CLOCK": "the clock went back: braked, held and latched",
+    "MOTION_GAP": "ticks were left out: braked, held and latched",
     "MOTION_LATE": "every target of the chunk was already past: held",
+    "MOTION_LEAP": "the chunk begins too far from where the arm is: braked, held and latched",
+    "MOTION_RANGE": "the chunk leaves the joints' range by far, as other units would: braked, held and latched",
+    "MOTION_LIMIT": "the chunk left the position limits{where}: kept inside",
+    "MOTION_FAST": "the chunk was too fast{where}: slowed down",
+    "MOTION_PAUSES": "there were too many pauses within a minute: held and latched",
+    "MOTION_PAUSED": "a pause was too long: held and latched",
 }

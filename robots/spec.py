@@ -6,7 +6,7 @@ from typing import Protocol
 
 from dvgwm.runtime.types import DoubleArray, ImageArray, Observation, Robot, Scene
 
-from .limits import JointLimits
+from .limits import SafetyLimits
 
 
 class Kinematics(Protocol):
@@ -52,7 +52,7 @@ class ArmModel:
 
     name: str
     joint_names: tuple[str, ...]
-    limits: JointLimits
+    limits: SafetyLimits
     period_s: float
     kinematics: Kinematics
 

@@ -86,6 +86,10 @@ class RobotCommunicationError(DvgwmError, ConnectionError, exit_code=40):
     """The robot does not answer, or is held by another runtime."""
 
 
+class RobotStopError(DvgwmError, RuntimeError, exit_code=41):
+    """The robot has stopped itself: a protective stop, an emergency stop, a fault of its own."""
+
+
 class GateLatchError(DvgwmError, RuntimeError, exit_code=42):
     """The safety gate stopped the arm and holds it until a human re-arms."""
 

@@ -176,7 +176,8 @@ class Pipeline:
         actions = np.asarray(tensors[self._act[-1].spec.output], np.float64)
         contract = self.manifest.action
         times = np.asarray(observations[-1].time_s + contract.period_s * np.arange(1, len(actions) + 1), np.float64)
-        return ActionChunk(actions, times, contract.space, tensors.get(f"{self._act[-1].spec.output}_spread"))
+        spread = tensors.get(f"{self._act[-1].spec.output}_spread")
+        return ActionChunk(actions, times, contract.space, spread, observations[-1].time_s)
 
     def close(self) -> None:
         """Free every engine."""

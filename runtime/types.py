@@ -64,13 +64,15 @@ class ActionChunk:
 
     ``actions`` is float64 N x D in the units that the action contract names, ``times_s`` float64 N on the arm's clock.
     ``spread`` is how far the policy's samples of each action disagree: their standard deviation, float64 N x D as shares of
-    the actions' ranges; None from a policy that is not sampled.
+    the actions' ranges; None from a policy that is not sampled. ``observed_s`` is when that was seen which they follow
+    from, None if they follow from nothing seen.
     """
 
     actions: DoubleArray
     times_s: DoubleArray
     space: str
     spread: DoubleArray | None = None
+    observed_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.actions.ndim != 2 or self.times_s.shape != self.actions.shape[:1]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from dvgwm.runtime.types import DoubleArray
 
-from ..kinematics import Origin, origin_transform, rotation_vector
+from ..chain import Origin
+from ..kinematics import origin_transform, rotation_vector
 from .cameras import WRIST_CAMERA
 
 FINGER_TRAVEL_M = 0.03

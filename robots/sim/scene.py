@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dvgwm.runtime.types import DoubleArray
 
-from ..kinematics import Origin
+from ..chain import Origin
 from .arm import arm_body, servos, text
 from .cameras import SCENE_CAMERA
 from .tasks import Layout

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from dvgwm.robots.arm import VirtualArm, open_arm
-from dvgwm.robots.limits import JointLimits
+from dvgwm.robots.limits import JointLimits, SafetyLimits
 from dvgwm.robots.spec import ArmModel, RobotSpec, SimulationOptions
 from dvgwm.runtime.errors import ConfigError, GateLatchError, ShapeError
 from dvgwm.runtime.types import ActionChunk
 
-LIMITS = JointLimits((-1.0, 0.0), (1.0, 1.0), (1.0, 2.0), (4.0, 10.0))
+JOINTS = JointLimits((-1.0, 0.0), (1.0, 1.0), (1.0, 2.0), (4.0, 10.0))
+LIMITS = SafetyLimits(JOINTS, leap=(2.0, 2.0), jump=(0.1, 0.1), tracking=(0.1, 0.1))
 T = 0.02
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from dvgwm.robots.a1_model import KINEMATICS, LIMITS, ORIGINS, TOOL_LENGTH_M
-from dvgwm.robots.kinematics import rotation_matrix, rotation_vector, serial_kinematics
+from dvgwm.robots.chain import chain, tool
+from dvgwm.robots.kinematics import jacobian, rotation_matrix, rotation_vector, serial_kinematics
 
 FLANGE = serial_kinematics(ORIGINS, np.eye(4), LIMITS.lower[:6], LIMITS.upper[:6])
 LOWER, UPPER = np.array(LIMITS.lower[:6]), np.array(LIMITS.upper[:6])
@@ -73,3 +74,18 @@ def test_a_pose_that_needs_a_forbidden_joint_is_not_reached():
     joints, reached = KINEMATICS.inverse(KINEMATICS.forward(beyond), np.clip(beyond, LOWER, UPPER))
     assert not reached
     assert joints[5] <= UPPER[5]
+
+
+def test_the_standard_library_gives_the_same_tool():
+    """The gate's own kinematics: the tool's position, and how it moves with every joint."""
+    made = chain(ORIGINS, (0.0, 0.0, TOOL_LENGTH_M))
+    for seed in range(50):
+        joints = np.random.default_rng(seed).uniform(LIMITS.lower, LIMITS.upper)
+        frames, tool_frame = KINEMATICS._frames(joints)
+        position, parts = tool(made, joints)
+        assert position == pytest.approx(tool_frame[:3, 3], abs=1e-12)
+        assert np.transpose(parts) == pytest.approx(jacobian(frames, tool_frame)[:3], abs=1e-12)
+        bent = joints + np.eye(7)[seed % 6] * 0.1
+        assert tool(made, bent)[0] != pytest.approx(position, abs=1e-6) or seed % 6 == 5, (
+            "only the last joint turns in place"
+        )

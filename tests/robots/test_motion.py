@@ -1,17 +1,21 @@
 """The pure motion core on a virtual clock."""
 
 import math
+import re
+from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dvgwm.robots import motion
-from dvgwm.robots.limits import JointLimits
+from dvgwm.robots.limits import JointLimits, SafetyLimits
 from dvgwm.robots.motion import JointChunk, Mailbox
 from dvgwm.runtime.errors import RobotCommunicationError, ShapeError
 
-LIMITS = JointLimits((-1.0, 0.0), (1.0, 1.0), (1.0, 2.0), (4.0, 10.0))
+JOINTS = JointLimits((-1.0, 0.0), (1.0, 1.0), (1.0, 2.0), (4.0, 10.0))
+LIMITS = SafetyLimits(JOINTS, leap=(2.0, 2.0), jump=(0.1, 0.1), tracking=(0.1, 0.1))
 T = 0.02
 
 
@@ -24,8 +28,8 @@ def chunk(sequence=0, start_s=0.0, values=None):
 def run(core, box, ticks, start_tick=0):
     commands, events = [], []
     for tick in range(start_tick, start_tick + ticks):
-        core, command, event = motion.step(core, tick * T, box)
-        commands.append(command)
+        core, verdict, event = motion.step(core, tick * T, box)
+        commands.append(verdict.position)
         events += [event] if event else []
     return core, np.asarray(commands), events
 
@@ -112,7 +116,7 @@ def test_a_target_that_is_not_finite_latches(bad):
 
 def test_a_jump_is_slowed_down_and_told_once():
     _, commands, events = run(fresh(), Mailbox(chunk(0, 0.0, [0.9, -0.9, 0.9])), 60)
-    assert [event.log_code for event in events] == ["GATE_FAST"]
+    assert [event.log_code for event in events] == ["MOTION_FAST"]
     speed = np.diff(commands[:, 0]) / T
     assert np.abs(speed).max() <= 1.0 + 1e-6
     assert np.abs(np.diff(speed)).max() / T <= 4.0 + 1e-4
@@ -146,8 +150,8 @@ def test_a_latch_keeps_its_first_reason_and_is_told_once():
 def test_each_chunk_is_told_of_its_own_clamping():
     core, _, first = run(fresh(), Mailbox(chunk(0, 0.0, [0.9, -0.9])), 30)
     _, _, second = run(core, Mailbox(chunk(1, 0.6, [0.9, -0.9])), 30, start_tick=30)
-    assert [event.log_code for event in first] == ["GATE_FAST"]
-    assert [event.log_code for event in second] == ["GATE_FAST"]
+    assert [event.log_code for event in first] == ["MOTION_FAST"]
+    assert [event.log_code for event in second] == ["MOTION_FAST"]
 
 
 @pytest.mark.parametrize("times", [(0.1, 0.1), (0.2, 0.1), (0.1, math.nan), (0.1, math.inf), (-math.inf, 0.1), (0.1,)])
@@ -211,12 +215,189 @@ def test_a_chunk_in_single_precision_is_kept_and_played_in_double():
 def test_a_clock_that_goes_back_or_is_none_brakes_and_latches(back):
     core, commands, _ = run(fresh(), Mailbox(chunk()), 40)
     assert abs(core.gate.velocity[0]) > 0
-    core, command, event = motion.step(core, back, Mailbox(chunk()))
+    core, verdict, event = motion.step(core, back, Mailbox(chunk()))
     assert event.log_code == core.gate.latched == "MOTION_CLOCK"
     assert event.time_s == 39 * T
-    speed = abs(command[0] - commands[-1][0]) / T
+    speed = abs(verdict.position[0] - commands[-1][0]) / T
     assert speed < abs(commands[-1][0] - commands[-2][0]) / T, "it brakes"
     core, _, events = run(core, Mailbox(chunk()), 60, start_tick=40)
     assert core.resting
     assert events == [], "told once"
     assert core.gate.latched == "MOTION_CLOCK", "only a human re-arms"
+
+
+def well(now_s, chunk=None, **more):
+    """Return what is known when all is well."""
+    return replace(Mailbox(chunk, measured_s=now_s, frame_s=now_s, heartbeat_s=now_s), **more)
+
+
+def play(core, ticks, ill, box=None, begin=0):
+    """Return the core after ``ticks``, the log codes told and the speeds; ``ill`` gives what is wrong at a tick."""
+    codes, speeds = [], []
+    for tick in range(begin, begin + ticks):
+        core, _, event = motion.step(core, tick * T, well(tick * T, box, **ill(tick)))
+        codes += [event.log_code] if event else []
+        speeds.append(core.gate.velocity[0])
+    return core, codes, speeds
+
+
+ILL = {
+    "heartbeat": ("heartbeat_s", 0.1, "GATE_HEARTBEAT"),
+    "state": ("measured_s", 0.06, "ROBOT_SILENT"),
+}
+
+
+@pytest.mark.parametrize("name", ILL)
+def test_what_falls_silent_brakes_within_its_age(name):
+    field, age_s, log_code = ILL[name]
+    since = 40 * T
+    core, codes, speeds = play(fresh(), 80, lambda tick: {field: min(tick * T, since)}, chunk())
+    assert codes == [log_code]
+    assert core.gate.latched == log_code
+    assert core.resting
+    braking = 40 + round(age_s / T) + 1
+    assert abs(speeds[braking]) < abs(speeds[braking - 1])
+    assert abs(speeds[braking - 1]) > abs(speeds[braking - 2]) > 0
+
+
+def test_a_camera_that_stalls_pauses_and_may_come_back():
+    """Braked after .15 s; what was being played is dropped; ten ticks with a frame later the next chunk is played."""
+    core, codes, speeds = play(fresh(), 70, lambda tick: {"frame_s": min(tick, 40) * T}, chunk())
+    assert codes == ["GATE_FRAME"]
+    assert core.gate.latched is None
+    assert core.resting
+    assert core.pause.since_s == 48 * T
+    assert abs(speeds[47]) > abs(speeds[48])
+    at = core.gate.position[0]
+    again = chunk(1, 1.4, [at + 0.0005 * k * k for k in range(1, 20)])
+    core, codes, speeds = play(core, 40, lambda tick: {}, again, begin=70)
+    assert codes == []
+    assert core.pause is None
+    assert [abs(speed) > 0 for speed in speeds[:12]] == [False] * 10 + [True] * 2
+    assert core.pauses == (48 * T,)
+
+
+def test_a_frame_now_and_then_does_not_end_a_pause():
+    core, _, _ = play(fresh(), 70, lambda tick: {"frame_s": min(tick, 40) * T}, chunk())
+    core, _, _ = play(core, 60, lambda tick: {"frame_s": (tick - 20 * (tick % 9 == 0)) * T}, chunk(1, 1.5), begin=70)
+    assert core.pause is not None
+    assert core.sequence == 0
+
+
+def test_a_pause_of_more_than_five_seconds_latches():
+    core, codes, _ = play(fresh(), 48 + 251, lambda tick: {"frame_s": min(tick, 40) * T}, chunk())
+    assert core.gate.latched is None
+    core, codes, _ = play(core, 1, lambda tick: {"frame_s": 40 * T}, chunk(), begin=48 + 251)
+    assert codes == [core.gate.latched] == ["MOTION_PAUSED"]
+    assert motion.stopped("MOTION_PAUSED").exit_code == 20
+
+
+@pytest.mark.parametrize("apart_s", [2.0, 31.0])
+def test_a_fourth_pause_within_a_minute_latches(apart_s):
+    core, codes, ticks = fresh(), [], round(apart_s / T)
+    for turn in range(5):
+        begin = turn * ticks
+        box = chunk(turn, begin * T, [core.gate.position[0] + 0.001 * k for k in range(1, 20)])
+        core, told, _ = play(
+            core, ticks, lambda tick, b=begin: {"frame_s": tick * T if tick > b + 30 else b * T}, box, begin
+        )
+        codes += told
+    if apart_s > 20:
+        assert core.gate.latched is None
+        assert len(core.pauses) <= 3
+        return
+    assert core.gate.latched == "MOTION_PAUSES"
+    assert codes == ["GATE_FRAME"] * 3 + ["MOTION_PAUSES"]
+
+
+def test_actions_from_what_was_seen_too_long_ago_are_dropped():
+    old = JointChunk(0, tuple(9.0 + 0.1 * k for k in range(1, 30)), tuple((0.01 * k, 0.5) for k in range(1, 30)), -0.5)
+    core, _, _ = play(fresh(), 480, lambda tick: {}, old)
+    assert core.sequence == 0
+    core, codes, _ = play(core, 40, lambda tick: {}, old, begin=480)
+    assert codes == []
+    core, codes, _ = play(fresh(), 560, lambda tick: {}, old)
+    assert codes == ["GATE_STALE"]
+    assert core.gate.latched is None
+    assert core.resting
+    core, codes, _ = play(core, 20, lambda tick: {}, chunk(1, 11.2, [core.gate.position[0] + 0.01]), begin=560)
+    assert codes == [], "the next one is played"
+
+
+def test_ticks_that_were_left_out_latch():
+    core, _, _ = play(fresh(), 40, lambda tick: {}, chunk())
+    same, _, _ = motion.step(core, (39 + 5) * T, well(44 * T, chunk()))
+    assert same.gate.latched is None
+    late, _, event = motion.step(core, (39 + 5.1) * T, well(44.1 * T, chunk()))
+    assert late.gate.latched == event.log_code == "MOTION_GAP"
+    assert abs(late.gate.velocity[0]) < abs(core.gate.velocity[0])
+
+
+def test_a_tick_before_its_time_repeats_the_last_command():
+    core, _, _ = play(fresh(), 40, lambda tick: {}, chunk())
+    same, verdict, event = motion.step(core, 39.4 * T, well(39.4 * T, chunk()))
+    assert (same, verdict.position, event) == (core, core.gate.position, None)
+    after, verdict, _ = motion.step(core, 39.6 * T, well(39.6 * T, chunk()))
+    assert after != core
+
+
+@pytest.mark.parametrize(
+    ("values", "log_code"),
+    [
+        ([1.2, 0.0], "MOTION_LIMIT"),
+        ([1.21, 0.0], "MOTION_RANGE"),
+        ([0.0, -57.0], "MOTION_RANGE"),
+        ([-1.19], "MOTION_LIMIT"),
+    ],
+)
+def test_a_chunk_far_outside_of_its_range_is_not_begun(values, log_code):
+    core, codes, speeds = play(fresh(), 100, lambda tick: {}, chunk(0, 0.0, values))
+    assert log_code in codes
+    assert (core.gate.latched == log_code) == (log_code == "MOTION_RANGE")
+    assert any(speeds) == (log_code == "MOTION_LIMIT")
+
+
+@pytest.mark.parametrize(("start_s", "latches"), [(0.0, False), (-0.1, True)])
+def test_a_chunk_that_begins_far_from_where_the_arm_is_is_not_begun(start_s, latches):
+    """The first target that is still ahead counts: where the near one is past, the far one is the first."""
+    limits = replace(LIMITS, leap=(0.2, 2.0))
+    core = motion.start(limits, T, (0.0, 0.5))
+    core, codes, _ = play(core, 5, lambda tick: {}, chunk(0, start_s, [0.2, 0.21, 0.3]))
+    assert (core.gate.latched == "MOTION_LEAP") == latches
+    assert ("MOTION_LEAP" in codes) == latches
+
+
+def test_a_robot_that_stops_itself_gets_nothing_more():
+    sent = []
+    core = fresh()
+    for tick in range(60):
+        core, verdict, _ = motion.step(core, tick * T, well(tick * T, chunk(), stopped=tick == 40))
+        sent.append(verdict.send)
+    assert sent == [True] * 40 + [False] * 20
+    assert motion.stopped(core.gate.latched).exit_code == 41
+
+
+def test_an_arm_that_stays_behind_is_let_go():
+    """It is measured where it was: after three ticks beyond its limit the command goes back there."""
+    core, codes = fresh(), []
+    for tick in range(150):
+        core, verdict, event = motion.step(core, tick * T, well(tick * T, chunk(), measured=(0.0, 0.5)))
+        codes += [event.log_code] if event else []
+    assert codes == ["GATE_TRACKING"]
+    assert verdict.position == (0.0, 0.5)
+    assert core.resting
+
+
+def test_every_code_has_a_sentence_and_every_latch_an_end():
+    text = "".join((Path(motion.__file__).parent / name).read_text() for name in ("gate.py", "motion.py"))
+    used = set(re.findall(r'"((?:GATE|MOTION|ROBOT)_[A-Z_]+)"', text)) | {
+        "GATE_LIMIT",
+        "GATE_FAST",
+        "MOTION_LIMIT",
+        "MOTION_FAST",
+    }
+    assert used == set(motion.MESSAGES)
+    for code in used:
+        error = motion.stopped(code)
+        assert error.log_code == code
+        assert error.exit_code in (20, 40, 41, 42)

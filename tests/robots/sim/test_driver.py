@@ -89,7 +89,7 @@ def test_a_rehearsal_is_the_experts_episode_seen():
 
 def test_targets_are_kept_inside_the_limits():
     sent = robot_at().send_action(dict.fromkeys(KEYS, 99.0))
-    assert tuple(sent.values()) == ROBOT.arm.limits.upper
+    assert tuple(sent.values()) == ROBOT.arm.limits.joints.upper
 
 
 def test_wrong_names_are_refused():
