@@ -24,8 +24,8 @@ from .limits import SafetyLimits
 
 MISSED_TICKS = 5
 """A clock that jumps by more periods than this has left ticks out: whoever was to be watched was not."""
-OUTSIDE = 0.1
-"""The share of a joint's range by which a target may lie outside of it and is still taken for a rounding of the policy's."""
+OUTSIDE = 1.0
+"""How many of its ranges a joint's target may lie outside of them: further off are other units, degrees for radians."""
 WELL_TICKS = 10
 PAUSES, PAUSE_WINDOW_S, LONGEST_PAUSE_S = 3, 60.0, 5.0
 """A pause ends after `WELL_TICKS` good ticks; one longer than `LONGEST_PAUSE_S`, or a fourth within the window, latches."""

@@ -14,10 +14,13 @@ from .config.settings import SimulationSettings
 from .denoise import Progress
 from .display.report import Finished
 from .display.results import outputs, progress_bars, publish
+from .errors import CameraLostError, DvgwmError, GateLatchError, RobotCommunicationError, RobotStopError
 from .pipeline import Pipeline, silent
 from .profiler import Profiler
 from .types import ActionChunk, Arm, ArmEvent, ImageArray, Observation, Plan, SimulatedArm
 
+STOPS = GateLatchError, RobotStopError, RobotCommunicationError, CameraLostError
+"""What stops an arm that plays. What was seen until then is shown; then the run ends with it."""
 Imagine = Callable[[Sequence[Observation], str, int, Profiler, Progress], Plan]
 """What `Pipeline.imagine` is: observations, instruction, seed, profiler and progress to a plan."""
 
@@ -44,7 +47,8 @@ class EpisodeOptions:
 class Episode:
     """What happened: plans with the arm's time at their observation, actions played, motion's events, the outcome.
 
-    ``spread`` has the largest disagreement of the policy's samples, a share of the range, for every action played.
+    ``spread`` has the largest disagreement of the policy's samples, a share of the range, for every action played;
+    ``stopped`` is what ended it where the arm was stopped.
     """
 
     plans: list[tuple[float, Plan]] = field(default_factory=list)
@@ -52,6 +56,7 @@ class Episode:
     events: list[ArmEvent] = field(default_factory=list)
     spread: list[float] = field(default_factory=list)
     solved: bool = False
+    stopped: DvgwmError | None = None
 
     def imagined(self, played: int) -> ImageArray:
         """Return the imagined frames that were acted on, ``played`` of each plan, to set beside what was then seen."""
@@ -59,8 +64,11 @@ class Episode:
         return np.concatenate([plans[0][:1], *(frames[1 : played + 1] for frames in plans)])
 
 
-def simulate(settings: SimulationSettings) -> dict[str, Any]:
-    """Run one episode in simulation, show it, and return its facts; raises the errors of every part."""
+def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError | None]:
+    """Run one episode in simulation, show it, and return its facts, and what stopped the arm, None if nothing did.
+
+    Raises the errors of every part.
+    """
     spec = load_robot(settings.robot)
     task = settings.chosen_task(spec)
     started = time.perf_counter()
@@ -81,6 +89,7 @@ def simulate(settings: SimulationSettings) -> dict[str, Any]:
             arm.stop()
             renderer = arm.scene.renderer
         outcome = f"{'solved' if episode.solved else 'not solved'} after {episode.actions} actions"
+        outcome += "" if episode.stopped is None else f", stopped: {episode.stopped.log_code}"
         facts = {
             "robot": f"{spec.name}, simulated, camera by {renderer}",
             "task": f"{task}, seed {settings.seed}",
@@ -96,6 +105,7 @@ def simulate(settings: SimulationSettings) -> dict[str, Any]:
             "solved": episode.solved,
             "actions": episode.actions,
             "plan_time": settings.plan_time,
+            "stopped": None if episode.stopped is None else episode.stopped.log_code,
             "events": sorted({event.log_code for event in episode.events}),
             "sample_spread": float(np.mean(episode.spread)) if episode.spread else None,
         }
@@ -113,7 +123,7 @@ def simulate(settings: SimulationSettings) -> dict[str, Any]:
             result=result,
         )
         published = publish(directory, shown_as, pipeline, done)
-    return published.show(settings.gif)
+    return published.show(settings.gif), episode.stopped
 
 
 def run_episode(
@@ -127,7 +137,7 @@ def run_episode(
     progress: Progress = silent,
     imagine: Imagine | None = None,
 ) -> Episode:
-    """Return the episode that ends when ``solved()`` or after ``max_actions``.
+    """Return the episode that ends when ``solved()``, after ``max_actions``, or where the arm was stopped (`STOPS`).
 
     ``imagine`` takes the pipeline's place. ``spend`` is called with the wall seconds of every plan, so that a virtual
     clock can let them pass while the arm holds. Raises what the arm and the pipeline raise, after the arm has been told to
@@ -149,10 +159,11 @@ def run_episode(
                 _observe(arm, history, profiler)
             chunk = pipeline.act(episode.plans[-1][1], history, options.instruction, profiler, progress)
             chunk = _head(chunk, min(stride, options.max_actions - episode.actions))
-            with profiler.span("motion"):
-                arm.play(chunk)
-            episode.actions += len(chunk.actions)
+            episode.stopped = _play(arm, chunk, profiler)
             episode.events += arm.events()
+            if episode.stopped is not None:
+                break
+            episode.actions += len(chunk.actions)
             episode.spread += [] if chunk.spread is None else chunk.spread.max(1).tolist()
             episode.solved = solved()
     except BaseException:
@@ -164,6 +175,16 @@ def run_episode(
 def _observe(arm: Arm, history: deque[Observation], profiler: Profiler) -> None:
     with profiler.span("observe"):
         history.append(arm.observe())
+
+
+def _play(arm: Arm, chunk: ActionChunk, profiler: Profiler) -> DvgwmError | None:
+    """Play ``chunk`` and return what stopped the arm, None if nothing did."""
+    with profiler.span("motion"):
+        try:
+            arm.play(chunk)
+        except STOPS as stop:
+            return stop
+    return None
 
 
 def _plan_is_due(pipeline: Pipeline, episode: Episode, options: EpisodeOptions) -> bool:

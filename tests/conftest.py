@@ -215,7 +215,15 @@ def manifest(stages: tuple[StageSpec, ...], rates: Rates) -> Manifest:
         precision="float32",
         model=ModelCard("fake", "dvgwm", "none: fake engines", False, {}),
         input=InputContract("scene", 32, 48, 10.0),
-        action=ActionContract("joint", tuple("abcdefg"), ("rad",) * 7, (-0.5,) * 7, (0.5,) * 7, 0.1),
+        # Around where the simulated Galaxea A1 stands at first: whatever the fake engines give is near enough to be begun.
+        action=ActionContract(
+            "joint",
+            tuple("abcdefg"),
+            ("rad",) * 7,
+            (-0.2, 1.38, -1.34, 1.37, -1.33, -0.2, 0.3),
+            (0.2, 1.78, -0.94, 1.77, -0.93, 0.2, 0.7),
+            0.1,
+        ),
         rates=rates,
         text=TextContract("bytes", TOKENS, ZERO, ZERO),
         pipeline=stages,

@@ -1,6 +1,7 @@
 """Closed-loop success over tasks and layouts, without torch."""
 
 import time
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool, control: 
     """Run ``episodes`` in all, spread evenly over the tasks, each on a layout of its own, and return the success rates.
 
     With a ``control`` of `controls` something else takes imagination's place. ``object_accuracy`` is how often, of several
-    things, the one was moved that was asked for: with the control ``other-instruction`` the one that it asks for.
+    things, the one was moved that was asked for: with the control ``other-instruction`` the one that it asks for. An episode
+    that the gate stopped is not solved; ``stopped`` counts them by log code.
     """
     spec = load_robot(settings.robot)
     layouts = [
@@ -28,6 +30,7 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool, control: 
     solved: dict[str, list[bool]] = {task: [] for task in spec.tasks}
     heeded: dict[str, list[bool]] = {task: [] for task in spec.tasks}
     seconds: list[float] = []
+    stopped: list[str] = []
     started = time.perf_counter()
     with settings.engines.open() as pipeline:
         pipeline.warmup()
@@ -50,6 +53,7 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool, control: 
             finally:
                 arm.close()
             solved[task].append(done.solved)
+            stopped += [] if done.stopped is None else [done.stopped.log_code]
             seconds.append(time.perf_counter() - begun)
         trained = pipeline.manifest.model.trained
     rates = {task: float(np.mean(results)) for task, results in solved.items() if results}
@@ -63,6 +67,7 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool, control: 
         "success_rate": float(np.mean([result for results in solved.values() for result in results])),
         "success_rate_by_task": rates,
         "object_accuracy": float(np.mean(named)) if named else None,
+        "stopped": dict(Counter(stopped)),
         "trained": trained,
         "control": control,
         "plan_time": settings.plan_time,

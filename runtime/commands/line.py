@@ -83,7 +83,10 @@ def cli(context: click.Context, /, **options: Any) -> None:
     if options["plan_only"]:
         _finish(plan_recording(settings(RecordingSettings, options, _cache_dir())))
     elif options["robot"]:
-        _finish(simulate(settings(SimulationSettings, options, _cache_dir())))
+        result, stop = simulate(settings(SimulationSettings, options, _cache_dir()))
+        _finish(result)
+        if stop is not None:
+            raise stop
     else:
         click.echo(context.get_help())
         raise ConfigError("USAGE", "wanted --robot NAME, --plan-only --camera PATH or a command, got none of them")

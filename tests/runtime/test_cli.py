@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from dvgwm.runtime.bundle.manifest import dump
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from dvgwm.runtime.cli import main; main()"]
@@ -66,6 +69,26 @@ def test_an_episode_in_simulation_leaves_video_profile_trace_report_and_json(fak
 
 
 @pytest.mark.sim
+def test_an_episode_that_the_gate_stopped_is_shown_and_ends_with_its_code(make_bundle, tmp_path):
+    pytest.importorskip("mujoco", reason="MuJoCo is not installed")
+    bundle = make_bundle()
+    action = bundle.manifest.action
+    far = replace(action, lower=tuple(q + 1.0 for q in action.lower), upper=tuple(q + 1.0 for q in action.upper))
+    (bundle.path / "manifest.json").write_bytes(dump(replace(bundle.manifest, action=far)))
+    words = ("--bundle", bundle.path, "--backend", "fake", "--max-actions", 8)
+    done = run("--robot", "galaxea_a1", *words, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 42
+    assert done.stderr.splitlines()[-1].startswith("E42 MOTION_LEAP the chunk begins too far")
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert (facts["stopped"], facts["solved"], facts["actions"]) == ("MOTION_LEAP", False, 0)
+    assert "stopped: MOTION_LEAP" in (tmp_path / "run" / "report.html").read_text()
+    done = run("evaluate", *words, "--episodes", 5, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["stopped"], facts["success_rate"]) == ({"MOTION_LEAP": 5}, 0.0)
+
+
+@pytest.mark.sim
 def test_same_seed_same_actions_other_seed_another_layout(fake, tmp_path):
     pytest.importorskip("mujoco", reason="MuJoCo is not installed")
     videos = []
@@ -89,6 +112,7 @@ def test_evaluate_spreads_episodes_over_tasks_and_prints_one_json_line(fake, tmp
     rates = facts["success_rate_by_task"]
     assert len(rates) == 5
     assert facts["success_rate"] == sum(rates.values()) / 5
+    assert facts["stopped"] == {}
 
 
 def test_a_plan_from_a_recording_needs_no_robot(fake, image, tmp_path):

@@ -197,8 +197,9 @@ def test_spans_cover_every_engine_run(open_pipeline, observation):
 
 def test_actions_are_in_the_contracts_units_and_never_infinite(make_bundle):
     contract = make_bundle().manifest.action
-    assert np.allclose(unnormalise(np.full((1, 7), 1.5, np.float32), contract), 0.5)
-    assert np.allclose(unnormalise(np.zeros((1, 7), np.float32), contract), 0.0)
+    assert np.allclose(unnormalise(np.full((1, 7), 1.5, np.float32), contract), contract.upper)
+    middle = np.add(contract.lower, contract.upper) / 2
+    assert np.allclose(unnormalise(np.zeros((1, 7), np.float32), contract), middle)
     with pytest.raises(OutputError) as caught:
         unnormalise(np.full((1, 7), np.nan, np.float32), contract)
     assert caught.value.exit_code == 32

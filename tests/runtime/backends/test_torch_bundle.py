@@ -101,8 +101,11 @@ def test_an_episode_on_the_command_line(bundle, tmp_path):
     command += ["--robot", "galaxea_a1", "--bundle", str(bundle.path)]
     command += ["--execute", "4", "--max-actions", "4", "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["backend"] == "torch"
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts["backend"] == "torch"
+    # What noise asks for the gate may stop; what was seen until then is shown all the same.
+    assert done.returncode == (0 if facts["stopped"] is None else 42), done.stderr
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "fp8_8bit"])
