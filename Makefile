@@ -1,7 +1,7 @@
 PYTHON ?= python
 PACKAGES = runtime robots models training export kernels
 
-.PHONY: dev links check lint types contracts test soak bench cubins gpu clean
+.PHONY: dev links check lint types contracts test soak mutation bench cubins gpu clean
 
 dev:            ## install everything into the active venv
 	$(PYTHON) -m pip install -e ".[dev]"
@@ -29,6 +29,9 @@ test:           ## the tests for two cores without a GPU
 
 soak:           ## the fuzzes of tests/soak, all that they draw, from a seed of the day (SEED=1 for another)
 	$(PYTHON) -m pytest tests/soak -n 0 -s -p no:cacheprovider --soak $(or $(SEED),$$(date +%Y%m%d))
+
+mutation:       ## change the gate, one expression at a time, and see whether its tests notice (wants mutmut)
+	$(PYTHON) tests/robots/mutation.py
 
 bench:          ## benchmarks; results of this machine are printed as a table
 	$(PYTHON) -m pytest benchmarks/ --benchmark-only

@@ -58,6 +58,58 @@ def test_a_smooth_command_passes_bit_for_bit():
         assert verdict.position == target
 
 
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize(("joint", "most", "change"), [(0, 1.0, 0.08), (1, 2.0, 0.2)])
+def test_every_speed_and_its_change_has_a_limit_both_ways(sign, joint, most, change):
+    """From rest as fast as may be to the top speed, past it not at all, and back the other way no faster than it may turn."""
+    joints = replace(JOINTS, lower=(-9.0, -9.0), upper=(9.0, 9.0))
+    state = gate.rest((0.0, 0.0))
+    for ticks, way in ((40, sign), (70, -sign)):
+        for _ in range(ticks):
+            target = [q + 99.0 * way * (index == joint) for index, q in enumerate(state.position)]
+            position, velocity, found = gate.nearest(joints, PERIOD_S, state, target)
+            before, after = state.velocity[joint], velocity[joint]
+            assert after == pytest.approx(max(min(before + way * change, most), -most), abs=1e-12)
+            assert position[joint] == pytest.approx(state.position[joint] + after * PERIOD_S, abs=1e-12)
+            assert found == ("LIMIT", joint)
+            state = gate.GateState(position, velocity)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_both_ends_of_a_range_are_reached_without_a_stop_that_is_too_hard(sign):
+    state = gate.rest((-0.9 * sign, 0.5))
+    for _ in range(200):
+        position, velocity, _ = gate.nearest(JOINTS, PERIOD_S, state, (9.0 * sign, 0.5))
+        seen = (position[0] - state.position[0]) / PERIOD_S
+        assert abs(seen - state.velocity[0]) <= 4.0 * PERIOD_S + 1e-9
+        state = gate.GateState(position, velocity)
+    assert state.position[0] == pytest.approx(sign, abs=1e-6)
+
+
+def test_what_is_exact_but_for_a_rounding_keeps_its_own_speed():
+    state = gate.GateState((0.0, 0.5), (1.0, 0.0))
+    target = (0.02 + 1e-12, 0.5)
+    _, velocity, found = gate.nearest(JOINTS, PERIOD_S, state, target)
+    assert (velocity[0], found) == (target[0] / PERIOD_S, None)
+    assert velocity[0] > 1.0
+
+
+def test_limits_themselves_pass():
+    """A jump as far as may be; a tool on the faces of its workspace."""
+    state, _ = gate.check(LIMITS, PERIOD_S, gate.rest((0.0, 0.5)), (0.5, 0.5))
+    assert state.latched is None
+    end, _ = tool(ARM.workspace.chain, HOME)
+    for axis in range(3):
+        for side in ("lower_m", "upper_m"):
+            face = [*getattr(ARM.workspace, side)]
+            face[axis] = end[axis]
+            space = replace(ARM.workspace, **{side: tuple(face)})
+            assert gate.misled(replace(ARM, workspace=space), PERIOD_S, HOME, (0.0,) * 7) is None
+            face[axis] += 1e-9 if side == "lower_m" else -1e-9
+            space = replace(ARM.workspace, **{side: tuple(face)})
+            assert gate.misled(replace(ARM, workspace=space), PERIOD_S, HOME, (0.0,) * 7) == "GATE_WORKSPACE"
+
+
 def test_a_rounding_past_the_limit_is_kept_inside_without_a_word():
     state, verdict = gate.check(LIMITS, PERIOD_S, gate.rest((1.0, 0.0)), (1.0 + 1e-12, -1e-12))
     assert verdict.position == (1.0, 0.0)
@@ -122,6 +174,7 @@ def test_what_latches_brakes_at_once_and_holds_whatever_comes(name, asked):
     assert state.latched == verdict.log_code == log_code
     assert verdict.send == (log_code not in ("ROBOT_STOP", "ROBOT_SILENT"))
     brakes(before, state)
+    assert verdict.position == state.position
     for _ in range(20):
         last = state
         state, verdict = gate.check(LIMITS, PERIOD_S, state, (0.3, 0.5))
@@ -188,7 +241,7 @@ def test_a_latch_keeps_its_first_reason():
 def test_an_arm_that_does_not_follow_is_not_pushed():
     """Within the limit it may lag for ever; beyond, the third tick in a row brakes, then the arm goes to where it was seen."""
     state = gate.rest((0.3, 0.5))
-    near, far = (0.21, 0.9), (0.18, 0.9)
+    near, far = (0.21, 0.9), (-0.3, 0.9)
     state, verdicts = play(state, state.position, 30, reading=gate.Reading(near))
     assert {verdict.log_code for verdict in verdicts} == {None}
     assert state.strained == 0
@@ -325,7 +378,8 @@ def test_an_arm_that_does_not_follow_stays_in_the_workspace_on_its_way_back():
     state, _ = gate.check(ARM, PERIOD_S, state, None, gate.Reading(outside))
     assert state.latched == "GATE_TRACKING"
     for _ in range(100):
-        state, _ = gate.check(ARM, PERIOD_S, state, None)
+        state, verdict = gate.check(ARM, PERIOD_S, state, None)
+        assert (verdict.log_code, verdict.position) == ("GATE_TRACKING", state.position)
         end, _ = tool(ARM.workspace.chain, state.position)
         assert all(
             low <= at <= high for low, at, high in zip(ARM.workspace.lower_m, end, ARM.workspace.upper_m, strict=True)

@@ -149,10 +149,11 @@ ALWAYS = {
 SHARE = 125_000
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("part", range(4))
 @pytest.mark.parametrize(("limits", "home"), [(PLANAR, (0.0, 0.5)), (ARM, HOME)], ids=["planar", "a1"])
-def test_no_action_of_a_million_is_unsafe(limits, home, seed):
-    made = play(limits, home, 20261127 + seed, SHARE)
+def test_no_action_of_a_million_is_unsafe(limits, home, part, soak):
+    """Of ten million with ``--soak``."""
+    made = play(limits, home, soak.seed * 10 + part, SHARE * (10 if soak.all else 1))
     assert not violations(limits, *made)
     of_tool = {"GATE_WORKSPACE", "GATE_TOOL_FAST"} if limits.workspace is not None else set()
     assert set(made[3]) == ALWAYS | of_tool, "every check decided"
