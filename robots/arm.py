@@ -50,7 +50,8 @@ class VirtualArm:
         `ConfigError` for an action space that this robot does not have, `ShapeError` for actions or times without sense.
         """
         self._sequence += 1
-        targets = self._joint_targets(chunk)
+        targets, missed = joint_targets(self.model, chunk, self._core.gate.position)
+        self._events += [unreachable(missed, len(targets), self.time_s)] if missed else []
         times_s = tuple(map(float, chunk.times_s))
         box = motion.Mailbox(motion.JointChunk(self._sequence, times_s, targets, chunk.observed_s))
         begun_s = self.time_s
@@ -99,32 +100,45 @@ class VirtualArm:
         self.robot.advance(self.model.period_s)
         self._ticks += 1
 
-    def _joint_targets(self, chunk: ActionChunk) -> tuple[tuple[float, ...], ...]:
-        if chunk.space == "joint":
-            return tuple(tuple(map(float, action)) for action in chunk.actions)
-        if chunk.space != "ee":
-            raise ConfigError("ACTION_SPACE", f"{self.model.name}: wanted joint or ee actions, got {chunk.space!r}")
-        if chunk.actions.shape[1] != EE_WIDTH:
-            raise ShapeError("ACTION_WIDTH", f"wanted ee actions of {EE_WIDTH} numbers, got {chunk.actions.shape[1]}")
-        near, targets, missed = np.asarray(self._core.gate.position), [], 0
-        for action in chunk.actions:
-            joints, reached = self._inverse(action, near)
-            missed += not reached
-            targets.append((*map(float, joints), float(action[-1])))
-            near = joints if np.isfinite(joints).all() else near
-        if missed:
-            message = f"{missed} of {len(targets)} poses are out of reach: their nearest ones are played"
-            self._events.append(ArmEvent("ARM_UNREACHABLE", self.time_s, message))
-        return tuple(targets)
 
-    def _inverse(self, action: DoubleArray, near: DoubleArray) -> tuple[DoubleArray, bool]:
-        if not np.isfinite(action).all():
-            return np.full(self.model.limits.joints.dof - 1, np.nan), True
-        return self.model.kinematics.inverse(action[:6], near)
+def joint_targets(
+    model: ArmModel, chunk: ActionChunk, position: Sequence[float]
+) -> tuple[tuple[tuple[float, ...], ...], int]:
+    """Return the actions as joint targets, the first one near ``position``, and how many poses are out of reach.
+
+    Raises `ConfigError` for an action space that the robot does not have, `ShapeError` for poses of another width.
+    """
+    if chunk.space == "joint":
+        return tuple(tuple(map(float, action)) for action in chunk.actions), 0
+    if chunk.space != "ee":
+        raise ConfigError("ACTION_SPACE", f"{model.name}: wanted joint or ee actions, got {chunk.space!r}")
+    if chunk.actions.shape[1] != EE_WIDTH:
+        raise ShapeError("ACTION_WIDTH", f"wanted ee actions of {EE_WIDTH} numbers, got {chunk.actions.shape[1]}")
+    near, targets, missed = np.asarray(position), [], 0
+    for action in chunk.actions:
+        joints, reached = np.full(model.limits.joints.dof - 1, np.nan), True
+        if np.isfinite(action).all():
+            joints, reached = model.kinematics.inverse(action[:6], near)
+            near = joints
+        missed += not reached
+        targets.append((*map(float, joints), float(action[-1])))
+    return tuple(targets), missed
+
+
+def unreachable(missed: int, count: int, time_s: float) -> ArmEvent:
+    """Return the event of a chunk with poses out of reach."""
+    message = f"{missed} of {count} poses are out of reach: their nearest ones are played"
+    return ArmEvent("ARM_UNREACHABLE", time_s, message)
 
 
 def open_arm(
-    spec: RobotSpec, *, task: str, seed: int, height_px: int, width_px: int, on_frame: OnFrame | None = None
+    spec: RobotSpec,
+    *,
+    task: str,
+    seed: int,
+    height_px: int,
+    width_px: int,
+    on_frame: OnFrame | None = None,
 ) -> VirtualArm:
     """Return the simulated robot of ``spec`` at ``task``, its layout drawn from ``seed``, behind motion and gate."""
     return VirtualArm(spec.arm, spec.simulate(SimulationOptions(task, seed, height_px, width_px)), on_frame)

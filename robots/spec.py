@@ -46,6 +46,16 @@ class SimulatedRobot(Robot, Scene, Protocol):
         """Let physics run for ``seconds`` with the last command held."""
 
 
+class MirroredRobot(SimulatedRobot, Protocol):
+    """A simulated robot whose world can be told in numbers: one in motion's process has its mirror where the cameras are."""
+
+    def world(self) -> tuple[float, ...]:
+        """Return the numbers that make up the world now."""
+
+    def mirror(self, world: Sequence[float]) -> None:
+        """Take over the world of another one in the same scene."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArmModel:
     """What motion and gate need to know of an arm: joints in wire order with the gripper last, a command per period."""

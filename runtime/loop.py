@@ -71,11 +71,14 @@ def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError |
     """
     spec = load_robot(settings.robot)
     task = settings.chosen_task(spec)
+    plan_time = "real" if settings.process else settings.plan_time
     started = time.perf_counter()
     with outputs(settings.out, settings.gif) as (directory, shown_as), settings.engines.open() as pipeline:
         camera = pipeline.manifest.input.camera
         real: list[ImageArray] = []
-        arm = open_simulation(spec, task, settings.seed, pipeline, lambda seen, _: real.append(seen.images[camera]))
+        arm = open_simulation(
+            spec, task, settings.seed, pipeline, lambda seen, _: real.append(seen.images[camera]), settings.process
+        )
         with closing(arm), progress_bars() as progress:
             real.append(arm.observe().images[camera])
             pipeline.warmup()
@@ -93,7 +96,7 @@ def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError |
         facts = {
             "robot": f"{spec.name}, simulated, camera by {renderer}",
             "task": f"{task}, seed {settings.seed}",
-            "plan time": settings.plan_time,
+            "plan time": plan_time,
         }
         result = {
             "command": "run",
@@ -104,7 +107,7 @@ def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError |
             "seed": settings.seed,
             "solved": episode.solved,
             "actions": episode.actions,
-            "plan_time": settings.plan_time,
+            "plan_time": plan_time,
             "stopped": None if episode.stopped is None else episode.stopped.log_code,
             "events": sorted({event.log_code for event in episode.events}),
             "sample_spread": float(np.mean(episode.spread)) if episode.spread else None,

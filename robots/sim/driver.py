@@ -1,6 +1,6 @@
 """The simulated arm as a driver: joint targets in, physics, joint positions and camera images out, on a virtual clock."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mujoco
@@ -104,6 +104,17 @@ class MujocoRobot:
         mujoco.mj_step(self._model, self._data, steps)
         self._steps += steps
         # What is seen from here on: bodies and cameras. The forces that `mj_forward` would add belong to the next step.
+        mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_camlight(self._model, self._data)
+
+    def world(self) -> tuple[float, ...]:
+        """Return steps and positions of all that moves: what a mirror is drawn from."""
+        return (float(self._steps), *map(float, self._data.qpos))
+
+    def mirror(self, world: Sequence[float]) -> None:
+        """Take over the world of another one in the same scene; it does not move by itself."""
+        self._steps = round(world[0])
+        self._data.qpos[:] = world[1:]
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_camlight(self._model, self._data)
 

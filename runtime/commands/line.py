@@ -54,6 +54,9 @@ bundle_options = together(
 @click.option(
     "--plan-time", type=PlanTime(), default="frozen", show_default=True, help="Virtual time that a plan costs."
 )
+@click.option(
+    "--process", is_flag=True, help="Run motion and the simulated arm in a process of their own, in real time."
+)
 @click.option("--plan-only", is_flag=True, help="Imagine and act from a recording; no robot.")
 @click.option("--camera", type=Place(), help="With --plan-only: an image, a folder or a video.")
 @click.option("--at", "at_s", type=Seconds, default=0.0, show_default=True, help="Second of the recording to start at.")

@@ -67,10 +67,15 @@ def open_simulation(
     seed: int,
     pipeline: Pipeline,
     on_frame: Callable[[Observation, Any], None] | None = None,
+    process: bool = False,
 ) -> SimulatedArm:
-    """Return the robot at ``task``, simulated behind motion and gate, its camera of the size that the bundle wants."""
+    """Return the robot at ``task``, simulated behind motion and gate, its camera of the size that the bundle wants.
+
+    With ``process`` motion, gate and physics are a process of their own, in real time; else all is on a virtual clock.
+    """
     size_px = {"height_px": pipeline.manifest.input.height_px, "width_px": pipeline.manifest.input.width_px}
-    arm: SimulatedArm = load("arm", "open_arm")(spec, task=task, seed=seed, on_frame=on_frame, **size_px)
+    opened = load("arm", "open_remote_arm" if process else "open_arm")
+    arm: SimulatedArm = opened(spec, task=task, seed=seed, on_frame=on_frame, **size_px)
     return arm
 
 

@@ -48,6 +48,7 @@ class SimulationSettings:
     execute: int | None = None
     out: Path | None = None
     gif: Path | None = None
+    process: bool = False
 
     def chosen_task(self, spec: SimulatedRobotSpec) -> str:
         """Return the task to simulate, ``task`` or ``task:object``; raises `ConfigError` naming those that exist."""
@@ -56,8 +57,8 @@ class SimulationSettings:
         return self.task or spec.tasks[0]
 
     def plan_clock(self, arm: SimulatedArm) -> Callable[[float], None]:
-        """Return what a plan of so many wall seconds does to the arm's virtual clock."""
-        if self.plan_time == "frozen":
+        """Return what a plan of so many wall seconds does to the arm's virtual clock; a real one needs nothing."""
+        if self.process or self.plan_time == "frozen":
             return lambda seconds: None
         if self.plan_time == "measured":
             return arm.hold

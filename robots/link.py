@@ -1,0 +1,200 @@
+"""What planner and motion say to each other: structs with sequence, time and checksum, a packet each. Standard library only.
+
+Nothing on the link is ever executed, and nothing has a length that its receiver has not checked. Times are those of the
+machine's monotonic clock, which both processes share.
+"""
+
+import socket
+import struct
+import threading
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from dvgwm.runtime.errors import ShapeError
+
+MAGIC, VERSION = b"dvgw", 1
+HEADER = struct.Struct("<4sHHQQd")
+"""Magic, version, kind, run, sequence, time sent."""
+CHECKSUM = struct.Struct("<I")
+CHUNK = struct.Struct("<QdHH")
+"""Sequence of the chunk, time observed (NaN: none), targets, joints; then the times, then the targets row by row."""
+STATE = struct.Struct("<QHHHH")
+"""Sequence of the chunk being played, log code, joint, flags, joints; then positions commanded and measured, then the world."""
+LARGEST_BYTES = 65_536
+NO_JOINT = 0xFFFF
+
+
+class Kind(IntEnum):
+    """What a message is: a sign of life, something to play, a wish to stop, or to be done with it; motion's state."""
+
+    ALIVE = 1
+    CHUNK = 2
+    STOP = 3
+    END = 4
+    STATE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One datagram: ``sequence`` increases with every message of its sender, ``sent_s`` is when it was sent."""
+
+    kind: Kind
+    run: int
+    sequence: int
+    sent_s: float
+    body: bytes = b""
+
+
+def pack(message: Message) -> bytes:
+    """Return the bytes of a message; raises `ShapeError` where it is too large for a datagram."""
+    head = HEADER.pack(MAGIC, VERSION, message.kind, message.run, message.sequence, message.sent_s)
+    made = head + message.body
+    if len(made) + CHECKSUM.size > LARGEST_BYTES:
+        raise ShapeError("LINK_SIZE", f"wanted at most {LARGEST_BYTES} bytes in a message, got {len(made)}")
+    return made + CHECKSUM.pack(zlib.crc32(made))
+
+
+def unpack(data: bytes, run: int) -> Message | None:
+    """Return the message in ``data``, None where it is none: cut, changed, of another version or of another run."""
+    if not HEADER.size + CHECKSUM.size <= len(data) <= LARGEST_BYTES:
+        return None
+    made, (checksum,) = data[: -CHECKSUM.size], CHECKSUM.unpack(data[-CHECKSUM.size :])
+    magic, version, kind, of_run, sequence, sent_s = HEADER.unpack_from(made)
+    if (magic, version, of_run) != (MAGIC, VERSION, run) or zlib.crc32(made) != checksum or kind not in tuple(Kind):
+        return None
+    return Message(Kind(kind), of_run, sequence, sent_s, made[HEADER.size :])
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Joint targets as they are sent: a sequence, when that was seen which they follow from, times and rows of targets."""
+
+    sequence: int
+    observed_s: float
+    times_s: tuple[float, ...]
+    targets: tuple[tuple[float, ...], ...]
+
+
+def pack_chunk(chunk: Chunk) -> bytes:
+    """Return the body of a `Kind.CHUNK`."""
+    count, width = len(chunk.targets), len(chunk.targets[0]) if chunk.targets else 0
+    numbers = (*chunk.times_s, *(value for row in chunk.targets for value in row))
+    return CHUNK.pack(chunk.sequence, chunk.observed_s, count, width) + _doubles(numbers)
+
+
+def unpack_chunk(body: bytes) -> Chunk | None:
+    """Return the chunk in a body, None where its length is not what it says."""
+    if len(body) < CHUNK.size:
+        return None
+    sequence, observed_s, count, width = CHUNK.unpack_from(body)
+    if len(body) != CHUNK.size + 8 * count * (1 + width):
+        return None
+    numbers = struct.unpack_from(f"<{count * (1 + width)}d", body, CHUNK.size)
+    rows = tuple(numbers[count + row * width : count + (row + 1) * width] for row in range(count))
+    return Chunk(sequence, observed_s, numbers[:count], rows)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Motion's state as it is sent: what it plays, what it has to tell, where the joints are, the simulated world's numbers.
+
+    ``code`` numbers a log code of `motion.MESSAGES`, -1 where there is nothing to tell; ``joint`` is None where none is meant.
+    """
+
+    playing: int
+    code: int
+    joint: int | None
+    latched: bool
+    resting: bool
+    commanded: tuple[float, ...]
+    measured: tuple[float, ...]
+    world: tuple[float, ...] = ()
+
+
+def pack_state(state: State) -> bytes:
+    """Return the body of a `Kind.STATE`."""
+    flags = state.latched | state.resting << 1
+    joint = NO_JOINT if state.joint is None else state.joint
+    head = STATE.pack(state.playing, state.code + 1, joint, flags, len(state.commanded))
+    return head + _doubles((*state.commanded, *state.measured, *state.world))
+
+
+def unpack_state(body: bytes) -> State | None:
+    """Return the state in a body, None where its length is not what it says."""
+    if len(body) < STATE.size:
+        return None
+    playing, code, joint, flags, width = STATE.unpack_from(body)
+    count, rest = divmod(len(body) - STATE.size, 8)
+    if rest or count < 2 * width:
+        return None
+    numbers = struct.unpack_from(f"<{count}d", body, STATE.size)
+    return State(
+        playing,
+        code - 1,
+        None if joint == NO_JOINT else joint,
+        bool(flags & 1),
+        bool(flags & 2),
+        numbers[:width],
+        numbers[width : 2 * width],
+        numbers[2 * width :],
+    )
+
+
+class Line:
+    """One end of the link: sends without ever waiting for the other, and gives what came whole, in order, and of this run."""
+
+    def __init__(self, end: socket.socket, run: int) -> None:
+        end.setblocking(False)
+        self._turn = threading.Lock()  # two threads' messages go in the order of their sequence
+        self._end, self._run, self._sent, self._got = end, run, 0, 0
+        self.closed = False
+
+    def send(self, kind: Kind, now_s: float, body: bytes = b"") -> bool:
+        """Send a message and return whether it went: a full or closed link takes nothing, and nobody waits for it."""
+        with self._turn:
+            self._sent += 1
+            try:
+                self._end.send(pack(Message(kind, self._run, self._sent, now_s, body)))
+            except BlockingIOError:
+                return False
+            except OSError:
+                self.closed = True
+                return False
+            return True
+
+    def receive(self) -> Sequence[Message]:
+        """Return the messages that have come, in their order; older ones, and what is no message, are left out."""
+        messages: list[Message] = []
+        while not self.closed:
+            try:
+                data = self._end.recv(LARGEST_BYTES + 1)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:  # the other end is gone
+                self.closed = True
+                break
+            message = unpack(data, self._run)
+            if message is not None and message.sequence > self._got:
+                self._got = message.sequence
+                messages.append(message)
+        return messages
+
+    def close(self) -> None:
+        """Close this end."""
+        self.closed = True
+        self._end.close()
+
+
+def link(run: int) -> tuple[Line, socket.socket]:
+    """Return one end of a new link, and the socket of the other, for another process to make its end of."""
+    # Packets in sequence: whole like datagrams, and unlike them they tell when the other end is gone.
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return Line(here, run), there
+
+
+def _doubles(numbers: Sequence[float]) -> bytes:
+    return struct.pack(f"<{len(numbers)}d", *numbers)

@@ -1,0 +1,198 @@
+"""An arm whose motion is another process: what plans talks to it over a link, in real time, and can end or hang as it likes."""
+
+import math
+import secrets
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from dvgwm.runtime.errors import ConfigError, RobotCommunicationError
+from dvgwm.runtime.types import ActionChunk, ArmEvent, Observation, Scene
+
+from . import link, motion
+from .arm import OnFrame, joint_targets, unreachable
+from .link import Kind
+from .process import CODES, command
+from .spec import RobotSpec, SimulationOptions
+
+START_S, REST_S, END_S = 20.0, 5.0, 2.0
+"""How long motion may take to start, to come to rest and to end."""
+ALIVE_S = 0.02
+POLL_S = 0.004
+
+
+class RemoteArm:
+    """A simulated robot whose motion, gate and physics run in a process of their own; implements `runtime.types.SimulatedArm`.
+
+    What cameras see is drawn here, from a mirror of the world there. Raises `ConfigError` for a robot that has no mirror,
+    `RobotCommunicationError` where motion does not start or another runtime has the robot.
+    """
+
+    def __init__(self, spec: RobotSpec, options: SimulationOptions, on_frame: OnFrame | None = None) -> None:
+        mirror: Any = spec.simulate(options)
+        if not hasattr(mirror, "mirror"):
+            raise ConfigError("PROCESS_MIRROR", f"the simulated {spec.name} cannot be mirrored; leave --process out")
+        self._mirror, self.model, self._on_frame = mirror, spec.arm, on_frame
+        mirror.connect()
+        self._origin_s, self._sequence, self._events = time.monotonic(), 0, list[ArmEvent]()
+        run = secrets.randbits(63)
+        self._line, there = link.link(run)
+        order = {"robot": spec.name, "run": run, "origin_s": self._origin_s, "options": asdict(options)}
+        with there:
+            self._process = subprocess.Popen(  # noqa: S603 (our own module, our own words)
+                command(there.fileno(), order), pass_fds=[there.fileno()], stderr=subprocess.PIPE, text=True
+            )
+        self._state: tuple[float, link.State] | None = None
+        self._told: str | None = None
+        self._alive = threading.Event()
+        try:
+            self._wait(lambda: self._state is not None, START_S, "start")
+        except RobotCommunicationError:
+            self.close()
+            raise
+        threading.Thread(target=self._keep_alive, daemon=True).start()
+
+    @property
+    def time_s(self) -> float:
+        """The arm's clock: seconds since it was opened."""
+        return time.monotonic() - self._origin_s
+
+    @property
+    def scene(self) -> Scene:
+        """The world around it, in the mirror."""
+        scene: Scene = self._mirror
+        return scene
+
+    def observe(self) -> Observation:
+        """Return what the cameras see of the newest state; raises `RobotCommunicationError` where motion ended."""
+        self._hear()
+        at_s, state = self._known()
+        self._mirror.mirror(state.world)
+        return Observation(dict(self._mirror.images()), np.asarray(state.measured), at_s)
+
+    def play(self, chunk: ActionChunk) -> None:
+        """Have ``chunk`` played until its last action is due; raises as `arm.VirtualArm.play`."""
+        self._sequence += 1
+        targets, missed = joint_targets(self.model, chunk, self._known()[1].commanded)
+        self._events += [unreachable(missed, len(targets), self.time_s)] if missed else []
+        times_s = tuple(map(float, chunk.times_s))
+        motion.JointChunk(self._sequence, times_s, targets)  # what makes no sense is told here, and not sent
+        observed_s = math.nan if chunk.observed_s is None else chunk.observed_s
+        begun_s = self.time_s
+        self._alive.set()
+        try:
+            self._say(Kind.CHUNK, link.pack_chunk(link.Chunk(self._sequence, observed_s, times_s, targets)))
+            for time_s, action in zip(times_s, chunk.actions, strict=True):
+                self._until(time_s)
+                if self._on_frame is not None and time_s > begun_s:
+                    self._on_frame(self.observe(), action)
+        finally:
+            self._alive.clear()
+
+    def hold(self, seconds: float) -> None:
+        """Let time pass while the arm comes to rest and holds."""
+        self._say(Kind.STOP)
+        self._until(self.time_s + seconds)
+
+    def events(self) -> Sequence[ArmEvent]:
+        """Return the events since the last call."""
+        self._hear()
+        events, self._events = self._events, []
+        return events
+
+    def stop(self) -> None:
+        """Brake until every joint is at rest."""
+        self._say(Kind.STOP)
+        self._wait(lambda: self._known()[1].resting, REST_S, "come to rest")
+
+    def close(self) -> None:
+        """Have motion brake and end, and let go of the mirror."""
+        self._line.send(Kind.END, self.time_s)
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._line.close()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+        self._mirror.disconnect()
+
+    def _known(self) -> tuple[float, link.State]:
+        if self._state is None or self._process.poll() is not None:
+            self._lost()
+            raise AssertionError
+        return self._state
+
+    def _lost(self) -> None:
+        said = "" if self._process.stderr is None else self._process.stderr.read().strip()
+        lines = said.splitlines()
+        if lines and lines[-1].startswith("E40 ROBOT_LOCKED"):
+            raise RobotCommunicationError("ROBOT_LOCKED", lines[-1].removeprefix("E40 ROBOT_LOCKED "))
+        told = f": {lines[-1]}" if lines else ""
+        raise RobotCommunicationError(
+            "MOTION_ENDED",
+            f"the motion process ended with code {self._process.returncode}{told}; look at the arm first",
+        )
+
+    def _say(self, kind: Kind, body: bytes = b"") -> None:
+        if not self._line.send(kind, self.time_s, body):
+            self._process.wait(END_S)
+            self._lost()
+
+    def _hear(self) -> None:
+        for message in self._line.receive():
+            state = link.unpack_state(message.body) if message.kind is Kind.STATE else None
+            if state is None:
+                continue
+            self._state = message.sent_s, state
+            code = None if state.code < 0 else CODES[state.code]
+            if code is not None and not (state.latched and code == self._told):
+                where = "" if state.joint is None else f" at joint {state.joint + 1}"
+                self._events.append(ArmEvent(code, message.sent_s, motion.MESSAGES[code].format(where=where)))
+            self._told = code if state.latched else None
+
+    def _wait(self, done: Callable[[], bool], seconds: float, what: str) -> None:
+        end_s = time.monotonic() + seconds
+        while True:
+            self._hear()
+            if done():
+                return
+            if self._process.poll() is not None:
+                self._lost()
+            if time.monotonic() > end_s:
+                self._process.kill()
+                raise RobotCommunicationError("MOTION_SLOW", f"the motion process did not {what} within {seconds:g} s")
+            time.sleep(POLL_S)
+
+    def _until(self, time_s: float) -> None:
+        while True:
+            self._hear()
+            _, state = self._known()
+            if state.latched:
+                self.stop()
+                raise motion.stopped(CODES[state.code])
+            left_s = time_s - self.time_s
+            if left_s <= 0:
+                return
+            time.sleep(min(left_s, POLL_S))
+
+    def _keep_alive(self) -> None:
+        """Say every few milliseconds that whoever plans is there, while something of it is played."""
+        while not self._line.closed:
+            self._alive.wait(1.0)
+            if self._alive.is_set():
+                self._line.send(Kind.ALIVE, self.time_s)
+                time.sleep(ALIVE_S)
+
+
+def open_remote_arm(
+    spec: RobotSpec, *, task: str, seed: int, height_px: int, width_px: int, on_frame: OnFrame | None = None
+) -> RemoteArm:
+    """`arm.open_arm` with motion, gate and physics in a process of their own, in real time."""
+    return RemoteArm(spec, SimulationOptions(task, seed, height_px, width_px), on_frame)

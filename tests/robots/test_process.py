@@ -1,0 +1,268 @@
+"""Motion as a process: what happens to the arm when whoever plans ends, hangs, talks nonsense or is told to stop."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mujoco", reason="MuJoCo is not installed")
+
+from dvgwm.robots import link, process
+from dvgwm.robots.galaxea_a1 import ROBOT
+from dvgwm.robots.link import Chunk, Kind
+from dvgwm.robots.remote import RemoteArm
+from dvgwm.robots.spec import SimulationOptions
+from dvgwm.runtime.errors import RobotCommunicationError
+from dvgwm.runtime.types import ActionChunk
+
+pytestmark = pytest.mark.sim
+OPTIONS = {"task": "fruit_in_bowl", "seed": 0, "height_px": 32, "width_px": 48}
+RUN = 5
+
+
+class Motion:
+    """A motion process and the planner's end of its link, in the hands of a test."""
+
+    def __init__(self):
+        self.line, there = link.link(RUN)
+        self.origin_s, self.states = time.monotonic(), []
+        order = {"robot": "galaxea_a1", "run": RUN, "origin_s": self.origin_s, "options": OPTIONS}
+        with there:
+            words = process.command(there.fileno(), order)
+            self.process = subprocess.Popen(words, pass_fds=[there.fileno()], stderr=subprocess.PIPE, text=True)
+        self.until(lambda: self.states, 20)
+
+    @property
+    def now_s(self):
+        return time.monotonic() - self.origin_s
+
+    @property
+    def state(self):
+        return self.states[-1][1]
+
+    def hear(self):
+        for message in self.line.receive():
+            self.states.append((message.sent_s, link.unpack_state(message.body)))
+
+    def until(self, done, seconds, alive=True):
+        """Listen, and say that one is alive, until ``done()``; return how long it took."""
+        begun_s = self.now_s
+        while not done():
+            assert self.now_s - begun_s < seconds, f"it took too long: {self.states[-1:]}"
+            if alive:
+                self.line.send(Kind.ALIVE, self.now_s)
+            time.sleep(0.005)
+            self.hear()
+        return self.now_s - begun_s
+
+    def pass_time(self, seconds):
+        """Listen and be alive for so long."""
+        end_s = self.now_s + seconds
+        self.until(lambda: self.now_s > end_s, seconds + 2)
+
+    def play(self, seconds=3.0, **change):
+        """Have the arm move for some seconds, and return when it does."""
+        count = round(seconds * 10)
+        swing = np.outer(0.3 * (1 - np.cos(0.08 * np.arange(1, count + 1))), (1, 0, 0, 0, 0, 0, 0))
+        times_s = tuple(float(self.now_s + 0.1 * (k + 1)) for k in range(count))
+        targets = tuple(map(tuple, (swing + self.state.commanded).tolist()))
+        self.line.send(Kind.CHUNK, self.now_s, link.pack_chunk(Chunk(1, math.nan, times_s, targets)))
+        self.until(lambda: abs(self.speed()) > 0.1, 2)
+
+    def speed(self):
+        """Return how fast the first joint was told to move last, in rad/s."""
+        if len(self.states) < 2:
+            return 0.0
+        (before_s, before), (after_s, after) = self.states[-2:]
+        return (after.commanded[0] - before.commanded[0]) / max(after_s - before_s, 1e-3)
+
+    def ended(self, seconds):
+        """Return the exit code and how long it took; what is still to be heard is."""
+        begun_s = self.now_s
+        code = self.process.wait(seconds)
+        taken_s = self.now_s - begun_s
+        self.hear()
+        return code, taken_s
+
+
+@pytest.fixture
+def started():
+    made = []
+
+    def start():
+        made.append(Motion())
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.process.kill()
+        each.process.wait()
+        each.process.stderr.close()
+        each.line.close()
+
+
+def at_rest(states):
+    """Whether the last commands are one place."""
+    return states[-1][1].resting and states[-1][1].commanded == states[-2][1].commanded
+
+
+def test_a_planner_that_is_gone_is_noticed_and_the_arm_brakes(started):
+    motion = started()
+    motion.play()
+    moved = motion.state.commanded[0]
+    motion.line._end.shutdown(1)  # what a killed process leaves: the other end hears that it is over
+    code, taken_s = motion.ended(2)
+    assert code == 42
+    assert taken_s < 1.0
+    assert at_rest(motion.states)
+    assert motion.state.commanded[0] - moved < 0.1
+
+
+def test_a_planner_that_hangs_is_noticed_within_five_ticks(started):
+    """It is there, and says nothing."""
+    motion = started()
+    motion.play()
+    silent_s = motion.now_s
+    motion.until(lambda: motion.state.latched, 2, alive=False)
+    assert process.CODES[motion.state.code] == "GATE_HEARTBEAT"
+    latched_s = next(at_s for at_s, state in motion.states if state.latched)
+    assert 0.05 < latched_s - silent_s < 0.3
+    motion.until(lambda: motion.state.resting, 2, alive=False)
+    assert motion.process.poll() is None, "it holds the arm"
+    motion.line.send(Kind.END, motion.now_s)
+    assert motion.ended(2)[0] == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_at_any_phase_brakes_and_ends(started, number, code):
+    rng = random.Random(code)
+    for _ in range(3):
+        motion = started()
+        motion.play()
+        motion.pass_time(rng.uniform(0.0, 0.5))
+        motion.process.send_signal(number)
+        ended, taken_s = motion.ended(2)
+        assert ended == code
+        assert taken_s < 1.0
+        assert at_rest(motion.states)
+
+
+def test_noise_other_runs_and_old_messages_are_not_heard(started):
+    motion = started()
+    before = motion.state.commanded
+    chunk = link.pack_chunk(Chunk(1, math.nan, (motion.now_s + 0.5,), ((0.4, *before[1:]),)))
+    other = link.pack(link.Message(Kind.CHUNK, RUN + 1, 99, motion.now_s, chunk))
+    for packet in (os.urandom(300), other, other[:-1], b"\0" * 40):
+        motion.line._end.send(packet)
+    motion.pass_time(0.4)
+    assert motion.state.commanded == before
+    assert not motion.state.latched
+
+
+@pytest.mark.parametrize("times", [(math.nan,), (0.2, 0.1), ()])
+def test_a_chunk_that_makes_no_sense_stops_the_arm(started, times):
+    motion = started()
+    motion.play()
+    at_s = motion.now_s
+    rows = tuple(motion.state.commanded for _ in times)
+    body = link.pack_chunk(Chunk(2, math.nan, tuple(at_s + time_s for time_s in times), rows))
+    motion.line.send(Kind.CHUNK, at_s, body if times else body + b"\0")
+    motion.until(lambda: motion.state.resting, 1)
+    assert not motion.state.latched
+
+
+def test_the_second_runtime_of_a_robot_is_refused(started):
+    started()
+    with pytest.raises(RobotCommunicationError) as caught:
+        RemoteArm(ROBOT, SimulationOptions(**OPTIONS))
+    assert (caught.value.exit_code, caught.value.log_code) == (40, "ROBOT_LOCKED")
+
+
+def test_an_arm_in_another_process_plays_in_real_time_and_is_seen():
+    frames = []
+    arm = RemoteArm(ROBOT, SimulationOptions(**OPTIONS), lambda seen, action: frames.append((seen, action)))
+    try:
+        first, begun_s = arm.observe(), arm.time_s
+        swing = np.outer(0.1 * (1 - np.cos(0.15 * np.arange(1, 11))), (1, 0, 0, 0, 0, 0, 0)) + first.joints
+        arm.play(ActionChunk(swing, begun_s + 0.1 * np.arange(1, 11), "joint", None, first.time_s))
+        assert arm.time_s - begun_s == pytest.approx(1.0, abs=0.3)
+        assert len(frames) == 10
+        assert frames[-1][0].joints[0] == pytest.approx(swing[-1][0], abs=0.02)
+        assert any(not np.array_equal(first.images[name], frames[-1][0].images[name]) for name in first.images)
+        assert not arm.events()
+        arm.stop()
+        arm._process.kill()
+        arm._process.wait()
+        with pytest.raises(RobotCommunicationError) as caught:
+            arm.observe()
+        assert caught.value.log_code == "MOTION_ENDED"
+    finally:
+        arm.close()
+
+
+def test_motion_needs_no_torch_and_no_pickle():
+    code = "import dvgwm.robots.process, sys; print({'torch', 'onnxruntime', 'multiprocessing'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def children(pid):
+    """Return the processes below ``pid``."""
+    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.split()
+    pairs = list(zip(map(int, listed[::2]), map(int, listed[1::2]), strict=True))
+    found, seen = {pid}, 0
+    while len(found) > seen:
+        seen = len(found)
+        found |= {child for child, parent in pairs if parent in found}
+    return found - {pid}
+
+
+def command(tmp_path, *words):
+    from dvgwm.runtime.config.plugins import DEFAULT_BUNDLE, shipped
+
+    if not (shipped(DEFAULT_BUNDLE) / "manifest.json").is_file():
+        pytest.skip("the shipped bundle is not here")
+    line = [sys.executable, "-c", "from dvgwm.runtime.cli import main; main()", "--robot", "galaxea_a1", "--process"]
+    return subprocess.Popen(
+        [*line, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)],
+    )  # fmt: skip
+
+
+@pytest.mark.ort
+def test_the_command_runs_an_episode_in_real_time(tmp_path):
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    done = command(tmp_path, "--max-actions", "12", "--out", "run")
+    out, error = done.communicate(timeout=90)
+    assert done.returncode == 0, error
+    facts = json.loads(out.splitlines()[-1])
+    assert (facts["plan_time"], facts["actions"], facts["stopped"]) == ("real", 12, None)
+    assert facts["stages_s"]["motion"] > 0.8
+
+
+@pytest.mark.ort
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_ends_at_a_signal_with_all_its_processes(tmp_path, number):
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    done = command(tmp_path, "--out", "run")
+    end_s, below = time.monotonic() + 30, set()
+    while len(below) < 2 and time.monotonic() < end_s:
+        below = children(done.pid)
+        time.sleep(0.05)
+    time.sleep(1.0)
+    below = children(done.pid)
+    assert len(below) >= 2, "the one that plans and the one that moves"
+    done.send_signal(number)
+    begun_s = time.monotonic()
+    done.communicate(timeout=20)
+    assert done.returncode == 128 + number
+    while any(os.path.exists(f"/proc/{pid}") for pid in below) and time.monotonic() < begun_s + 10:
+        time.sleep(0.02)
+    assert not [pid for pid in below if os.path.exists(f"/proc/{pid}")]
