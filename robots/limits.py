@@ -73,7 +73,7 @@ class SafetyLimits:
     action_age_s: float = 10.0
     state_age_s: float = 0.06
     frame_age_s: float = 0.15
-    heartbeat_age_s: float = 0.1
+    heartbeat_age_s: float = 0.09
 
     def __post_init__(self) -> None:
         rows = self.leap, self.jump, self.tracking

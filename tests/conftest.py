@@ -258,6 +258,7 @@ def observation() -> Observation:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-pages", action="store_true", help="write docs/faults.md and docs/codes.md anew")
     parser.addoption("--soak", type=int, metavar="SEED", help="draw all of tests/soak, from this seed")
 
 

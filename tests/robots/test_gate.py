@@ -153,7 +153,7 @@ LATCHES = {
     "too short": ((0.3,), {}, "GATE_SHAPE"),
     "a jump": ((0.9, 0.5), {}, "GATE_JUMP"),
     "a jump back": ((-0.4, 0.5), {}, "GATE_JUMP"),
-    "a silent planner": ((0.3, 0.5), {"heartbeat_age_s": 0.11}, "GATE_HEARTBEAT"),
+    "a silent planner": ((0.3, 0.5), {"heartbeat_age_s": 0.091}, "GATE_HEARTBEAT"),
     "a robot that stopped": ((0.3, 0.5), {"stopped": True}, "ROBOT_STOP"),
     "a silent robot": ((0.3, 0.5), {"state_age_s": 0.07}, "ROBOT_SILENT"),
     "a state that is no number": ((0.3, 0.5), {"measured": (math.nan, 0.5)}, "ROBOT_STATE"),
@@ -206,7 +206,7 @@ def test_what_is_too_old_brakes_and_goes_on(known, log_code):
 
 
 @pytest.mark.parametrize(
-    "known", [{}, {"heartbeat_age_s": 0.1, "state_age_s": 0.06, "frame_age_s": 0.15, "action_age_s": 10.0}]
+    "known", [{}, {"heartbeat_age_s": 0.09, "state_age_s": 0.06, "frame_age_s": 0.15, "action_age_s": 10.0}]
 )
 def test_ages_up_to_their_limits_pass(known):
     state, verdict = gate.check(LIMITS, PERIOD_S, REST, (0.001, 0.5), gate.Reading((0.1, 0.0), **known))

@@ -242,7 +242,7 @@ def play(core, ticks, ill, box=None, begin=0):
 
 
 ILL = {
-    "heartbeat": ("heartbeat_s", 0.1, "GATE_HEARTBEAT"),
+    "heartbeat": ("heartbeat_s", 0.09, "GATE_HEARTBEAT"),
     "state": ("measured_s", 0.06, "ROBOT_SILENT"),
 }
 
@@ -255,7 +255,7 @@ def test_what_falls_silent_brakes_within_its_age(name):
     assert codes == [log_code]
     assert core.gate.latched == log_code
     assert core.resting
-    braking = 40 + round(age_s / T) + 1
+    braking = 40 + math.floor(age_s / T + 1e-9) + 1
     assert abs(speeds[braking]) < abs(speeds[braking - 1])
     assert abs(speeds[braking - 1]) > abs(speeds[braking - 2]) > 0
 
@@ -345,7 +345,8 @@ def test_a_tick_before_its_time_repeats_the_last_command():
     ("values", "log_code"),
     [
         ([1.2, 0.0], "MOTION_LIMIT"),
-        ([1.21, 0.0], "MOTION_RANGE"),
+        ([0.5, 3.0], "MOTION_LIMIT"),
+        ([0.5, 3.01], "MOTION_RANGE"),
         ([0.0, -57.0], "MOTION_RANGE"),
         ([-1.19], "MOTION_LIMIT"),
     ],
