@@ -54,9 +54,10 @@ def page() -> str:
     lines = [
         "# Log codes",
         "",
-        "Every failure has a code of its own: the second word of the line on standard error, `E<exit code> <LOG CODE> <sentence>`,",
-        "or the name of an event of the arm, which goes on where the exit code is `-`. The sentence says what was wanted, what came",
-        "and what to do; `...` is filled in. Made from the source by `pytest tests/docs/test_codes.py --write-pages`.",
+        "Every failure has a code of its own: the second word of the line on standard error, `E<exit code> <LOG CODE> ...`,",
+        "or the name of an event of the arm, which goes on where the exit code is `-`. The sentence says what was wanted,",
+        "what came and what to do; `...` is filled in. Made from the source by",
+        "`pytest tests/docs/test_codes.py --write-pages`.",
         "",
         "| log code | exit | what is said |",
         "|---|---|---|",
