@@ -22,6 +22,8 @@ TRACKING_TICKS = 3
 WINDOW_S = 1.0
 CLAMPED_SHARE = 0.1
 """The gate latches when more of the last `WINDOW_S` than this share was clamped: whoever plans is not to rely on it."""
+UNSENT = ("ROBOT_STOP", "ROBOT_SILENT")
+"""Latches after which nothing is sent: the robot has stopped itself, or does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +99,15 @@ def check(
             limits, replace(state, clamped=state.clamped << 1 & (1 << round(WINDOW_S / period_s)) - 1), reading
         )
     if state.latched is not None:
-        return _hold(limits, period_s, state)
+        return _hold(limits, period_s, state, reading)
     if target is None:
         return _brake(limits, period_s, state, None)
     if (stale := _stale(limits, reading)) is not None:
         return _brake(limits, period_s, state, stale)
     state = _sound(limits, state, target)
     if state.latched is not None:
-        return _hold(limits, period_s, state)
-    return _pass(limits, period_s, state, tuple(map(float, target)))
+        return _hold(limits, period_s, state, reading)
+    return _pass(limits, period_s, state, tuple(map(float, target)), reading)
 
 
 def fault(limits: JointLimits, target: Any) -> str | None:
@@ -222,7 +224,7 @@ def _sound(limits: SafetyLimits, state: GateState, target: Any) -> GateState:
 
 
 def _pass(
-    limits: SafetyLimits, period_s: float, state: GateState, target: tuple[float, ...]
+    limits: SafetyLimits, period_s: float, state: GateState, target: tuple[float, ...], reading: Reading
 ) -> tuple[GateState, Verdict]:
     """Pass what the joints' limits leave of ``target``, or brake for the tool's; latch where that is no exception."""
     position, velocity, found = nearest(limits.joints, period_s, state, target)
@@ -230,7 +232,7 @@ def _pass(
     if found is not None or wrong is not None:
         state = replace(state, clamped=state.clamped | 1)
     if state.clamped.bit_count() > CLAMPED_SHARE * round(WINDOW_S / period_s):
-        return _hold(limits, period_s, latch(state, "GATE_CLAMPED"))
+        return _hold(limits, period_s, latch(state, "GATE_CLAMPED"), reading)
     if wrong is not None:
         return _brake(limits, period_s, state, wrong)
     code, joint = (None, None) if found is None else (f"GATE_{found[0]}", found[1])
@@ -271,12 +273,18 @@ def _brake(limits: SafetyLimits, period_s: float, state: GateState, log_code: st
     return replace(state, position=position, velocity=velocity), Verdict(position, log_code)
 
 
-def _hold(limits: SafetyLimits, period_s: float, state: GateState) -> tuple[GateState, Verdict]:
+def _hold(limits: SafetyLimits, period_s: float, state: GateState, reading: Reading) -> tuple[GateState, Verdict]:
     """Brake a latched arm and hold; one that was kept from following goes to where it was measured, and does not push."""
+    after, verdict = _held(limits, period_s, state)
+    # A robot may stop itself, or fall silent, after the arm was latched for another reason.
+    answers = not reading.stopped and fresh(reading.state_age_s, limits.state_age_s)
+    return after, replace(verdict, send=state.latched not in UNSENT and answers)
+
+
+def _held(limits: SafetyLimits, period_s: float, state: GateState) -> tuple[GateState, Verdict]:
     code = state.latched
     if state.hold is None:
-        after, verdict = _brake(limits, period_s, state, code)
-        return after, replace(verdict, send=code not in ("ROBOT_STOP", "ROBOT_SILENT"))
+        return _brake(limits, period_s, state, code)
     steps = []
     for at, to, acceleration in zip(state.position, state.hold, limits.joints.acceleration, strict=True):
         # As fast as it can still stop at the goal: the goal is not passed.

@@ -20,8 +20,8 @@ HEADER = struct.Struct("<4sHHQQd")
 CHECKSUM = struct.Struct("<I")
 CHUNK = struct.Struct("<QdHH")
 """Sequence of the chunk, time observed (NaN: none), targets, joints; then the times, then the targets row by row."""
-STATE = struct.Struct("<QHHHH")
-"""Sequence of the chunk being played, log code, joint, flags, joints; then positions commanded and measured, then the world."""
+STATE = struct.Struct("<HHHH")
+"""Log code, joint, flags, joints; then positions commanded and measured, then the world."""
 LARGEST_BYTES = 65_536
 NO_JOINT = 0xFFFF
 
@@ -98,12 +98,11 @@ def unpack_chunk(body: bytes) -> Chunk | None:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Motion's state as it is sent: what it plays, what it has to tell, where the joints are, the simulated world's numbers.
+    """Motion's state as it is sent: what it has to tell, where the joints are, the simulated world's numbers.
 
     ``code`` numbers a log code of `motion.MESSAGES`, -1 where there is nothing to tell; ``joint`` is None where none is meant.
     """
 
-    playing: int
     code: int
     joint: int | None
     latched: bool
@@ -117,7 +116,7 @@ def pack_state(state: State) -> bytes:
     """Return the body of a `Kind.STATE`."""
     flags = state.latched | state.resting << 1
     joint = NO_JOINT if state.joint is None else state.joint
-    head = STATE.pack(state.playing, state.code + 1, joint, flags, len(state.commanded))
+    head = STATE.pack(state.code + 1, joint, flags, len(state.commanded))
     return head + _doubles((*state.commanded, *state.measured, *state.world))
 
 
@@ -125,13 +124,12 @@ def unpack_state(body: bytes) -> State | None:
     """Return the state in a body, None where its length is not what it says."""
     if len(body) < STATE.size:
         return None
-    playing, code, joint, flags, width = STATE.unpack_from(body)
+    code, joint, flags, width = STATE.unpack_from(body)
     count, rest = divmod(len(body) - STATE.size, 8)
     if rest or count < 2 * width:
         return None
     numbers = struct.unpack_from(f"<{count}d", body, STATE.size)
     return State(
-        playing,
         code - 1,
         None if joint == NO_JOINT else joint,
         bool(flags & 1),

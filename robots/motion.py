@@ -137,8 +137,9 @@ def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState
     clock = gate.double(now_s)
     if clock is None or not core.now_s <= clock < inf:
         core = replace(core, gate=gate.latch(core.gate, "MOTION_CLOCK"))
+        clock = None
     elif clock - core.now_s < core.period_s / 2:
-        return core, gate.Verdict(core.gate.position, None), None
+        return core, gate.Verdict(core.gate.position, None, send=core.gate.latched not in gate.UNSENT), None
     else:
         late = core.now_s > -inf and clock - core.now_s > MISSED_TICKS * core.period_s
         core = replace(core, now_s=clock, gate=gate.latch(core.gate, "MOTION_GAP") if late else core.gate)
@@ -147,7 +148,8 @@ def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState
     found = None
     if target is not None:
         target, _, found = gate.nearest(core.limits.joints, core.period_s, core.gate, target)
-    reading = _reading(core, mailbox)
+    # Without a clock nothing has an age, and the arm is to be braked all the same.
+    reading = gate.Reading(stopped=mailbox.stopped) if clock is None else _reading(core, mailbox)
     state, verdict = gate.check(core.limits, core.period_s, core.gate, target, reading)
     core = replace(core, gate=state)
     if core.pause is not None or verdict.log_code == "GATE_FRAME":

@@ -54,8 +54,13 @@ def watched_signals() -> Ending:
 def locked(robot: str) -> int:
     """Return the descriptor of a lock that one process can have for ``robot``; raises `RobotCommunicationError`."""
     folder = Path(tempfile.gettempdir()) / f"dvgwm-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    held = os.open(folder / f"{robot}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        held = os.open(folder / f"{robot}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise RobotCommunicationError(
+            "ROBOT_LOCK", f"cannot make a lock in {folder}: {error}; look whose it is"
+        ) from error
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -92,7 +97,7 @@ def serve(model: ArmModel, robot: MirroredRobot, line: Line, origin_s: float, en
         line.send(Kind.STATE, now_s, link.pack_state(_state(core, code, verdict.joint, seen, robot)))
         if ending.code is not None and core.resting:
             return ending.code
-        due_s = max(due_s + model.period_s, time.monotonic())
+        due_s = max(due_s + model.period_s, time.monotonic() + model.period_s / 2)
         time.sleep(max(0.0, due_s - time.monotonic()))
 
 
@@ -116,10 +121,8 @@ def _state(
     core: motion.MotionState, code: str | None, joint: int | None, seen: motion.Mailbox, robot: MirroredRobot
 ) -> link.State:
     number = -1 if code is None else CODES.index(code)
-    latched = core.gate.latched is not None
-    playing = max(core.sequence, 0) if core.track is not None else 0
-    measured = tuple(seen.measured or ())
-    return link.State(playing, number, joint, latched, core.resting, core.gate.position, measured, robot.world())
+    latched, measured = core.gate.latched is not None, tuple(seen.measured or ())
+    return link.State(number, joint, latched, core.resting, core.gate.position, measured, robot.world())
 
 
 def run(fd: int, order: Mapping[str, Any]) -> int:

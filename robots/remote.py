@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -106,9 +106,9 @@ class RemoteArm:
         return events
 
     def stop(self) -> None:
-        """Brake until every joint is at rest."""
-        self._say(Kind.STOP)
-        self._wait(lambda: self._known()[1].resting, REST_S, "come to rest")
+        """Brake until every joint is at rest; motion that has ended did so before."""
+        self._line.send(Kind.STOP, self.time_s)
+        self._wait(lambda: self._process.poll() is not None or self._known()[1].resting, REST_S, "come to rest")
 
     def close(self) -> None:
         """Have motion brake and end, and let go of the mirror."""
@@ -126,10 +126,9 @@ class RemoteArm:
     def _known(self) -> tuple[float, link.State]:
         if self._state is None or self._process.poll() is not None:
             self._lost()
-            raise AssertionError
         return self._state
 
-    def _lost(self) -> None:
+    def _lost(self) -> NoReturn:
         said = "" if self._process.stderr is None else self._process.stderr.read().strip()
         lines = said.splitlines()
         if lines and lines[-1].startswith("E40 ROBOT_LOCKED"):

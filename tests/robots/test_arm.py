@@ -198,6 +198,8 @@ def test_nothing_but_the_arm_commands_a_driver():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "send_action"
     }
-    assert callers == {"arm.py"}
+    assert callers == {"arm.py", "process.py"}
     assert "gate.check" in (robots / "motion.py").read_text()
-    assert "motion.step" in (robots / "arm.py").read_text()
+    for name in callers:
+        assert "motion.step" in (robots / name).read_text()
+        assert "verdict.position" in (robots / name).read_text()

@@ -45,6 +45,8 @@ def chunk_at(tick: int) -> JointChunk:
     return chunk(number, number * LENGTH_S)
 
 
+CLOCKED = ("now_s", "measured_s", "frame_s", "heartbeat_s")
+"""What has its time from the one clock that all have."""
 Change = Callable[[int, int, dict[str, Any]], None]
 """From the tick, the fault's first one and what is known at it to what is known instead."""
 
@@ -93,7 +95,8 @@ def wrist(change: Callable[[float, int], float]) -> Change:
 
 def clock(shift: Callable[[int], float]) -> Change:
     def change(tick: int, begin: int, known: dict[str, Any]) -> None:
-        known["now_s"] += shift(tick - begin)
+        for name in CLOCKED:
+            known[name] += shift(tick - begin)
 
     return change
 
@@ -113,7 +116,7 @@ def late(tick: int, begin: int, known: dict[str, Any]) -> None:
 
 def slow(tick: int, begin: int, known: dict[str, Any]) -> None:
     """Once a second a tick comes three periods late, with all that it knows."""
-    for name in ("now_s", "measured_s", "frame_s", "heartbeat_s"):
+    for name in CLOCKED:
         known[name] += 3 * T * ((tick - begin) // 50)
 
 

@@ -232,6 +232,14 @@ def test_the_first_check_that_fails_decides():
     assert gate.check(LIMITS, PERIOD_S, latched, (math.nan,), gate.Reading(stopped=True))[1].log_code == "MOTION_CLOCK"
 
 
+@pytest.mark.parametrize("hold", [None, (0.1, 0.5)])
+def test_a_robot_that_stops_or_falls_silent_after_a_latch_gets_nothing_either(hold):
+    state = gate.latch(moving(), "GATE_JUMP", hold)
+    for known, sent in (({}, True), ({"stopped": True}, False), ({"state_age_s": 0.07}, False), ({}, True)):
+        state, verdict = gate.check(LIMITS, PERIOD_S, state, None, gate.Reading(**known))
+        assert (verdict.send, verdict.log_code) == (sent, "GATE_JUMP")
+
+
 def test_a_latch_keeps_its_first_reason():
     once = gate.latch(REST, "GATE_JUMP", (0.1, 0.5))
     assert (once.latched, once.hold) == ("GATE_JUMP", (0.1, 0.5))

@@ -375,6 +375,8 @@ def test_a_robot_that_stops_itself_gets_nothing_more():
         core, verdict, _ = motion.step(core, tick * T, well(tick * T, chunk(), stopped=tick == 40))
         sent.append(verdict.send)
     assert sent == [True] * 40 + [False] * 20
+    _, verdict, _ = motion.step(core, 59.2 * T, well(59.2 * T))
+    assert not verdict.send, "nor before its time"
     assert motion.stopped(core.gate.latched).exit_code == 41
 
 

@@ -232,6 +232,7 @@ def command(tmp_path, *words):
     line = [sys.executable, "-c", "from dvgwm.runtime.cli import main; main()", "--robot", "galaxea_a1", "--process"]
     return subprocess.Popen(
         [*line, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
         preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)],
     )  # fmt: skip
 
@@ -248,8 +249,10 @@ def test_the_command_runs_an_episode_in_real_time(tmp_path):
 
 
 @pytest.mark.ort
+@pytest.mark.parametrize("to_all", [False, True], ids=["to one", "to all"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_ends_at_a_signal_with_all_its_processes(tmp_path, number):
+def test_the_command_ends_at_a_signal_with_all_its_processes(tmp_path, number, to_all):
+    """A terminal sends it to all of them at once, a service manager to the first one."""
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     done = command(tmp_path, "--out", "run")
     end_s, below = time.monotonic() + 30, set()
@@ -259,7 +262,7 @@ def test_the_command_ends_at_a_signal_with_all_its_processes(tmp_path, number):
     time.sleep(1.0)
     below = children(done.pid)
     assert len(below) >= 2, "the one that plans and the one that moves"
-    done.send_signal(number)
+    os.killpg(done.pid, number) if to_all else done.send_signal(number)
     begun_s = time.monotonic()
     done.communicate(timeout=20)
     assert done.returncode == 128 + number

@@ -20,6 +20,7 @@ LONGEST_BESIDE_OTHERS_S = 10.0
 """In the test suite every core has work of its own."""
 OVER = "it was over"
 FIRST_S = 0.03
+FIRST_BESIDE_OTHERS_S = 0.3
 """Before that it is Python itself that starts: it has a handler for Ctrl-C already, and not yet a line of ours."""
 
 
@@ -74,9 +75,10 @@ def test_signals_spread_over_start_up_and_planning_end_it_and_leave_nothing(tmp_
     assert child.returncode == 0, stderr
     whole_s = time.monotonic() - begun
     longest_s = LONGEST_S if soak.all else LONGEST_BESIDE_OTHERS_S
+    first_s = FIRST_S if soak.all else FIRST_BESIDE_OTHERS_S
     rng, count = random.Random(soak.seed), 200 if soak.all else 40
     draws = [
-        (tmp_path / str(k), rng.choice(list(CODES)), rng.uniform(FIRST_S, whole_s), longest_s) for k in range(count)
+        (tmp_path / str(k), rng.choice(list(CODES)), rng.uniform(first_s, whole_s), longest_s) for k in range(count)
     ]
     with ThreadPoolExecutor(2) as pool:
         wrong = [told for told in pool.map(lambda draw: stopped(*draw), draws) if told is not None]
