@@ -84,12 +84,10 @@ class Motion:
         return (after.commanded[0] - before.commanded[0]) / max(after_s - before_s, 1e-3)
 
     def ended(self, seconds):
-        """Return the exit code and how long it took; what is still to be heard is."""
-        begun_s = self.now_s
+        """Return the exit code; what is still to be heard is."""
         code = self.process.wait(seconds)
-        taken_s = self.now_s - begun_s
         self.hear()
-        return code, taken_s
+        return code
 
 
 @pytest.fixture
@@ -118,26 +116,21 @@ def test_a_planner_that_is_gone_is_noticed_and_the_arm_brakes(started):
     motion.play()
     moved = motion.state.commanded[0]
     motion.line._end.shutdown(1)  # what a killed process leaves: the other end hears that it is over
-    code, taken_s = motion.ended(2)
-    assert code == 42
-    assert taken_s < 1.0
+    assert motion.ended(2) == 42
     assert at_rest(motion.states)
     assert motion.state.commanded[0] - moved < 0.1
 
 
-def test_a_planner_that_hangs_is_noticed_within_five_ticks(started):
-    """It is there, and says nothing."""
+def test_a_planner_that_hangs_is_noticed(started):
+    """It is there, and says nothing. Within how many ticks: `test_faults.py`, on a clock that no machine's load moves."""
     motion = started()
     motion.play()
-    silent_s = motion.now_s
     motion.until(lambda: motion.state.latched, 2, alive=False)
     assert process.CODES[motion.state.code] == "GATE_HEARTBEAT"
-    latched_s = next(at_s for at_s, state in motion.states if state.latched)
-    assert 0.05 < latched_s - silent_s < 0.3
     motion.until(lambda: motion.state.resting, 2, alive=False)
     assert motion.process.poll() is None, "it holds the arm"
     motion.line.send(Kind.END, motion.now_s)
-    assert motion.ended(2)[0] == 0
+    assert motion.ended(2) == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
@@ -148,9 +141,7 @@ def test_a_signal_at_any_phase_brakes_and_ends(started, number, code):
         motion.play()
         motion.pass_time(rng.uniform(0.0, 0.5))
         motion.process.send_signal(number)
-        ended, taken_s = motion.ended(2)
-        assert ended == code
-        assert taken_s < 1.0
+        assert motion.ended(2) == code
         assert at_rest(motion.states)
 
 
@@ -207,7 +198,7 @@ def test_an_arm_in_another_process_plays_in_real_time_and_is_seen():
         arm.close()
 
 
-def test_motion_needs_no_torch_and_no_pickle():
+def test_motion_needs_no_torch_no_engines_and_no_multiprocessing():
     code = "import dvgwm.robots.process, sys; print({'torch', 'onnxruntime', 'multiprocessing'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
