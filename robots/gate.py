@@ -177,7 +177,7 @@ def misled(limits: SafetyLimits, period_s: float, position: Sequence[float], vel
     while all(low <= at <= high for low, at, high in zip(space.lower_m, end, space.upper_m, strict=True)):
         if not any(velocity[: len(parts)]):
             return "GATE_TOOL_FAST" if sum(speed * speed for speed in speeds) > space.speed_m_s**2 else None
-        position, velocity = _slower(limits.joints, period_s, position, velocity)
+        position, velocity = slower(limits.joints, period_s, position, velocity)
         end, _ = tool(space.chain, position)
     return "GATE_WORKSPACE"
 
@@ -255,7 +255,7 @@ def _inside(limits: JointLimits, position: Sequence[float]) -> tuple[float, ...]
     return tuple(min(max(at, low), high) for at, low, high in rows)
 
 
-def _slower(
+def slower(
     limits: JointLimits, period_s: float, position: Sequence[float], velocity: Sequence[float]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return positions and velocities a tick later, every joint braked as fast as it may be."""
@@ -269,7 +269,7 @@ def _slower(
 
 def _brake(limits: SafetyLimits, period_s: float, state: GateState, log_code: str | None) -> tuple[GateState, Verdict]:
     """Slow every joint down as fast as it may, then hold."""
-    position, velocity = _slower(limits.joints, period_s, state.position, state.velocity)
+    position, velocity = slower(limits.joints, period_s, state.position, state.velocity)
     return replace(state, position=position, velocity=velocity), Verdict(position, log_code)
 
 

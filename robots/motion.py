@@ -19,7 +19,7 @@ from dvgwm.runtime.errors import (
 )
 from dvgwm.runtime.types import ArmEvent
 
-from . import gate, player
+from . import gate, governor, player
 from .limits import SafetyLimits
 
 MISSED_TICKS = 5
@@ -130,7 +130,7 @@ def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState
     """Return the core after this tick, what may be sent, and an event where something new has to be told.
 
     A chunk whose sequence does not increase is not played; one with an unsound target is not begun, and latches. After
-    the last target the arm brakes and holds; nothing is extrapolated and nothing is played twice. What the joints cannot
+    the last target the arm brakes and holds; nothing is extrapolated and nothing is played twice. What joints and tool cannot
     follow is slowed down before the gate sees it. Each kind of event is told once per chunk. A clock that goes back or is
     none latches, and so does one that leaves ticks out; a tick before its time repeats the last.
     """
@@ -144,17 +144,19 @@ def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState
         late = core.now_s > -inf and clock - core.now_s > MISSED_TICKS * core.period_s
         core = replace(core, now_s=clock, gate=gate.latch(core.gate, "MOTION_GAP") if late else core.gate)
     core, refused = _accept(core, mailbox)
-    target = None if core.track is None else player.sample(core.track, core.now_s + core.period_s)
-    found = None
-    if target is not None:
-        target, _, found = gate.nearest(core.limits.joints, core.period_s, core.gate, target)
+    due, played = (
+        None if core.track is None else player.sample(core.track, at) for at in (core.now_s, core.now_s + core.period_s)
+    )
+    target, found = None, None
+    if due is not None and played is not None:
+        target, found = governor.govern(core.limits, core.period_s, core.gate, due, played)
     # Without a clock nothing has an age, and the arm is to be braked all the same.
     reading = gate.Reading(stopped=mailbox.stopped) if clock is None else _reading(core, mailbox)
     state, verdict = gate.check(core.limits, core.period_s, core.gate, target, reading)
     core = replace(core, gate=state)
     if core.pause is not None or verdict.log_code == "GATE_FRAME":
         core = _paused(core, gate.fresh(reading.frame_age_s, core.limits.frame_age_s))
-    if target is None or core.gate.latched is not None or verdict.log_code in ("GATE_FRAME", "GATE_STALE"):
+    if played is None or core.gate.latched is not None or verdict.log_code in ("GATE_FRAME", "GATE_STALE"):
         core = replace(core, track=None)
     slowed = (None, None) if found is None else (f"MOTION_{found[0]}", found[1])
     code, joint = (core.gate.latched or refused or verdict.log_code, verdict.joint)
@@ -259,6 +261,8 @@ MESSAGES = {
     "MOTION_RANGE": "the chunk leaves the joints' range by far, as other units would: braked, held and latched",
     "MOTION_LIMIT": "the chunk left the position limits{where}: kept inside",
     "MOTION_FAST": "the chunk was too fast{where}: slowed down",
+    "MOTION_WORKSPACE": "the chunk was too fast for the edge of the workspace: slowed down",
+    "MOTION_TOOL_FAST": "the chunk was too fast for the tool: slowed down",
     "MOTION_PAUSES": "there were too many pauses within a minute: held and latched",
     "MOTION_PAUSED": "a pause was too long: held and latched",
 }

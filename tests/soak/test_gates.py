@@ -170,7 +170,7 @@ WRONG = {
         "stopping distance",
     ),
     "no tool": ("misled", lambda *_: None, "workspace"),
-    "a tool that stops at once": ("_slower", lambda limits, dt, at, v: (tuple(at), (0.0,) * len(v)), "acceleration"),
+    "a tool that stops at once": ("slower", lambda limits, dt, at, v: (tuple(at), (0.0,) * len(v)), "acceleration"),
     "a row that is not looked at": ("fault", lambda *_: None, "position"),
 }
 

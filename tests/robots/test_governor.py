@@ -1,0 +1,135 @@
+"""The reference governor: it asks for as much as arm and tool can follow, and the gate behind it has nothing to do."""
+
+import math
+import random
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from dvgwm.robots import gate, governor
+from dvgwm.robots.a1_model import A1, SAFETY
+from dvgwm.robots.chain import tool
+
+T = A1.period_s
+HOME = (0.0, 1.58, -1.14, 1.57, -1.13, 0.0, 0.5)
+SPACE = SAFETY.workspace
+
+
+def follow(targets, state=None, limits=SAFETY):
+    """Return the states of an arm that follows, the limits met, and the gate's log codes."""
+    states, met, codes = [state or gate.rest(HOME)], [], []
+    for due, target in pairwise((states[0].position, *targets)):
+        wanted, found = governor.govern(limits, T, states[-1], due, target)
+        after, verdict = gate.check(limits, T, states[-1], wanted)
+        states.append(after)
+        met.append(found)
+        codes.append(verdict.log_code)
+    return states, met, codes
+
+
+def speeds(states):
+    """Return how fast the tool went between states, in m/s, as its places tell."""
+    places = np.array([tool(SPACE.chain, state.position)[0] for state in states])
+    return np.linalg.norm(np.diff(places, axis=0), axis=1) / T
+
+
+def stretched(ticks, far=0.8):
+    """Return targets that turn the stretched out arm about its base, at the joint's top speed."""
+    begin = (0.0, 2.0, -1.6, 0.0, 0.0, 0.0, 0.5)
+    return gate.rest(begin), [(min(T * k, far), *begin[1:]) for k in range(1, ticks + 1)]
+
+
+def test_what_can_be_followed_is_returned_as_it_is():
+    targets = [tuple(q + 0.05 * (1 - math.cos(0.8 * T * k)) for q in HOME) for k in range(1, 300)]
+    states, met, codes = follow(targets)
+    assert [state.position for state in states[1:]] == targets
+    assert set(met) == set(codes) == {None}
+
+
+def test_a_tool_that_would_be_too_fast_is_slowed_down_and_arrives():
+    begin, targets = stretched(120)
+    states, met, codes = follow(targets, begin)
+    assert set(codes) == {None}, "nothing is left for the gate to do"
+    assert ("TOOL_FAST", None) in met
+    fast = speeds(states)
+    assert fast.max() <= SPACE.speed_m_s + 1e-3
+    assert np.percentile(fast[20:80], 50) > 0.97 * SPACE.speed_m_s, "no slower than it has to be"
+    assert states[-1].position[0] == pytest.approx(0.8, abs=1e-4)
+    assert max(state.position[0] for state in states) < 0.8 + 2e-3, "and does not go past"
+
+
+def test_without_it_the_gate_brakes_and_latches():
+    """A negative control: the same targets, as near as the joints alone can follow them."""
+    begin, targets = stretched(120)
+    state, codes = begin, []
+    for target in targets:
+        near, _, _ = gate.nearest(SAFETY.joints, T, state, target)
+        state, verdict = gate.check(SAFETY, T, state, near)
+        codes.append(verdict.log_code)
+    assert {"GATE_TOOL_FAST", "GATE_CLAMPED"} <= set(codes)
+
+
+def test_a_joint_that_was_too_fast_is_named():
+    _, met, codes = follow([(*HOME[:5], 0.4, 0.5)] * 60)
+    assert ("FAST", 5) in met
+    assert set(codes) == {None}
+
+
+def test_the_edge_of_the_workspace_is_approached_slowly():
+    """The last target is inside, by two millimetres, but the plan goes there at full speed and stops dead."""
+    over = tool(SPACE.chain, HOME)[0]
+    limits = replace(SAFETY, workspace=replace(SPACE, lower_m=(*SPACE.lower_m[:2], over[2] - 0.1), speed_m_s=5.0))
+    low = HOME
+    while tool(SPACE.chain, low)[0][2] > over[2] - 0.098:
+        low = (*low[:1], low[1] + 1e-4, *low[2:])
+    down = [
+        (HOME[0], min(HOME[1] + 0.0008 * k * k, HOME[1] + 0.02 * k - 0.125, low[1]), *HOME[2:]) for k in range(1, 80)
+    ]
+    states, met, codes = follow(down, limits=limits)
+    assert set(codes) == {None}
+    assert ("WORKSPACE", None) in met
+    assert states[-1].position == pytest.approx(low, abs=1e-3)
+
+
+def test_a_target_outside_of_the_workspace_is_the_gates_to_judge():
+    down = [(HOME[0], HOME[1] + 0.012 * k, *HOME[2:]) for k in range(1, 200)]
+    _, _, codes = follow(down)
+    assert "GATE_WORKSPACE" in codes
+    assert codes[-1] == "GATE_CLAMPED"
+
+
+def test_a_tool_that_braking_makes_faster_is_braked_all_the_same():
+    """Joints whose motions cancel in part at the tool: the slower one is at rest first, and the tool goes with the other."""
+    position = (0.1937115, 1.5074609, -1.7212625, 2.2214432, -0.3907948, -0.2609552, 0.0)
+    velocity = (0.045114, 0.045114, -0.9022816, -0.9022816, -0.045114, 0.0, 1.8045632)
+    assert gate.misled(SAFETY, T, position, velocity) is None
+    state = replace(gate.rest(position), velocity=velocity)
+    braked, slowed = gate.slower(SAFETY.joints, T, position, velocity)
+    assert gate.misled(SAFETY, T, braked, slowed) == "GATE_TOOL_FAST"
+    signs = (-1, 1, -1, -1, 1, -1, 1)
+    wanted = tuple(q + (v + 0.08 * sign) * T for q, v, sign in zip(position, velocity, signs, strict=True))
+    asked, found = governor.govern(SAFETY, T, state, position, wanted)
+    assert (asked, found) == (None, ("TOOL_FAST", None))
+    after, verdict = gate.check(SAFETY, T, state, asked)
+    assert (after.position, verdict.log_code) == (braked, None)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_asked_for_the_gate_has_nothing_to_do(seed):
+    """Targets that leap about inside the workspace, ten a second."""
+    rng, state, target, met = random.Random(seed), gate.rest(HOME), HOME, set()
+    for tick in range(2_000):
+        due = target
+        if tick % 5 == 0:
+            target = tuple(
+                q + rng.uniform(-w, w) for q, w in zip(HOME, (2.0, 0.4, 0.4, 2.0, 1.0, 1.8, 0.5), strict=True)
+            )
+            if gate.misled(SAFETY, T, target, (0.0,) * 7) is not None:
+                target = HOME
+        wanted, found = governor.govern(SAFETY, T, state, due, target)
+        state, verdict = gate.check(SAFETY, T, state, wanted)
+        assert verdict.log_code is None
+        met.add(None if found is None else found[0])
+    assert {"FAST", "TOOL_FAST"} <= met
