@@ -113,17 +113,27 @@ class MotionState:
 
 
 def start(limits: SafetyLimits, period_s: float, measured: Sequence[float]) -> MotionState:
-    """Return the core of an arm that stands still where it was measured, clipped to its limits.
+    """Return the core of an arm that stands still where it was measured, a sensor's noise past a limit set right.
 
-    Raises `RobotCommunicationError` where the measurement is not one finite position per joint.
+    Raises `RobotCommunicationError` where the measurement is not one finite position per joint, `GateLatchError` where arm or
+    tool stand outside of their limits: no command that keeps inside could begin there.
     """
     joints = limits.joints
     if gate.fault(joints, measured) is not None:
         raise RobotCommunicationError(
             "ARM_MEASURED", f"wanted {joints.dof} finite joint positions, got {list(measured)}; check the driver"
         )
-    inside = (min(max(q, low), high) for q, low, high in zip(measured, joints.lower, joints.upper, strict=True))
-    return MotionState(limits, period_s, gate.rest(tuple(inside)))
+    rows = zip(measured, joints.lower, joints.upper, strict=True)
+    inside = tuple(min(max(float(q), low), high) for q, low, high in rows)
+    for joint, (at, q, most) in enumerate(zip(inside, measured, limits.jump, strict=True)):
+        if abs(at - q) > most:
+            span = f"{joints.lower[joint]:g} to {joints.upper[joint]:g}"
+            raise GateLatchError(
+                "ARM_OUTSIDE", f"joint {joint + 1} stands at {q:.3f}, outside of {span}; move it inside"
+            )
+    if gate.misled(limits, period_s, inside, (0.0,) * joints.dof) is not None:
+        raise GateLatchError("ARM_OUTSIDE", "the tool stands outside of its workspace; move the arm inside")
+    return MotionState(limits, period_s, gate.rest(inside))
 
 
 def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState, gate.Verdict, ArmEvent | None]:

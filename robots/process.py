@@ -14,17 +14,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from dvgwm.runtime.errors import DvgwmError, RobotCommunicationError, ShapeError
+from dvgwm.runtime.errors import ConfigError, DvgwmError, RobotCommunicationError, ShapeError
+from dvgwm.runtime.strict import strict
 
 from . import link, motion
+from .limits import SafetyLimits
 from .link import Kind, Line
 from .spec import ArmModel, MirroredRobot, RobotSpec, SimulationOptions
+from .tightening import wider
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 CODES = tuple(motion.MESSAGES)
@@ -71,9 +75,44 @@ def locked(robot: str) -> int:
     return held
 
 
+@dataclass(slots=True)
+class Driver:
+    """A robot's driver as motion sees it: one that raises is a robot that does not answer, whatever it raises.
+
+    ``answered_s`` is when both ways last went well, ``failure`` what was raised since.
+    """
+
+    robot: MirroredRobot
+    joint_names: Sequence[str]
+    measured: tuple[float, ...]
+    answered_s: float = 0.0
+    failure: str | None = None
+
+    def read(self, now_s: float) -> None:
+        """Measure the joints."""
+        try:
+            self.measured = self.robot.positions()
+        except Exception as error:  # a vendor's own
+            self.failure = f"{type(error).__name__}: {error}"
+        if self.failure is None:
+            self.answered_s = now_s
+
+    def send(self, position: Sequence[float]) -> None:
+        """Send a command; the next measurement counts only if it was taken."""
+        try:
+            self.robot.send_action({f"{name}.pos": q for name, q in zip(self.joint_names, position, strict=True)})
+            self.failure = None
+        except Exception as error:
+            self.failure = f"{type(error).__name__}: {error}"
+
+
 def serve(model: ArmModel, robot: MirroredRobot, line: Line, origin_s: float, ending: Ending) -> int:
-    """Run motion until it is to end and the arm is at rest, and return the exit code; a late tick is not made up for."""
-    core = motion.start(model.limits, model.period_s, robot.positions())
+    """Run motion until it is to end and the arm is at rest, and return the exit code; a late tick is not made up for.
+
+    Raises `RobotCommunicationError` where the driver went on failing until nothing may be sent any more.
+    """
+    driver = Driver(robot, model.joint_names, robot.positions())
+    core = motion.start(model.limits, model.period_s, driver.measured)
     box, heard_s, due_s = motion.Mailbox(), 0.0, time.monotonic()
     while True:
         for message in line.receive():
@@ -87,11 +126,13 @@ def serve(model: ArmModel, robot: MirroredRobot, line: Line, origin_s: float, en
         if ending.code is not None:
             box = replace(box, stop=True)
         alive_s = heard_s if core.track is not None else None  # who has nothing played need not say that it lives
-        seen = replace(box, measured=robot.positions(), measured_s=now_s, heartbeat_s=alive_s)
+        driver.read(now_s)
+        seen = replace(box, measured=driver.measured, measured_s=driver.answered_s, heartbeat_s=alive_s)
         core, verdict, event = motion.step(core, now_s, seen)
+        if core.gate.latched == "ROBOT_SILENT" and driver.failure is not None:
+            raise RobotCommunicationError("ROBOT_DRIVER", f"the driver failed: {driver.failure}; look at the arm first")
         if verdict.send:
-            command = zip(model.joint_names, verdict.position, strict=True)
-            robot.send_action({f"{name}.pos": q for name, q in command})
+            driver.send(verdict.position)
         robot.advance(model.period_s)
         code = core.gate.latched or (None if event is None else event.log_code)
         line.send(Kind.STATE, now_s, link.pack_state(_state(core, code, verdict.joint, seen, robot)))
@@ -128,27 +169,30 @@ def _state(
 def run(fd: int, order: Mapping[str, Any]) -> int:
     """Open the robot that ``order`` names and serve it; returns the exit code."""
     ending = watched_signals()
-    line = Line(socket.socket(fileno=fd), int(order["run"]))
-    try:
-        held = locked(f"{order['robot']}-simulated")
-    except RobotCommunicationError as error:
-        sys.stderr.write(f"{error.line}\n")
-        return error.exit_code
-    spec: RobotSpec = next(iter(entry_points(group="dvgwm.robots", name=order["robot"]))).load()
-    robot: Any = spec.simulate(SimulationOptions(**order["options"]))
-    robot.connect()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        return serve(spec.arm, robot, line, float(order["origin_s"]), ending)
-    except DvgwmError as error:
-        sys.stderr.write(f"{error.line}\n")
-        return error.exit_code
-    finally:
-        robot.disconnect()
-        line.close()
-        os.close(held)
+    with ExitStack() as opened:
+        line = Line(socket.socket(fileno=fd), int(order["run"]))
+        opened.callback(line.close)
+        try:
+            opened.callback(os.close, locked(f"{order['robot']}-simulated"))
+            spec: RobotSpec = next(iter(entry_points(group="dvgwm.robots", name=order["robot"]))).load()
+            model = _limited(spec.arm, strict(order["limits"], SafetyLimits))
+            robot: Any = spec.simulate(SimulationOptions(**order["options"]))
+            robot.connect()
+            opened.callback(robot.disconnect)
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+            return serve(model, robot, line, float(order["origin_s"]), ending)
+        except DvgwmError as error:
+            sys.stderr.write(f"{error.line}\n")
+            return error.exit_code
+
+
+def _limited(model: ArmModel, limits: SafetyLimits) -> ArmModel:
+    """Return ``model`` with these limits; raises `ConfigError` where they are wider than its own, whoever asks for them."""
+    if wide := list(wider(limits, model.limits, model.joint_names)):
+        raise ConfigError("LIMITS_WIDER", f"{'; '.join(wide)}; limits can only be made tighter")
+    return replace(model, limits=limits)
 
 
 def main() -> None:

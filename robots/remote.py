@@ -43,6 +43,7 @@ class RemoteArm:
         run = secrets.randbits(63)
         self._line, there = link.link(run)
         order = {"robot": spec.name, "run": run, "origin_s": self._origin_s, "options": asdict(options)}
+        order |= {"limits": asdict(spec.arm.limits)}
         with there:
             self._process = subprocess.Popen(  # noqa: S603 (our own module, our own words)
                 command(there.fileno(), order), pass_fds=[there.fileno()], stderr=subprocess.PIPE, text=True
@@ -131,8 +132,9 @@ class RemoteArm:
     def _lost(self) -> NoReturn:
         said = "" if self._process.stderr is None else self._process.stderr.read().strip()
         lines = said.splitlines()
-        if lines and lines[-1].startswith("E40 ROBOT_LOCKED"):
-            raise RobotCommunicationError("ROBOT_LOCKED", lines[-1].removeprefix("E40 ROBOT_LOCKED "))
+        if lines and lines[-1].startswith("E40 "):  # what it says itself is the better error
+            _, code, message = lines[-1].split(" ", 2)
+            raise RobotCommunicationError(code, message)
         told = f": {lines[-1]}" if lines else ""
         raise RobotCommunicationError(
             "MOTION_ENDED",

@@ -69,7 +69,7 @@ def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError |
 
     Raises the errors of every part.
     """
-    spec = load_robot(settings.robot)
+    spec = load_robot(settings.robot, settings.limits)
     task = settings.chosen_task(spec)
     plan_time = "real" if settings.process else settings.plan_time
     started = time.perf_counter()
@@ -98,6 +98,8 @@ def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError |
             "task": f"{task}, seed {settings.seed}",
             "plan time": plan_time,
         }
+        if settings.limits is not None:
+            facts["limits"] = f"tightened by {settings.limits}"
         result = {
             "command": "run",
             "robot": settings.robot,

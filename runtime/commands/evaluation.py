@@ -23,7 +23,7 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool, control: 
     things, the one was moved that was asked for: with the control ``other-instruction`` the one that it asks for. An episode
     that the gate stopped is not solved; ``stopped`` counts them by log code.
     """
-    spec = load_robot(settings.robot)
+    spec = load_robot(settings.robot, settings.limits)
     layouts = [
         (spec.tasks[index % len(spec.tasks)], settings.seed + index // len(spec.tasks)) for index in range(episodes)
     ]

@@ -57,6 +57,7 @@ bundle_options = together(
 @click.option(
     "--process", is_flag=True, help="Run motion and the simulated arm in a process of their own, in real time."
 )
+@click.option("--limits", type=Place(), help="TOML file that makes the robot's limits tighter (docs/limits.md).")
 @click.option("--plan-only", is_flag=True, help="Imagine and act from a recording; no robot.")
 @click.option("--camera", type=Place(), help="With --plan-only: an image, a folder or a video.")
 @click.option("--at", "at_s", type=Seconds, default=0.0, show_default=True, help="Second of the recording to start at.")
@@ -121,6 +122,7 @@ def inspect(bundle: Path, deep: bool) -> None:
 @click.option("--execute", type=Positive, help="Actions played before the next plan (default: the bundle's).")
 @click.option("--max-actions", type=Positive, default=96, show_default=True, help="Actions after which one ends.")
 @click.option("--plan-time", type=PlanTime(), default="frozen", show_default=True, help="Virtual time of a plan.")
+@click.option("--limits", type=Place(), help="TOML file that makes the robot's limits tighter.")
 @click.option(
     "--control",
     type=click.Choice(["frozen", "other-instruction", "true-frames"]),

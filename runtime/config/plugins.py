@@ -55,10 +55,16 @@ def open_backend(name: str, threads: int | None) -> Backend:
     return backend
 
 
-def load_robot(name: str) -> SimulatedRobotSpec:
-    """Return the robot called ``name``; raises `ConfigError` naming those that exist."""
+def load_robot(name: str, limits: Path | None = None) -> SimulatedRobotSpec:
+    """Return the robot called ``name``, its limits tightened by the file ``limits``.
+
+    Raises `ConfigError` naming the robots that exist, or what is wrong with the file.
+    """
     spec: SimulatedRobotSpec = load("robots", name)
-    return spec
+    if limits is None:
+        return spec
+    tight: SimulatedRobotSpec = load("arm", "tightened")(spec, limits)
+    return tight
 
 
 def open_simulation(

@@ -49,6 +49,7 @@ class SimulationSettings:
     out: Path | None = None
     gif: Path | None = None
     process: bool = False
+    limits: Path | None = None
 
     def chosen_task(self, spec: SimulatedRobotSpec) -> str:
         """Return the task to simulate, ``task`` or ``task:object``; raises `ConfigError` naming those that exist."""

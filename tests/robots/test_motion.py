@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from dvgwm.robots import motion
+from dvgwm.robots.a1_model import SAFETY
 from dvgwm.robots.limits import JointLimits, SafetyLimits
 from dvgwm.robots.motion import JointChunk, Mailbox
-from dvgwm.runtime.errors import RobotCommunicationError, ShapeError
+from dvgwm.runtime.errors import GateLatchError, RobotCommunicationError, ShapeError
 
 JOINTS = JointLimits((-1.0, 0.0), (1.0, 1.0), (1.0, 2.0), (4.0, 10.0))
 LIMITS = SafetyLimits(JOINTS, leap=(2.0, 2.0), jump=(0.1, 0.1), tracking=(0.1, 0.1))
@@ -74,6 +75,25 @@ def test_a_following_chunk_is_joined_without_a_kink():
     speed = np.diff(np.concatenate([first[:, 0], second[:, 0]])) / T
     assert np.abs(np.diff(speed)).max() <= 4.0 * T + 1e-9
     assert events == []
+
+
+@pytest.mark.parametrize(
+    ("measured", "said"), [((1.05, 0.5), None), ((1.2, 0.5), "joint 1 stands at 1.200"), ((0.0, -0.2), "joint 2")]
+)
+def test_an_arm_that_stands_outside_is_not_moved(measured, said):
+    if said is None:
+        assert motion.start(LIMITS, T, measured).gate.position == (1.0, 0.5), "a sensor's noise"
+        return
+    with pytest.raises(GateLatchError, match=said) as caught:
+        motion.start(LIMITS, T, measured)
+    assert caught.value.log_code == "ARM_OUTSIDE"
+
+
+def test_a_tool_that_stands_outside_is_not_moved():
+    home = (0.0, 1.58, -1.14, 1.57, -1.13, 0.0, 0.5)
+    above = replace(SAFETY.workspace, lower_m=(-0.8, -0.8, 0.3))
+    with pytest.raises(GateLatchError, match="tool stands outside"):
+        motion.start(replace(SAFETY, workspace=above), T, home)
 
 
 def test_a_repeated_chunk_is_not_played_again_and_an_older_one_is_refused():
