@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -27,86 +26,6 @@ from dvgwm.runtime.types import ActionChunk
 pytestmark = pytest.mark.sim
 OPTIONS = {"task": "fruit_in_bowl", "seed": 0, "height_px": 32, "width_px": 48}
 RUN = 5
-
-
-class Motion:
-    """A motion process and the planner's end of its link, in the hands of a test."""
-
-    def __init__(self, limits=ROBOT.arm.limits):
-        self.line, there = link.link(RUN)
-        self.origin_s, self.states = time.monotonic(), []
-        order = {"robot": "galaxea_a1", "run": RUN, "origin_s": self.origin_s, "options": OPTIONS}
-        order |= {"limits": asdict(limits)}
-        with there:
-            words = process.command(there.fileno(), order)
-            self.process = subprocess.Popen(words, pass_fds=[there.fileno()], stderr=subprocess.PIPE, text=True)
-        self.until(lambda: self.states, 20)
-
-    @property
-    def now_s(self):
-        return time.monotonic() - self.origin_s
-
-    @property
-    def state(self):
-        return self.states[-1][1]
-
-    def hear(self):
-        for message in self.line.receive():
-            self.states.append((message.sent_s, link.unpack_state(message.body)))
-
-    def until(self, done, seconds, alive=True):
-        """Listen, and say that one is alive, until ``done()``; return how long it took."""
-        begun_s = self.now_s
-        while not done():
-            assert self.now_s - begun_s < seconds, f"it took too long: {self.states[-1:]}"
-            if alive:
-                self.line.send(Kind.ALIVE, self.now_s)
-            time.sleep(0.005)
-            self.hear()
-        return self.now_s - begun_s
-
-    def pass_time(self, seconds):
-        """Listen and be alive for so long."""
-        end_s = self.now_s + seconds
-        self.until(lambda: self.now_s > end_s, seconds + 2)
-
-    def play(self, seconds=3.0, **change):
-        """Have the arm move for some seconds, and return when it does."""
-        count = round(seconds * 10)
-        swing = np.outer(0.3 * (1 - np.cos(0.08 * np.arange(1, count + 1))), (1, 0, 0, 0, 0, 0, 0))
-        times_s = tuple(float(self.now_s + 0.1 * (k + 1)) for k in range(count))
-        targets = tuple(map(tuple, (swing + self.state.commanded).tolist()))
-        self.line.send(Kind.CHUNK, self.now_s, link.pack_chunk(Chunk(1, math.nan, times_s, targets)))
-        self.until(lambda: abs(self.speed()) > 0.1, 2)
-
-    def speed(self):
-        """Return how fast the first joint was told to move last, in rad/s."""
-        if len(self.states) < 2:
-            return 0.0
-        (before_s, before), (after_s, after) = self.states[-2:]
-        return (after.commanded[0] - before.commanded[0]) / max(after_s - before_s, 1e-3)
-
-    def ended(self, seconds):
-        """Return the exit code; what is still to be heard is."""
-        code = self.process.wait(seconds)
-        self.hear()
-        return code
-
-
-@pytest.fixture
-def started():
-    made = []
-
-    def start(*limits):
-        made.append(Motion(*limits))
-        return made[-1]
-
-    yield start
-    for each in made:
-        each.process.kill()
-        each.process.wait()
-        each.process.stderr.close()
-        each.line.close()
 
 
 def at_rest(states):
@@ -136,23 +55,11 @@ def test_a_planner_that_hangs_is_noticed(started):
     assert motion.ended(2) == 0
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_at_any_phase_brakes_and_ends(started, number, code):
-    rng = random.Random(code)
-    for _ in range(3):
-        motion = started()
-        motion.play()
-        motion.pass_time(rng.uniform(0.0, 0.5))
-        motion.process.send_signal(number)
-        assert motion.ended(2) == code
-        assert at_rest(motion.states)
-
-
 def test_noise_other_runs_and_old_messages_are_not_heard(started):
     motion = started()
     before = motion.state.commanded
     chunk = link.pack_chunk(Chunk(1, math.nan, (motion.now_s + 0.5,), ((0.4, *before[1:]),)))
-    other = link.pack(link.Message(Kind.CHUNK, RUN + 1, 99, motion.now_s, chunk))
+    other = link.pack(link.Message(Kind.CHUNK, motion.run + 1, 99, motion.now_s, chunk))
     for packet in (os.urandom(300), other, other[:-1], b"\0" * 40):
         motion.line._end.send(packet)
     motion.pass_time(0.4)

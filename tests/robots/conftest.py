@@ -1,0 +1,118 @@
+"""A motion process in the hands of a test, which is its planner."""
+
+import math
+import os
+import subprocess
+import time
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from dvgwm.robots import link, process
+from dvgwm.robots.a1_model import SAFETY
+from dvgwm.robots.link import Chunk, Kind
+
+OPTIONS = {"task": "fruit_in_bowl", "seed": 0, "height_px": 32, "width_px": 48}
+
+
+class Motion:
+    """A motion process and the planner's end of its link, in the hands of a test."""
+
+    run = 5
+
+    def __init__(self, limits=SAFETY, folder=None):
+        self.line, there = link.link(self.run)
+        self.origin_s, self.states = time.monotonic(), []
+        order = {"robot": "galaxea_a1", "run": self.run, "origin_s": self.origin_s, "options": OPTIONS}
+        order |= {"limits": asdict(limits)}
+        with there:
+            words = process.command(there.fileno(), order)
+            own = {} if folder is None else {"TMPDIR": str(folder)}
+            self.process = subprocess.Popen(
+                words, pass_fds=[there.fileno()], stderr=subprocess.PIPE, text=True, env=os.environ | own
+            )
+        self.until(lambda: self.states, 20)
+
+    @property
+    def now_s(self):
+        return time.monotonic() - self.origin_s
+
+    @property
+    def state(self):
+        return self.states[-1][1]
+
+    def hear(self):
+        for message in self.line.receive():
+            self.states.append((message.sent_s, link.unpack_state(message.body)))
+
+    def until(self, done, seconds, alive=True):
+        """Listen, and say that one is alive, until ``done()``; return how long it took."""
+        begun_s = self.now_s
+        while not done():
+            assert self.now_s - begun_s < seconds, f"it took too long: {self.states[-1:]}"
+            if alive:
+                self.line.send(Kind.ALIVE, self.now_s)
+            time.sleep(0.005)
+            self.hear()
+        return self.now_s - begun_s
+
+    def pass_time(self, seconds):
+        """Listen and be alive for so long."""
+        end_s = self.now_s + seconds
+        self.until(lambda: self.now_s > end_s, seconds + 2)
+
+    def play(self, seconds=3.0, **change):
+        """Have the arm move for some seconds, and return when it does."""
+        count = round(seconds * 10)
+        swing = np.outer(0.3 * (1 - np.cos(0.08 * np.arange(1, count + 1))), (1, 0, 0, 0, 0, 0, 0))
+        times_s = tuple(float(self.now_s + 0.1 * (k + 1)) for k in range(count))
+        targets = tuple(map(tuple, (swing + self.state.commanded).tolist()))
+        self.line.send(Kind.CHUNK, self.now_s, link.pack_chunk(Chunk(1, math.nan, times_s, targets)))
+        self.until(lambda: abs(self.speed()) > 0.1, 2)
+
+    def speed(self):
+        """Return how fast the first joint was told to move last, in rad/s."""
+        if len(self.states) < 2:
+            return 0.0
+        (before_s, before), (after_s, after) = self.states[-2:]
+        return (after.commanded[0] - before.commanded[0]) / max(after_s - before_s, 1e-3)
+
+    def ended(self, seconds):
+        """Return the exit code; what is still to be heard is."""
+        code = self.process.wait(seconds)
+        self.hear()
+        return code
+
+    def close(self):
+        """End it, whatever it does."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stderr.close()
+        self.line.close()
+
+
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path, monkeypatch):
+    """A robot is locked among those who share a folder for temporary files: tests are no runtimes of each other."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def motion_process():
+    """What starts a motion process; whoever does so closes it."""
+    return Motion
+
+
+@pytest.fixture
+def started():
+    """Start a motion process, of the Galaxea A1 and its limits where no others are named; all end with the test."""
+    made = []
+
+    def start(limits=SAFETY):
+        made.append(Motion(limits))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
