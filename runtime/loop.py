@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .cameras.sight import check_sight
 from .config.plugins import load_robot, open_simulation
 from .config.settings import SimulationSettings
 from .denoise import Progress
@@ -20,7 +21,7 @@ from .profiler import Profiler
 from .types import ActionChunk, Arm, ArmEvent, ImageArray, Observation, Plan, SimulatedArm
 
 STOPS = GateLatchError, RobotStopError, RobotCommunicationError, CameraLostError
-"""What stops an arm that plays. What was seen until then is shown; then the run ends with it."""
+"""What stops an arm, or loses it or its camera. What was seen until then is shown; then the run ends with it."""
 Imagine = Callable[[Sequence[Observation], str, int, Profiler, Progress], Plan]
 """What `Pipeline.imagine` is: observations, instruction, seed, profiler and progress to a plan."""
 
@@ -142,7 +143,7 @@ def run_episode(
     progress: Progress = silent,
     imagine: Imagine | None = None,
 ) -> Episode:
-    """Return the episode that ends when ``solved()``, after ``max_actions``, or where the arm was stopped (`STOPS`).
+    """Return the episode that ends when ``solved()``, after ``max_actions``, or where arm or camera were lost (`STOPS`).
 
     ``imagine`` takes the pipeline's place. ``spend`` is called with the wall seconds of every plan, so that a virtual
     clock can let them pass while the arm holds. Raises what the arm and the pipeline raise, after the arm has been told to
@@ -150,10 +151,10 @@ def run_episode(
     """
     episode, imagine = Episode(), imagine or pipeline.imagine
     history: deque[Observation] = deque(maxlen=max(pipeline.manifest.rates.history, 1))
-    stride = min(pipeline.manifest.rates.act_every, options.execute)
+    stride, camera = min(pipeline.manifest.rates.act_every, options.execute), pipeline.manifest.input.camera
     try:
         while episode.actions < options.max_actions and not episode.solved:
-            _observe(arm, history, profiler)
+            _observe(arm, history, profiler, camera)
             if _plan_is_due(pipeline, episode, options):
                 started = time.perf_counter()
                 seed = options.seed * 1000 + len(episode.plans)  # every plan of an episode has noise of its own
@@ -161,35 +162,32 @@ def run_episode(
                 episode.plans.append((history[-1].time_s, plan))
                 spend(time.perf_counter() - started)
                 history.pop()  # the arm held still while it planned: seen again, not twice
-                _observe(arm, history, profiler)
+                _observe(arm, history, profiler, camera)
             chunk = pipeline.act(episode.plans[-1][1], history, options.instruction, profiler, progress)
             chunk = _head(chunk, min(stride, options.max_actions - episode.actions))
-            episode.stopped = _play(arm, chunk, profiler)
+            with profiler.span("motion"):
+                arm.play(chunk)
             episode.events += arm.events()
-            if episode.stopped is not None:
-                break
             episode.actions += len(chunk.actions)
             episode.spread += [] if chunk.spread is None else chunk.spread.max(1).tolist()
             episode.solved = solved()
+    except STOPS as stop:
+        arm.stop()
+        episode.events += arm.events()
+        if not episode.plans:  # there is nothing to show
+            raise
+        episode.stopped = stop
     except BaseException:
         arm.stop()
         raise
     return episode
 
 
-def _observe(arm: Arm, history: deque[Observation], profiler: Profiler) -> None:
+def _observe(arm: Arm, history: deque[Observation], profiler: Profiler, camera: str) -> None:
     with profiler.span("observe"):
-        history.append(arm.observe())
-
-
-def _play(arm: Arm, chunk: ActionChunk, profiler: Profiler) -> DvgwmError | None:
-    """Play ``chunk`` and return what stopped the arm, None if nothing did."""
-    with profiler.span("motion"):
-        try:
-            arm.play(chunk)
-        except STOPS as stop:
-            return stop
-    return None
+        observation = arm.observe()
+        check_sight(observation, history[-1] if history else None, camera)
+        history.append(observation)
 
 
 def _plan_is_due(pipeline: Pipeline, episode: Episode, options: EpisodeOptions) -> bool:

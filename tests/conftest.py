@@ -236,6 +236,17 @@ def manifest(stages: tuple[StageSpec, ...], rates: Rates) -> Manifest:
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
     """Write a fake bundle: ``make_bundle("dvgwm")`` or ``make_bundle("dream4manip")``."""
+    return bundles_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A fake bundle that a module's tests share, and leave as it is."""
+    return bundles_in(tmp_path_factory.mktemp("module"))()
+
+
+def bundles_in(tmp_path: Path) -> Callable[..., Bundle]:
+    """Return what writes fake bundles into a folder."""
 
     def make(system: str = "dvgwm", name: str = "bundle") -> Bundle:
         stages, rates = (dvgwm_stages(), Rates(8, 8, 1)) if system == "dvgwm" else (dream_stages(), Rates(0, 1, 8))

@@ -1,9 +1,7 @@
 """Motion as a process: what happens to the arm when whoever plans ends, hangs, talks nonsense or is told to stop."""
 
-import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -190,61 +188,3 @@ def test_motion_needs_no_torch_no_engines_and_no_multiprocessing():
     code = "import dvgwm.robots.process, sys; print({'torch', 'onnxruntime', 'multiprocessing'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-
-
-def children(pid):
-    """Return the processes below ``pid``."""
-    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.split()
-    pairs = list(zip(map(int, listed[::2]), map(int, listed[1::2]), strict=True))
-    found, seen = {pid}, 0
-    while len(found) > seen:
-        seen = len(found)
-        found |= {child for child, parent in pairs if parent in found}
-    return found - {pid}
-
-
-def command(tmp_path, *words):
-    from dvgwm.runtime.config.plugins import DEFAULT_BUNDLE, shipped
-
-    if not (shipped(DEFAULT_BUNDLE) / "manifest.json").is_file():
-        pytest.skip("the shipped bundle is not here")
-    line = [sys.executable, "-c", "from dvgwm.runtime.cli import main; main()", "--robot", "galaxea_a1", "--process"]
-    return subprocess.Popen(
-        [*line, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)],
-    )  # fmt: skip
-
-
-@pytest.mark.ort
-def test_the_command_runs_an_episode_in_real_time(tmp_path):
-    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
-    done = command(tmp_path, "--max-actions", "12", "--out", "run")
-    out, error = done.communicate(timeout=90)
-    assert done.returncode == 0, error
-    facts = json.loads(out.splitlines()[-1])
-    assert (facts["plan_time"], facts["actions"], facts["stopped"]) == ("real", 12, None)
-    assert facts["stages_s"]["motion"] > 0.1, "in real time: what planning left of 1.2 s"
-
-
-@pytest.mark.ort
-@pytest.mark.parametrize("to_all", [False, True], ids=["to one", "to all"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_ends_at_a_signal_with_all_its_processes(tmp_path, number, to_all):
-    """A terminal sends it to all of them at once, a service manager to the first one."""
-    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
-    done = command(tmp_path, "--out", "run")
-    end_s, below = time.monotonic() + 30, set()
-    while len(below) < 2 and time.monotonic() < end_s:
-        below = children(done.pid)
-        time.sleep(0.05)
-    time.sleep(1.0)
-    below = children(done.pid)
-    assert len(below) >= 2, "the one that plans and the one that moves"
-    os.killpg(done.pid, number) if to_all else done.send_signal(number)
-    begun_s = time.monotonic()
-    done.communicate(timeout=20)
-    assert done.returncode == 128 + number
-    while any(os.path.exists(f"/proc/{pid}") for pid in below) and time.monotonic() < begun_s + 10:
-        time.sleep(0.02)
-    assert not [pid for pid in below if os.path.exists(f"/proc/{pid}")]
