@@ -11,6 +11,7 @@ from typing import Any
 
 from dvgwm.runtime.errors import (
     CameraLostError,
+    DeadlineError,
     DvgwmError,
     GateLatchError,
     RobotCommunicationError,
@@ -27,8 +28,9 @@ MISSED_TICKS = 5
 OUTSIDE = 1.0
 """How many of its ranges a joint's target may lie outside of them: further off are other units, degrees for radians."""
 WELL_TICKS = 10
-PAUSES, PAUSE_WINDOW_S, LONGEST_PAUSE_S = 3, 60.0, 5.0
-"""A pause ends after `WELL_TICKS` good ticks; one longer than `LONGEST_PAUSE_S`, or a fourth within the window, latches."""
+FORGIVEN, WINDOW_S, LONGEST_PAUSE_S = 3, 60.0, 5.0
+"""A pause ends after `WELL_TICKS` good ticks; one longer than `LONGEST_PAUSE_S`, a fourth within the window, and a fourth
+chunk within it that came too late to be played, latch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,10 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class MotionState:
-    """Everything the core remembers between ticks; ``pauses`` has the times of those that are younger than a minute."""
+    """Everything the core remembers between ticks.
+
+    ``pauses``, and ``lates`` of chunks too late to be played, have the times of those that are younger than a minute.
+    """
 
     limits: SafetyLimits
     period_s: float
@@ -104,6 +109,7 @@ class MotionState:
     observed_s: float | None = None
     pause: Pause | None = None
     pauses: tuple[float, ...] = ()
+    lates: tuple[float, ...] = ()
     reported: frozenset[str] = frozenset()
 
     @property
@@ -193,13 +199,18 @@ def _paused(core: MotionState, well: bool) -> MotionState:
     pause, pauses, state = core.pause, core.pauses, core.gate
     if pause is None:
         pause = Pause(core.now_s)
-        pauses = (*(at for at in pauses if core.now_s - at < PAUSE_WINDOW_S), core.now_s)
+        pauses = _within(pauses, core.now_s)
     pause = replace(pause, well=pause.well + 1 if well else 0)
-    if len(pauses) > PAUSES:
+    if len(pauses) > FORGIVEN:
         state = gate.latch(state, "MOTION_PAUSES")
     if core.now_s - pause.since_s > LONGEST_PAUSE_S:
         state = gate.latch(state, "MOTION_PAUSED")
     return replace(core, pause=None if pause.well >= WELL_TICKS else pause, pauses=pauses, gate=state)
+
+
+def _within(times_s: tuple[float, ...], now_s: float) -> tuple[float, ...]:
+    """Return the times that lie within the window, and now."""
+    return (*(at for at in times_s if now_s - at < WINDOW_S), now_s)
 
 
 def _accept(core: MotionState, mailbox: Mailbox) -> tuple[MotionState, str | None]:
@@ -215,7 +226,9 @@ def _accept(core: MotionState, mailbox: Mailbox) -> tuple[MotionState, str | Non
         return replace(core, gate=gate.latch(core.gate, fault)), None
     curve = player.track(core.now_s, core.gate.position, core.gate.velocity, chunk.times_s, chunk.targets)
     if curve is None:
-        return core, "MOTION_LATE"
+        core = replace(core, lates=_within(core.lates, core.now_s))
+        state = gate.latch(core.gate, "MOTION_LATES") if len(core.lates) > FORGIVEN else core.gate
+        return replace(core, gate=state), "MOTION_LATE"
     leaps = zip(curve.positions[1], core.gate.position, core.limits.leap, strict=True)
     if any(abs(to - at) > most for to, at, most in leaps):
         return replace(core, gate=gate.latch(core.gate, "MOTION_LEAP")), None
@@ -245,6 +258,7 @@ ENDS: Mapping[str, type[DvgwmError]] = {
     "ROBOT_STATE": RobotCommunicationError,
     "MOTION_PAUSES": CameraLostError,
     "MOTION_PAUSED": CameraLostError,
+    "MOTION_LATES": DeadlineError,
 }
 """What a latch ends a run with, where it is not the gate's own."""
 MESSAGES = {
@@ -267,6 +281,7 @@ MESSAGES = {
     "MOTION_CLOCK": "the clock went back: braked, held and latched",
     "MOTION_GAP": "ticks were left out: braked, held and latched",
     "MOTION_LATE": "every target of the chunk was already past: held",
+    "MOTION_LATES": "four chunks within a minute came too late to be played: held and latched",
     "MOTION_LEAP": "the chunk begins too far from where the arm is: braked, held and latched",
     "MOTION_RANGE": "the chunk leaves the joints' range by far, as other units would: braked, held and latched",
     "MOTION_LIMIT": "the chunk left the position limits{where}: kept inside",

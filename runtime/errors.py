@@ -82,6 +82,10 @@ class CameraMismatchError(DvgwmError, ValueError, exit_code=21):
     """A frame of another size, type or layout than the bundle was built for."""
 
 
+class DeadlineError(DvgwmError, TimeoutError, exit_code=33):
+    """Plans that come too late to be played, again and again."""
+
+
 class RobotCommunicationError(DvgwmError, ConnectionError, exit_code=40):
     """The robot does not answer, or is held by another runtime."""
 

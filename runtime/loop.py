@@ -15,12 +15,12 @@ from .config.settings import SimulationSettings
 from .denoise import Progress
 from .display.report import Finished
 from .display.results import outputs, progress_bars, publish
-from .errors import CameraLostError, DvgwmError, GateLatchError, RobotCommunicationError, RobotStopError
+from .errors import CameraLostError, DeadlineError, DvgwmError, GateLatchError, RobotCommunicationError, RobotStopError
 from .pipeline import Pipeline, silent
 from .profiler import Profiler
 from .types import ActionChunk, Arm, ArmEvent, ImageArray, Observation, Plan, SimulatedArm
 
-STOPS = GateLatchError, RobotStopError, RobotCommunicationError, CameraLostError
+STOPS = GateLatchError, RobotStopError, RobotCommunicationError, CameraLostError, DeadlineError
 """What stops an arm, or loses it or its camera. What was seen until then is shown; then the run ends with it."""
 Imagine = Callable[[Sequence[Observation], str, int, Profiler, Progress], Plan]
 """What `Pipeline.imagine` is: observations, instruction, seed, profiler and progress to a plan."""
@@ -152,9 +152,10 @@ def run_episode(
     episode, imagine = Episode(), imagine or pipeline.imagine
     history: deque[Observation] = deque(maxlen=max(pipeline.manifest.rates.history, 1))
     stride, camera = min(pipeline.manifest.rates.act_every, options.execute), pipeline.manifest.input.camera
+    since = None
     try:
         while episode.actions < options.max_actions and not episode.solved:
-            _observe(arm, history, profiler, camera)
+            since = _observe(arm, history, profiler, camera, since)
             if _plan_is_due(pipeline, episode, options):
                 started = time.perf_counter()
                 seed = options.seed * 1000 + len(episode.plans)  # every plan of an episode has noise of its own
@@ -162,7 +163,7 @@ def run_episode(
                 episode.plans.append((history[-1].time_s, plan))
                 spend(time.perf_counter() - started)
                 history.pop()  # the arm held still while it planned: seen again, not twice
-                _observe(arm, history, profiler, camera)
+                since = _observe(arm, history, profiler, camera, since)
             chunk = pipeline.act(episode.plans[-1][1], history, options.instruction, profiler, progress)
             chunk = _head(chunk, min(stride, options.max_actions - episode.actions))
             with profiler.span("motion"):
@@ -183,11 +184,13 @@ def run_episode(
     return episode
 
 
-def _observe(arm: Arm, history: deque[Observation], profiler: Profiler, camera: str) -> None:
+def _observe(
+    arm: Arm, history: deque[Observation], profiler: Profiler, camera: str, since: Observation | None
+) -> Observation:
+    """Look, add what is seen to ``history``, and return what the next look is to be checked with (`check_sight`)."""
     with profiler.span("observe"):
-        observation = arm.observe()
-        check_sight(observation, history[-1] if history else None, camera)
-        history.append(observation)
+        history.append(arm.observe())
+        return check_sight(history[-1], since, camera)
 
 
 def _plan_is_due(pipeline: Pipeline, episode: Episode, options: EpisodeOptions) -> bool:

@@ -273,6 +273,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", type=int, metavar="SEED", help="draw all of tests/soak, from this seed")
 
 
+@pytest.fixture(scope="session")
+def hold_section(request: pytest.FixtureRequest) -> Callable[[str, str, str], None]:
+    """Hold a section of a page in docs/, by its heading, against what a test made; write it with ``--write-pages``."""
+
+    def hold(name: str, heading: str, made: str) -> None:
+        page = Path(__file__).parents[1] / "docs" / name
+        before, found, rest = page.read_text("utf-8").partition(f"\n## {heading}\n")
+        assert found, f"{page} has no section {heading!r}"
+        said, mark, after = rest.partition("\n## ")
+        # A paragraph before the table is written by hand.
+        words, table, _ = said.partition("\n|")
+        if request.config.getoption("--write-pages"):
+            page.write_text(f"{before}{found}{words}\n{made}\n{mark}{after}", "utf-8")
+            return
+        assert (table + said.partition("\n|")[2]).strip("\n") == made, "--write-pages writes it anew"
+
+    return hold
+
+
 @dataclass(frozen=True)
 class Soak:
     """What the fuzzes of tests/soak draw from: a seed, and whether all of it is drawn."""

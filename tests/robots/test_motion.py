@@ -118,6 +118,17 @@ def test_a_chunk_that_is_wholly_past_holds():
     assert (commands == commands[0]).all()
 
 
+def test_a_fourth_chunk_within_a_minute_that_is_wholly_past_latches():
+    core, told = fresh(), []
+    for number, at_s in enumerate((10.0, 30.0, 50.0, 75.0, 80.0)):
+        core, _, events = run(core, Mailbox(chunk(number, at_s - 9.0)), 2, start_tick=round(at_s / T))
+        core = replace(core, now_s=-math.inf)  # the minutes between are left out
+        told += [event.log_code for event in events]
+        assert (core.gate.latched is None) == (at_s < 80.0), "the first one is older than a minute by then"
+    assert told == ["MOTION_LATE"] * 4 + ["MOTION_LATES"]
+    assert motion.stopped(core.gate.latched).exit_code == 33
+
+
 def test_a_chunk_whose_first_targets_are_past_is_joined_at_the_rest():
     _, commands, _ = run(fresh(), Mailbox(chunk(0, 0.0, [0.01] * 5 + [0.02 * k for k in range(1, 11)])), 100, 25)
     assert commands[5 * 10 - 1][0] == pytest.approx(0.2, abs=1e-2)
@@ -423,4 +434,4 @@ def test_every_code_has_a_sentence_and_every_latch_an_end():
     for code in used:
         error = motion.stopped(code)
         assert error.log_code == code
-        assert error.exit_code in (20, 40, 41, 42)
+        assert error.exit_code in (20, 33, 40, 41, 42)

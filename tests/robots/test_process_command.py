@@ -172,3 +172,11 @@ def test_a_process_that_fails_leaves_nothing_running(tmp_path, name, soak):
         gone(running)
         kept = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
         assert kept == ({"run"} if fault.exit_code in (40, 42) else set()), "what was seen until an arm stopped is kept"
+
+
+def test_the_page_says_what_is_tried(hold_section):
+    lines = ["| fault | what is done | log code | exit |", "|---|---|---|---|"]
+    for name, fault in FAULTS.items():
+        code = "-" if fault.log_code is None else f"`{fault.log_code}`"
+        lines.append(f"| {name} | {fault.name} | {code} | {'killed' if fault.exit_code < 0 else fault.exit_code} |")
+    hold_section("faults.md", "Processes", "\n".join(lines))

@@ -1,5 +1,6 @@
 """Signals to the motion process at any phase of a motion: the arm brakes, the process ends with the signal's code."""
 
+import itertools
 import random
 import signal
 import threading
@@ -57,7 +58,8 @@ def outcome(start, folder, trial):
         code = motion.ended(BESIDE_OTHERS_S)
         end_s = motion.now_s - told_s
         states = motion.states
-        rest_s = min((at_s for at_s, state in states if at_s > told_s and state.resting), default=np.inf) - told_s
+        resting = list(itertools.takewhile(lambda told: told[1].resting, reversed(states)))
+        rest_s = max(0.0, resting[-1][0] - told_s) if resting else np.inf
         places = np.array([state.commanded for _, state in states])
         steps = np.diff(places[-60:], axis=0) / 0.02
         wrong = [f"exit {code}"] * (code != CODES[trial.number])

@@ -108,6 +108,9 @@ FAULTS = {
     "F05 none": Fault("no frame", None, lambda *_: None, 21, "CAMERA_FRAME"),
     "F06 black": Fault("a black frame", None, lambda image, _: image * 0, 20, "CAMERA_BLANK"),
     "F06 white": Fault("a saturated frame", None, lambda image, _: image * 0 + 255, 20, "CAMERA_BLANK"),
+    "F06 frozen": Fault(
+        "the first frame again and again", None, lambda _, seen: seen[0].images["scene"], 20, "CAMERA_FROZEN"
+    ),
     "F07 latents": Fault("NaN in the latents", "preview.onnx", one_number(np.nan), 32, "OUTPUT_NONFINITE"),
     "F07 actions": Fault("an infinite action", "policy.onnx", one_number(np.inf), 32, "ACTION_NONFINITE"),
     "F08": Fault(
@@ -174,3 +177,13 @@ def test_whatever_fails_the_arm_is_at_rest(outcomes, name, first):
 
 def test_some_of_it_fails_while_the_arm_moves(outcomes):
     assert sum(made.moving for made in outcomes.values()) > len(outcomes) / 3
+
+
+def test_the_page_says_what_came_out(outcomes, hold_section):
+    lines = ["| fault | what goes wrong | log code | exit | the arm moved when it failed |", "|---|---|---|---|---|"]
+    for name, fault in FAULTS.items():
+        moved = sum(outcomes[name, first].moving for first in TURNS)
+        lines.append(
+            f"| {name} | {fault.name} | `{fault.log_code}` | {fault.exit_code} | {moved} of {len(TURNS)} times |"
+        )
+    hold_section("faults.md", "A run", "\n".join(lines))

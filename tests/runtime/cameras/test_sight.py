@@ -34,7 +34,7 @@ def test_a_dark_room_with_something_in_it_is_a_picture():
     check_sight(seen(image, 0.0), None, "scene")
 
 
-@pytest.mark.parametrize("moved", [0.0, 0.1])
+@pytest.mark.parametrize("moved", [0.0, 0.09])
 def test_a_picture_may_stay_while_the_arm_does(moved):
     check_sight(seen(picture(), moved), seen(picture(), 0.0), "scene")
 
@@ -44,6 +44,17 @@ def test_a_picture_that_stays_while_the_arm_moves_is_frozen():
         check_sight(seen(picture(), 0.3), seen(picture(), 0.0), "scene")
     assert (caught.value.log_code, caught.value.exit_code) == ("CAMERA_FROZEN", 20)
     check_sight(seen(picture(1), 0.3), seen(picture(), 0.0), "scene")
+
+
+def test_small_steps_before_a_frozen_picture_add_up():
+    since = None
+    for step in range(4):
+        since = check_sight(seen(picture(), 0.03 * step), since, "scene")
+    with pytest.raises(CameraLostError, match=r"moved by 0\.12 rad"):
+        check_sight(seen(picture(), 0.12), since, "scene")
+    since = None
+    for step in range(40):
+        since = check_sight(seen(picture(step // 3), 0.03 * step), since, "scene")
 
 
 @pytest.mark.parametrize(
