@@ -27,8 +27,9 @@ contracts: links
 test:           ## the tests for two cores without a GPU
 	$(PYTHON) -m pytest
 
-soak:           ## the fuzzes of tests/soak and a thousand signals to motion, all that they draw, from a seed of the day (SEED=1 for another)
-	$(PYTHON) -m pytest tests/soak tests/robots/test_process_signals.py -n 0 -s -p no:cacheprovider --soak $(or $(SEED),$$(date +%Y%m%d))
+soak:           ## the fuzzes of tests/soak, and motion under signals, faults and load: all that they draw, from a seed of the day (SEED=1 for another)
+	$(PYTHON) -m pytest tests/soak tests/robots/test_process_signals.py \
+	  tests/robots/test_process_command.py tests/robots/test_process_ticks.py -n 0 -s -p no:cacheprovider --soak $(or $(SEED),$$(date +%Y%m%d))
 
 mutation:       ## change the gate, one expression at a time, and see whether its tests notice (wants mutmut)
 	$(PYTHON) tests/robots/mutation.py

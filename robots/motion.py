@@ -177,6 +177,7 @@ def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState
     slowed = (None, None) if found is None else (f"MOTION_{found[0]}", found[1])
     code, joint = (core.gate.latched or refused or verdict.log_code, verdict.joint)
     code, joint = slowed if code is None else (code, joint)
+    verdict = replace(verdict, joint=joint)
     if code is None or code in core.reported:
         return core, verdict, None
     return replace(core, reported=core.reported | {code}), verdict, _event(code, core.now_s, joint)

@@ -4,6 +4,7 @@
 and waited for by a thread. Whatever ends it, the arm brakes first: a wish to end, a signal, a planner that is gone.
 """
 
+import ctypes
 import fcntl
 import gc
 import json
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -30,11 +31,15 @@ from .link import Kind, Line
 from .spec import ArmModel, MirroredRobot, RobotSpec, SimulationOptions
 from .tightening import wider
 
+PRIORITY = 20
+"""Of 1 to 99, where real-time priority is allowed: before all that has none, behind what the kernel does."""
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 CODES = tuple(motion.MESSAGES)
 """A log code is told by its place in here."""
 LOST = 42
 """Exit code where the planner is gone."""
+MCL_CURRENT, MCL_FUTURE = 1, 2
+"""Of sys/mman.h."""
 
 
 @dataclass(slots=True)
@@ -49,10 +54,23 @@ def watched_signals() -> Ending:
     ending = Ending()
 
     def wait() -> None:
+        first_in_line()
         ending.code = SIGNALS[signal.Signals(signal.sigwait(SIGNALS))]
 
     threading.Thread(target=wait, daemon=True).start()
     return ending
+
+
+def first_in_line() -> None:
+    """Let this thread run before all that is not real-time, where that is allowed; it sleeps for half of every period."""
+    with suppress(OSError, AttributeError):  # not allowed; another system
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+
+
+def kept_in_memory() -> None:
+    """Keep the process' memory from being swapped out, where that is allowed."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mlockall(MCL_CURRENT | MCL_FUTURE)
 
 
 def locked(robot: str) -> int:
@@ -182,6 +200,8 @@ def run(fd: int, order: Mapping[str, Any]) -> int:
             gc.collect()
             gc.freeze()
             gc.disable()
+            kept_in_memory()
+            first_in_line()
             return serve(model, robot, line, float(order["origin_s"]), ending)
         except DvgwmError as error:
             sys.stderr.write(f"{error.line}\n")

@@ -88,15 +88,29 @@ def diagnose() -> dict[str, Any]:
     console.print(table)
     console.print(f"robots: {', '.join(plugins.names('robots')) or 'none'}")
     console.print(f"backends: {', '.join(plugins.names('backends')) or 'none'}")
+    allowed = "allowed" if realtime() else "not allowed; where ticks come late, raise `ulimit -r` to 20"
+    console.print(f"real-time priority of motion: {allowed}")
     return {
         "command": "doctor",
         "version": __version__,
         "python": sys.version.split()[0],
         "cores": os.cpu_count(),
+        "realtime": realtime(),
         "libraries": found,
         "robots": plugins.names("robots"),
         "backends": plugins.names("backends"),
     }
+
+
+def realtime() -> bool:
+    """Return whether this user's processes may have real-time priority."""
+    try:
+        before = os.sched_getscheduler(0), os.sched_getparam(0)
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except (OSError, AttributeError):  # not allowed; another system
+        return False
+    os.sched_setscheduler(0, *before)
+    return True
 
 
 def _facts(manifest: Manifest) -> Table:

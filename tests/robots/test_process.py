@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from dvgwm.robots.galaxea_a1 import ROBOT
 from dvgwm.robots.link import Chunk, Kind
 from dvgwm.robots.remote import RemoteArm
 from dvgwm.robots.spec import SimulationOptions
+from dvgwm.runtime.display.inspection import realtime
 from dvgwm.runtime.errors import RobotCommunicationError
 from dvgwm.runtime.types import ActionChunk
 
@@ -51,6 +53,17 @@ def test_a_planner_that_hangs_is_noticed(started):
     assert motion.process.poll() is None, "it holds the arm"
     motion.line.send(Kind.END, motion.now_s)
     assert motion.ended(2) == 0
+
+
+def test_motion_has_real_time_priority_where_that_is_allowed(started):
+    motion = started()
+    threads = os.listdir(f"/proc/{motion.process.pid}/task")
+    policies = {os.sched_getscheduler(int(thread)) for thread in threads}
+    assert (os.SCHED_FIFO in policies) == realtime()
+    lock = "import ctypes, sys; sys.exit(ctypes.CDLL(None).mlockall(3) != 0)"
+    if subprocess.run([sys.executable, "-c", lock], check=False).returncode == 0:
+        status = Path(f"/proc/{motion.process.pid}/status").read_text()
+        assert int(status.split("VmLck:")[1].split()[0]) > 10_000, "kB"
 
 
 def test_noise_other_runs_and_old_messages_are_not_heard(started):
@@ -174,6 +187,9 @@ def test_an_arm_in_another_process_plays_in_real_time_and_is_seen():
         assert frames[-1][0].joints[0] == pytest.approx(swing[-1][0], abs=0.02)
         assert any(not np.array_equal(first.images[name], frames[-1][0].images[name]) for name in first.images)
         assert not arm.events()
+        turned = np.array([[*swing[-1][:5], 0.3, swing[-1][6]]])
+        arm.play(ActionChunk(turned, arm.time_s + np.array([0.1]), "joint", None, first.time_s))
+        assert [event.message for event in arm.events()] == ["the chunk was too fast at joint 6: slowed down"]
         arm.stop()
         arm._process.kill()
         arm._process.wait()
