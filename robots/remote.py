@@ -24,6 +24,8 @@ START_S, REST_S, END_S = 20.0, 5.0, 2.0
 """How long motion may take to start, to come to rest and to end."""
 ALIVE_S = 0.02
 POLL_S = 0.004
+SILENT_S = 0.3
+"""How long motion, which tells its state every 20 ms, may say nothing."""
 
 
 class RemoteArm:
@@ -70,8 +72,7 @@ class RemoteArm:
         return scene
 
     def observe(self) -> Observation:
-        """Return what the cameras see of the newest state; raises `RobotCommunicationError` where motion ended."""
-        self._hear()
+        """Return what the cameras see of the newest state; raises `RobotCommunicationError` where motion ended or hangs."""
         at_s, state = self._known()
         self._mirror.mirror(state.world)
         return Observation(dict(self._mirror.images()), np.asarray(state.measured), at_s)
@@ -107,9 +108,9 @@ class RemoteArm:
         return events
 
     def stop(self) -> None:
-        """Brake until every joint is at rest; motion that has ended did so before."""
+        """Brake until every joint is at rest; motion that has ended did so before, one that hangs cannot be waited for."""
         self._line.send(Kind.STOP, self.time_s)
-        self._wait(lambda: self._process.poll() is not None or self._known()[1].resting, REST_S, "come to rest")
+        self._wait(lambda: self._process.poll() is not None or self._silent or self._resting, REST_S, "come to rest")
 
     def close(self) -> None:
         """Have motion brake and end, and let go of the mirror."""
@@ -125,9 +126,30 @@ class RemoteArm:
         self._mirror.disconnect()
 
     def _known(self) -> tuple[float, link.State]:
+        """Return the newest state; raises `RobotCommunicationError` where motion has ended or says nothing any more."""
         if self._state is None or self._process.poll() is not None:
             self._lost()
+        if self._silent:
+            raise RobotCommunicationError(
+                "MOTION_SILENT", f"the motion process has said nothing for {SILENT_S:g} s; look at the arm first"
+            )
         return self._state
+
+    @property
+    def _silent(self) -> bool:
+        """Whether motion says nothing. The link holds a few seconds of states: after a long plan the newest is yet to come."""
+        end_s = self.time_s + SILENT_S
+        while True:
+            self._hear()
+            if self._state is None or self.time_s - self._state[0] <= SILENT_S:
+                return False
+            if self.time_s > end_s:
+                return True
+            time.sleep(POLL_S)
+
+    @property
+    def _resting(self) -> bool:
+        return self._state is not None and self._state[1].resting
 
     def _lost(self) -> NoReturn:
         said = "" if self._process.stderr is None else self._process.stderr.read().strip()

@@ -200,6 +200,16 @@ def test_an_arm_in_another_process_plays_in_real_time_and_is_seen():
         arm.close()
 
 
+def test_after_a_plan_that_took_longer_than_the_link_holds_states_the_newest_is_seen():
+    arm = RemoteArm(ROBOT, SimulationOptions(**OPTIONS))
+    try:
+        time.sleep(7.0)
+        seen = arm.observe()
+        assert arm.time_s - seen.time_s < 1.0
+    finally:
+        arm.close()
+
+
 def test_motion_needs_no_torch_no_engines_and_no_multiprocessing():
     code = "import dvgwm.robots.process, sys; print({'torch', 'onnxruntime', 'multiprocessing'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

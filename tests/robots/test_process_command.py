@@ -121,6 +121,10 @@ def dead_motion(running):
     os.kill(running.moves, signal.SIGKILL)
 
 
+def hanging_motion(running):
+    os.kill(running.moves, signal.SIGSTOP)
+
+
 def dead_watcher(running):
     running.command.kill()
 
@@ -153,6 +157,7 @@ FAULTS = {
     "F33 planner": Fault("who plans is killed", dead_planner, 31, "ENGINE_LOST"),
     "F33 watcher": Fault("who watches is killed", dead_watcher, -9, None),
     "F34": Fault("motion is killed, and the simulated arm with it", dead_motion, 40, "MOTION_ENDED"),
+    "F34 hangs": Fault("motion is stopped for good (SIGSTOP)", hanging_motion, 40, "MOTION_SILENT"),
     "F37": Fault("no file may be longer than 20 kB (RLIMIT_FSIZE)", lambda running: None, 50, "OUTPUT_WRITE", 20_000),
 }
 
