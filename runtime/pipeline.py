@@ -86,6 +86,7 @@ class Pipeline:
                 if engine.file not in loaded:
                     loaded[engine.file] = load_engine(backend, bundle.file(engine.file), engine)
                     self._resources.callback(loaded[engine.file].close)
+        bundle.check_unchanged()
         self.prompts = PromptStore(bundle, cache, self._text_encoder(specs))
         stages = [
             open_stage(

@@ -7,7 +7,7 @@ import re
 import shutil
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
 
@@ -35,16 +35,37 @@ _EXTERNAL = re.compile(rb"\x0a\x08location\x12(.)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A verified bundle: its directory and its manifest."""
+    """A verified bundle: its directory, its manifest, and how its files stood when their bytes were verified."""
 
     path: Path
     manifest: Manifest
+    verified: Mapping[str, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     def file(self, name: str) -> Path:
         """Return the path of a file that the manifest lists."""
         if name not in self.manifest.files:
             raise BundleMissingError("BUNDLE_FILE", f"{self.path}: {name!r} is not in the manifest; {REBUILD}")
         return self.path / name
+
+    def check_unchanged(self) -> None:
+        """Raise `BundleCorruptError` where a file is another one, or was written to, since it was verified.
+
+        Called after files are loaded: what was loaded is then what was verified.
+        """
+        for name, before in self.verified.items():
+            try:
+                now = _standing(os.stat(self.path / name, follow_symlinks=False))
+            except OSError:
+                now = ()
+            if now != before:
+                raise BundleCorruptError(
+                    "BUNDLE_CHANGED", f"{self.path / name} changed while it was loaded; find out who writes there"
+                )
+
+
+def _standing(status: os.stat_result) -> tuple[int, ...]:
+    """Return what is different after any write to a file, or another one in its place."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def read_bundle(path: Path, backend: str | None = None) -> Bundle:
@@ -80,9 +101,8 @@ def _read(path: Path, backend: str | None) -> Bundle:
             f"`python export/build_engines.py --preset {manifest.model.preset} --backend {backend}`",
         )
     _check_names(path, manifest)
-    for name, record in manifest.files.items():
-        _check_file(path / name, record, manifest)
-    return Bundle(path, manifest)
+    verified = {name: _check_file(path / name, record, manifest) for name, record in manifest.files.items()}
+    return Bundle(path, manifest, verified)
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path]) -> Bundle:
@@ -123,8 +143,10 @@ def _check_names(path: Path, manifest: Manifest) -> None:
         )
 
 
-def _check_file(path: Path, record: FileRecord, manifest: Manifest) -> None:
+def _check_file(path: Path, record: FileRecord, manifest: Manifest) -> tuple[int, ...]:
+    """Return how the file stood before its bytes were verified."""
     with _open_regular(path) as file:
+        standing = _standing(os.fstat(file.fileno()))
         if (size := os.fstat(file.fileno()).st_size) != record.size:
             raise BundleCorruptError("BUNDLE_SIZE", f"{path}: wanted {record.size} bytes, got {size}; {REBUILD}")
         if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
@@ -137,6 +159,7 @@ def _check_file(path: Path, record: FileRecord, manifest: Manifest) -> None:
         if path.suffix == ".onnx" and record.size:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 _check_external_data(path, data, manifest)
+    return standing
 
 
 def _check_external_data(path: Path, data: mmap.mmap, manifest: Manifest) -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from dvgwm.runtime.backends.host import HostBackend
 from dvgwm.runtime.bundle.disk import read_bundle, write_bundle
 from dvgwm.runtime.bundle.manifest import dump, parse
-from dvgwm.runtime.errors import ConfigError, DvgwmError, RecordingError
+from dvgwm.runtime.config.plugins import open_backend
+from dvgwm.runtime.errors import BundleCorruptError, ConfigError, DvgwmError, RecordingError
+from dvgwm.runtime.pipeline import Pipeline
 
 
 def edit(path: Path, **changes) -> None:
@@ -155,6 +158,38 @@ def test_refused(make_bundle, case):
         read_bundle(path, "fake")
     assert (caught.value.exit_code, caught.value.log_code) == (exit_code, log_code)
     assert "\n" not in caught.value.line
+
+
+def swapped(path, name):
+    os.replace(path / name, path / "aside")
+    (path / name).write_bytes((path / "aside").read_bytes())
+    (path / "aside").unlink()
+
+
+def written(path, name):
+    data = (path / name).read_bytes()
+    (path / name).write_bytes(b"\0" * len(data))
+    (path / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["refine.onnx", "policy.onnx"])
+@pytest.mark.parametrize("change", [swapped, written, lambda path, name: (path / name).unlink()])
+def test_a_file_that_changes_while_it_is_loaded_is_refused_though_its_bytes_are_the_same(make_bundle, change, name):
+    bundle = make_bundle()
+    fake, loaded = open_backend("fake", None), []
+
+    def load(path, spec):
+        loaded.append(spec.file)
+        engine = fake.load(path, spec)
+        if spec.file == name:
+            change(path.parent, name)
+        return engine
+
+    with pytest.raises(BundleCorruptError) as caught:
+        Pipeline(bundle, HostBackend("fake", load))
+    assert (caught.value.log_code, caught.value.exit_code) == ("BUNDLE_CHANGED", 11)
+    assert name in loaded
+    assert name in str(caught.value)
 
 
 def test_every_truncation_and_bit_of_the_manifest_is_refused_or_the_same(make_bundle):
