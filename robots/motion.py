@@ -3,7 +3,7 @@
 It runs on a virtual clock in simulation and in a process of its own on a real robot; this module knows neither.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
@@ -97,7 +97,8 @@ class Pause:
 class MotionState:
     """Everything the core remembers between ticks.
 
-    ``pauses``, and ``lates`` of chunks too late to be played, have the times of those that are younger than a minute.
+    ``behind_s`` is how much later than planned the track is played, where it was too fast for the tool. ``pauses``, and
+    ``lates`` of chunks too late to be played, have the times of those that are younger than a minute.
     """
 
     limits: SafetyLimits
@@ -106,6 +107,7 @@ class MotionState:
     now_s: float = -inf
     sequence: int = -1
     track: player.Track | None = None
+    behind_s: float = 0.0
     observed_s: float | None = None
     pause: Pause | None = None
     pauses: tuple[float, ...] = ()
@@ -160,19 +162,18 @@ def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState
         late = core.now_s > -inf and clock - core.now_s > MISSED_TICKS * core.period_s
         core = replace(core, now_s=clock, gate=gate.latch(core.gate, "MOTION_GAP") if late else core.gate)
     core, refused = _accept(core, mailbox)
-    due, played = (
-        None if core.track is None else player.sample(core.track, at) for at in (core.now_s, core.now_s + core.period_s)
-    )
+    plan = _plan(core)
     target, found = None, None
-    if due is not None and played is not None:
-        target, found = governor.govern(core.limits, core.period_s, core.gate, due, played)
+    if plan is not None:
+        target, share, found = governor.govern(core.limits, core.period_s, core.gate, plan)
+        core = replace(core, behind_s=core.behind_s + (1.0 - share) * core.period_s)
     # Without a clock nothing has an age, and the arm is to be braked all the same.
     reading = gate.Reading(stopped=mailbox.stopped) if clock is None else _reading(core, mailbox)
     state, verdict = gate.check(core.limits, core.period_s, core.gate, target, reading)
     core = replace(core, gate=state)
     if core.pause is not None or verdict.log_code == "GATE_FRAME":
         core = _paused(core, gate.fresh(reading.frame_age_s, core.limits.frame_age_s))
-    if played is None or core.gate.latched is not None or verdict.log_code in ("GATE_FRAME", "GATE_STALE"):
+    if plan is None or core.gate.latched is not None or verdict.log_code in ("GATE_FRAME", "GATE_STALE"):
         core = replace(core, track=None)
     slowed = (None, None) if found is None else (f"MOTION_{found[0]}", found[1])
     code, joint = (core.gate.latched or refused or verdict.log_code, verdict.joint)
@@ -193,6 +194,15 @@ def _reading(core: MotionState, mailbox: Mailbox) -> gate.Reading:
     times = core.observed_s, mailbox.measured_s, mailbox.frame_s, mailbox.heartbeat_s
     action, state, frame, heartbeat = (0.0 if since_s is None else core.now_s - since_s for since_s in times)
     return gate.Reading(mailbox.measured, action, state, frame, heartbeat, mailbox.stopped)
+
+
+def _plan(core: MotionState) -> Callable[[float], tuple[float, ...]] | None:
+    """Return where the plan is after a share of the coming tick, None where nothing is played or the last target is due."""
+    track = core.track
+    if track is None or player.sample(track, core.now_s + core.period_s) is None:
+        return None
+    begin_s = core.now_s - core.behind_s
+    return lambda share: player.sample(track, begin_s + share * core.period_s) or core.gate.position
 
 
 def _paused(core: MotionState, well: bool) -> MotionState:
@@ -233,7 +243,7 @@ def _accept(core: MotionState, mailbox: Mailbox) -> tuple[MotionState, str | Non
     leaps = zip(curve.positions[1], core.gate.position, core.limits.leap, strict=True)
     if any(abs(to - at) > most for to, at, most in leaps):
         return replace(core, gate=gate.latch(core.gate, "MOTION_LEAP")), None
-    return replace(core, track=curve), None
+    return replace(core, track=curve, behind_s=0.0), None
 
 
 def _fault(core: MotionState, chunk: JointChunk) -> str | None:
