@@ -1,6 +1,7 @@
 """An arm whose motion is another process: what plans talks to it over a link, in real time, and can end or hang as it likes."""
 
 import math
+import re
 import secrets
 import subprocess
 import threading
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from dvgwm.runtime.errors import ConfigError, RobotCommunicationError
+from dvgwm.runtime.errors import ConfigError, GateLatchError, RobotCommunicationError
 from dvgwm.runtime.types import ActionChunk, ArmEvent, Observation, Scene
 
 from . import link, motion
@@ -24,6 +25,9 @@ START_S, REST_S, END_S = 20.0, 5.0, 2.0
 """How long motion may take to start, to come to rest and to end."""
 ALIVE_S = 0.02
 POLL_S = 0.004
+OWN = re.compile(r"E(\d+) ([A-Z_]+) (.+)")
+KINDS = {kind.exit_code: kind for kind in (ConfigError, RobotCommunicationError, GateLatchError)}
+"""What motion may say of its own end, on standard error: the better error."""
 SILENT_S = 0.3
 """How long motion, which tells its state every 20 ms, may say nothing."""
 
@@ -55,7 +59,7 @@ class RemoteArm:
         self._alive = threading.Event()
         try:
             self._wait(lambda: self._state is not None, START_S, "start")
-        except RobotCommunicationError:
+        except BaseException:
             self.close()
             raise
         threading.Thread(target=self._keep_alive, daemon=True).start()
@@ -110,7 +114,7 @@ class RemoteArm:
     def stop(self) -> None:
         """Brake until every joint is at rest; motion that has ended did so before, one that hangs cannot be waited for."""
         self._line.send(Kind.STOP, self.time_s)
-        self._wait(lambda: self._process.poll() is not None or self._silent or self._resting, REST_S, "come to rest")
+        self._wait(lambda: self._process.poll() is not None or self._silent() or self._resting, REST_S, "come to rest")
 
     def close(self) -> None:
         """Have motion brake and end, and let go of the mirror."""
@@ -129,13 +133,12 @@ class RemoteArm:
         """Return the newest state; raises `RobotCommunicationError` where motion has ended or says nothing any more."""
         if self._state is None or self._process.poll() is not None:
             self._lost()
-        if self._silent:
+        if self._silent():
             raise RobotCommunicationError(
                 "MOTION_SILENT", f"the motion process has said nothing for {SILENT_S:g} s; look at the arm first"
             )
         return self._state
 
-    @property
     def _silent(self) -> bool:
         """Whether motion says nothing. The link holds a few seconds of states: after a long plan the newest is yet to come."""
         end_s = self.time_s + SILENT_S
@@ -154,9 +157,8 @@ class RemoteArm:
     def _lost(self) -> NoReturn:
         said = "" if self._process.stderr is None else self._process.stderr.read().strip()
         lines = said.splitlines()
-        if lines and lines[-1].startswith("E40 "):  # what it says itself is the better error
-            _, code, message = lines[-1].split(" ", 2)
-            raise RobotCommunicationError(code, message)
+        if lines and (own := OWN.fullmatch(lines[-1])) and int(own[1]) in KINDS:
+            raise KINDS[int(own[1])](own[2], own[3])
         told = f": {lines[-1]}" if lines else ""
         raise RobotCommunicationError(
             "MOTION_ENDED",

@@ -20,7 +20,7 @@ from dvgwm.robots.link import Chunk, Kind
 from dvgwm.robots.remote import RemoteArm
 from dvgwm.robots.spec import SimulationOptions
 from dvgwm.runtime.display.inspection import realtime
-from dvgwm.runtime.errors import RobotCommunicationError
+from dvgwm.runtime.errors import GateLatchError, RobotCommunicationError
 from dvgwm.runtime.types import ActionChunk
 
 pytestmark = pytest.mark.sim
@@ -198,6 +198,14 @@ def test_an_arm_in_another_process_plays_in_real_time_and_is_seen():
         assert caught.value.log_code == "MOTION_ENDED"
     finally:
         arm.close()
+
+
+def test_why_motion_did_not_begin_is_told_as_its_own_error():
+    limits = ROBOT.arm.limits
+    high = replace(limits, workspace=replace(limits.workspace, lower_m=(-0.8, -0.8, 0.5)))
+    with pytest.raises(GateLatchError, match="tool stands outside") as caught:
+        RemoteArm(replace(ROBOT, arm=replace(ROBOT.arm, limits=high)), SimulationOptions(**OPTIONS))
+    assert caught.value.log_code == "ARM_OUTSIDE"
 
 
 def test_after_a_plan_that_took_longer_than_the_link_holds_states_the_newest_is_seen():
