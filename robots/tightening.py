@@ -72,22 +72,26 @@ def tightened(spec: RobotSpec, path: Path) -> RobotSpec:
     Raises `ConfigError` for a file that cannot be read, a key, joint or number that has no sense, and a limit that is wider
     than the robot's own.
     """
-    try:
-        with path.open("rb") as file:
-            text = file.read(LARGEST_BYTES + 1)
-        if len(text) > LARGEST_BYTES:
-            raise ConfigError("LIMITS_FILE", f"{path}: wanted limits, got a file of more than {LARGEST_BYTES} bytes")
-        numbers = strict(tomllib.loads(text.decode("utf-8")), Numbers)
-    except OSError as error:
-        raise ConfigError("LIMITS_FILE", f"cannot read limits from {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, unknown keys, other types
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError("LIMITS_FILE", f"{path}: {error}; wanted [joints.NAME], [tool], [ages]") from error
-    limits = _with(spec.arm, numbers, path)
+    limits = _with(spec.arm, _numbers(path), path)
     if wide := list(wider(limits, spec.arm.limits, spec.arm.joint_names)):
         raise ConfigError("LIMITS_WIDER", f"{path}: {'; '.join(wide)}; a file can only make limits tighter")
     return replace(spec, arm=replace(spec.arm, limits=limits))
+
+
+def _numbers(path: Path) -> Numbers:
+    """Return what the file says; raises `ConfigError` where it is none of limits."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("is no plain file")
+        with path.open("rb") as file:
+            text = file.read(LARGEST_BYTES + 1)
+        if len(text) > LARGEST_BYTES:
+            raise ValueError(f"has more than {LARGEST_BYTES} bytes")
+        return strict(tomllib.loads(text.decode("utf-8")), Numbers)
+    except OSError as error:
+        raise ConfigError("LIMITS_FILE", f"cannot read limits from {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, unknown keys, other types
+        raise ConfigError("LIMITS_FILE", f"{path}: {error}; wanted TOML with [joints.NAME], [tool], [ages]") from error
 
 
 def wider(limits: SafetyLimits, factory: SafetyLimits, names: Sequence[str]) -> Iterator[str]:

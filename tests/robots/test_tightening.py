@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,8 +134,9 @@ def test_what_makes_no_sense_is_refused(file, text, code):
     assert str(path) in str(caught.value)
 
 
-def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path):
-    for path in (tmp_path / "none.toml", tmp_path):
+def test_a_file_that_is_not_there_a_folder_and_a_pipe_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    for path in (tmp_path / "none.toml", tmp_path, tmp_path / "pipe.toml"):
         with pytest.raises(ConfigError) as caught:
             limits(path)
         assert caught.value.log_code == "LIMITS_FILE"
