@@ -1,12 +1,13 @@
 """Any robot behind motion and gate. Nothing else in this package commands a driver."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from dvgwm.runtime.errors import ConfigError, ShapeError
-from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, Observation, Scene
+from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, MotionRecord, Observation, Scene, Tick
 
 from . import motion
 from .spec import ArmModel, RobotSpec, SimulatedRobot, SimulationOptions
@@ -14,6 +15,8 @@ from .spec import ArmModel, RobotSpec, SimulatedRobot, SimulationOptions
 EE_WIDTH = 7
 """An end effector's action: x, y, z, a rotation vector, the gripper opening."""
 
+RECORDED_S = 30.0
+"""How much of its motion an arm remembers."""
 OnFrame = Callable[[Observation, DoubleArray], None]
 """Called at every action's time with what is then seen and the action that led there."""
 
@@ -25,6 +28,7 @@ class VirtualArm:
         self.model, self.robot = model, robot
         self._on_frame = on_frame
         self._events: list[ArmEvent] = []
+        self._recorded = deque[Tick](maxlen=round(RECORDED_S / model.period_s))
         robot.connect()
         self._origin_s, self._ticks, self._sequence = robot.time_s, 0, 0
         self._core = motion.start(model.limits, model.period_s, robot.positions())
@@ -71,6 +75,10 @@ class VirtualArm:
         events, self._events = self._events, []
         return events
 
+    def recorded(self) -> MotionRecord:
+        """Return the last half minute of motion."""
+        return MotionRecord(self.model.joint_names, tuple(self._recorded))
+
     def stop(self) -> None:
         """Brake until every joint is at rest."""
         self._tick(motion.Mailbox(stop=True))
@@ -92,8 +100,11 @@ class VirtualArm:
         # What is simulated is never old: the joints are measured, and the cameras could be looked through, at any instant.
         seen = replace(box, measured=self.robot.positions(), measured_s=self.time_s, frame_s=self.time_s)
         self._core, verdict, event = motion.step(self._core, self.time_s, seen)
+        told = self._core.gate.latched
         if event is not None:
             self._events.append(event)
+            told = event.log_code
+        self._recorded.append(Tick(self.time_s, verdict.position, tuple(seen.measured or ()), told))
         if verdict.send:
             command = zip(self.model.joint_names, verdict.position, strict=True)
             self.robot.send_action({f"{name}.pos": q for name, q in command})

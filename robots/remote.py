@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn
@@ -13,10 +14,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from dvgwm.runtime.errors import ConfigError, GateLatchError, RobotCommunicationError
-from dvgwm.runtime.types import ActionChunk, ArmEvent, Observation, Scene
+from dvgwm.runtime.types import ActionChunk, ArmEvent, MotionRecord, Observation, Scene, Tick
 
 from . import link, motion
-from .arm import OnFrame, joint_targets, unreachable
+from .arm import RECORDED_S, OnFrame, joint_targets, unreachable
 from .link import Kind
 from .process import CODES, command
 from .spec import RobotSpec, SimulationOptions
@@ -54,6 +55,7 @@ class RemoteArm:
             self._process = subprocess.Popen(  # noqa: S603 (our own module, our own words)
                 command(there.fileno(), order), pass_fds=[there.fileno()], stderr=subprocess.PIPE, text=True
             )
+        self._recorded = deque[Tick](maxlen=round(RECORDED_S / self.model.period_s))
         self._state: tuple[float, link.State] | None = None
         self._told: str | None = None
         self._alive = threading.Event()
@@ -110,6 +112,11 @@ class RemoteArm:
         self._hear()
         events, self._events = self._events, []
         return events
+
+    def recorded(self) -> MotionRecord:
+        """Return the last half minute of motion."""
+        self._hear()
+        return MotionRecord(self.model.joint_names, tuple(self._recorded))
 
     def stop(self) -> None:
         """Brake until every joint is at rest; motion that has ended did so before, one that hangs cannot be waited for."""
@@ -177,6 +184,7 @@ class RemoteArm:
                 continue
             self._state = message.sent_s, state
             code = None if state.code < 0 else CODES[state.code]
+            self._recorded.append(Tick(message.sent_s, state.commanded, state.measured, code))
             if code is not None and not (state.latched and code == self._told):
                 where = "" if state.joint is None else f" at joint {state.joint + 1}"
                 self._events.append(ArmEvent(code, message.sent_s, motion.MESSAGES[code].format(where=where)))

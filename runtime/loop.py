@@ -91,7 +91,7 @@ def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError |
             )
             wall_s = time.perf_counter() - begun
             arm.stop()
-            renderer = arm.scene.renderer
+            renderer, motion = arm.scene.renderer, arm.recorded()
         outcome = f"{'solved' if episode.solved else 'not solved'} after {episode.actions} actions"
         outcome += "" if episode.stopped is None else f", stopped: {episode.stopped.log_code}"
         facts = {
@@ -127,6 +127,7 @@ def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError |
             cold_start_s=begun - started,
             wall_s=wall_s,
             result=result,
+            motion=motion,
         )
         published = publish(directory, shown_as, pipeline, done)
     return published.show(settings.gif), episode.stopped

@@ -104,6 +104,24 @@ class ArmEvent:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One tick of motion: the arm's time, the joints as commanded and as measured, and the log code told then, if any."""
+
+    time_s: float
+    commanded: tuple[float, ...]
+    measured: tuple[float, ...]
+    log_code: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MotionRecord:
+    """The newest ticks of an arm's motion, oldest first; joints in radians, a gripper's opening as a share."""
+
+    joint_names: tuple[str, ...]
+    ticks: tuple[Tick, ...]
+
+
 class Arm(Protocol):
     """What the loop sees of a robot: motion and gate are behind it."""
 
@@ -115,6 +133,9 @@ class Arm(Protocol):
 
     def events(self) -> Sequence[ArmEvent]:
         """Return the events since the last call, oldest first."""
+
+    def recorded(self) -> MotionRecord:
+        """Return the last half minute of motion."""
 
     def stop(self) -> None:
         """Brake and hold."""

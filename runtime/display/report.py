@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ..errors import printable
 from ..files import write_atomic
 from ..profiler import UNATTRIBUTED, Profiler, StageRow
-from ..types import ArmEvent, ImageArray, Plan
+from ..types import ArmEvent, ImageArray, MotionRecord, Plan
+from .joints import joints_drawing
 from .latency import PAPER_FLOP, PAPER_S, seconds, work
 from .video import contact_sheet, png
 
@@ -41,6 +42,7 @@ class Finished:
     cold_start_s: float
     wall_s: float
     result: Mapping[str, Any]
+    motion: MotionRecord | None = None
 
 
 def write_report(
@@ -65,6 +67,7 @@ def write_report(
         every=EVERY,
         rows=rows,
         bars=list(_bars(rows)),
+        joints=None if done.motion is None else joints_drawing(done.motion),
         unattributed=UNATTRIBUTED,
         paper_s=PAPER_S,
         paper_flop=PAPER_FLOP,

@@ -16,6 +16,7 @@ from ..errors import printable
 from ..files import check_writable, whole_directory, write_atomic, write_json
 from ..pipeline import Pipeline
 from ..profiler import Profiler, peak_memory_bytes
+from .joints import joints_csv
 from .latency import against_paper, is_paper_work, latency_table
 from .report import Finished, write_report
 from .video import encode_gif, side_by_side, write_video
@@ -111,6 +112,8 @@ def publish(directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished)
         "report": str(shown_as / "report.html"),
     }
     warning = None if manifest.model.trained else UNTRAINED
+    if done.motion is not None:
+        write_atomic(directory / "motion.csv", joints_csv(done.motion))
     write_json(directory / "profile.json", {"rows": [asdict(row) for row in rows], "spans": done.profiler.to_json()})
     write_json(directory / "trace.json", done.profiler.chrome_trace())
     write_report(

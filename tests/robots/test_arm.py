@@ -83,6 +83,21 @@ def test_the_arm_plays_a_chunk_on_its_own_clock_and_shows_every_frame():
         assert observation.joints[0] == pytest.approx(action[0], abs=1e-9)
 
 
+def test_the_last_half_minute_of_motion_is_remembered_to_the_tick_that_latched():
+    arm = VirtualArm(PLANAR, Planar())
+    arm.hold(40.0)
+    with pytest.raises(GateLatchError):
+        arm.play(actions([0.01, math.nan, 0.02], start_s=arm.time_s))
+    motion = arm.recorded()
+    assert motion.joint_names == ("x", "gripper")
+    assert len(motion.ticks) == 1500
+    assert np.diff([tick.time_s for tick in motion.ticks]) == pytest.approx(T)
+    assert motion.ticks[-1].log_code == "GATE_NONFINITE"
+    assert {len(row) for tick in motion.ticks for row in (tick.commanded, tick.measured)} == {2}
+    told = [tick.log_code for tick in motion.ticks]
+    assert told[: told.index("GATE_NONFINITE")] == [None] * told.index("GATE_NONFINITE")
+
+
 def test_poses_go_through_kinematics_and_unreachable_ones_are_told_once():
     arm = VirtualArm(PLANAR, Planar())
     arm.play(actions([0.01, 0.03, 0.05], space="ee"))

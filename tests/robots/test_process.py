@@ -189,6 +189,12 @@ def test_an_arm_in_another_process_plays_in_real_time_and_is_seen():
         assert not arm.events()
         turned = np.array([[*swing[-1][:5], 0.3, swing[-1][6]]])
         arm.play(ActionChunk(turned, arm.time_s + np.array([0.1]), "joint", None, first.time_s))
+        motion = arm.recorded()
+        times_s = [tick.time_s for tick in motion.ticks]
+        assert motion.joint_names == ROBOT.arm.joint_names
+        assert times_s == sorted(times_s)
+        assert len(times_s) > 40
+        assert "MOTION_FAST" in {tick.log_code for tick in motion.ticks}
         assert [event.message for event in arm.events()] == ["the chunk was too fast at joint 6: slowed down"]
         arm.stop()
         arm._process.kill()

@@ -61,7 +61,7 @@ def test_an_episode_in_simulation_leaves_video_profile_trace_report_and_json(fak
     for part in ("preview", "unattributed", "88.7 s", "untrained", "sum = wall time"):
         assert part in done.stdout
     made = {path.name for path in (tmp_path / "run").iterdir()}
-    assert made - {"plan.mp4", "plan.gif"} == {"profile.json", "trace.json", "report.html", "run.json"}
+    assert made - {"plan.mp4", "plan.gif"} == {"profile.json", "trace.json", "report.html", "run.json", "motion.csv"}
     with Image.open(tmp_path / "it.gif") as gif:
         assert gif.n_frames >= 9
     assert {"traceEvents"} <= set(json.loads((tmp_path / "run" / "trace.json").read_text()))
@@ -260,7 +260,7 @@ def test_debug_shows_the_traceback_after_the_line(fake, tmp_path):
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_the_middle_stops_cleanly_and_leaves_nothing(fake, image, tmp_path, number, exit_code):
     before = listing(tmp_path)
-    command = [*COMMAND, *PLAN, *fake, "--steps", "1000", "--out", "run"]
+    command = [*COMMAND, *PLAN, *fake, "--steps", "1000", "--refine-steps", "1000", "--out", "run"]
     child = subprocess.Popen(
         list(map(str, command)),
         cwd=tmp_path,
