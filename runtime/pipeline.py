@@ -86,7 +86,7 @@ class Pipeline:
                 if engine.file not in loaded:
                     loaded[engine.file] = load_engine(backend, bundle.file(engine.file), engine)
                     self._resources.callback(loaded[engine.file].close)
-        bundle.check_unchanged()
+        bundle.check_unchanged(bundle.manifest.files)
         self.prompts = PromptStore(bundle, cache, self._text_encoder(specs))
         stages = [
             open_stage(

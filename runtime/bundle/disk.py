@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
@@ -47,17 +47,17 @@ class Bundle:
             raise BundleMissingError("BUNDLE_FILE", f"{self.path}: {name!r} is not in the manifest; {REBUILD}")
         return self.path / name
 
-    def check_unchanged(self) -> None:
-        """Raise `BundleCorruptError` where a file is another one, or was written to, since it was verified.
+    def check_unchanged(self, names: Iterable[str]) -> None:
+        """Raise `BundleCorruptError` where one of these files is another one, or was written to, since it was verified.
 
-        Called after files are loaded: what was loaded is then what was verified.
+        Called after they were loaded: what was loaded is then what was verified.
         """
-        for name, before in self.verified.items():
+        for name in self.verified.keys() & set(names):
             try:
                 now = _standing(os.stat(self.path / name, follow_symlinks=False))
             except OSError:
                 now = ()
-            if now != before:
+            if now != self.verified[name]:
                 raise BundleCorruptError(
                     "BUNDLE_CHANGED", f"{self.path / name} changed while it was loaded; find out who writes there"
                 )

@@ -74,6 +74,7 @@ class PromptStore:
     def _find(self, key: str, instruction: str) -> FloatArray:
         for path in self._files(key):
             if (found := _load(path, key)) is not None:
+                self.bundle.check_unchanged((PROMPTS_FILE,))
                 return found
         if self.encode is None:
             raise BundleIncompatibleError("PROMPT_UNKNOWN", self._unknown(instruction))

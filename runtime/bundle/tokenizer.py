@@ -50,6 +50,8 @@ def _from_file(bundle: Bundle, text: str) -> list[int]:
             "this bundle's tokenizer needs the tokenizers library: pip install 'dvgwm[tokenizers]'",
         ) from None
     try:
-        return list(Tokenizer.from_file(str(bundle.file(TOKENIZER_FILE))).encode(text).ids)
+        tokens = list(Tokenizer.from_file(str(bundle.file(TOKENIZER_FILE))).encode(text).ids)
     except Exception as error:  # the library has no errors of its own
         raise BundleIncompatibleError("TOKENIZER_FILE", f"cannot use {TOKENIZER_FILE}: {error}; rebuild it") from error
+    bundle.check_unchanged((TOKENIZER_FILE,))
+    return tokens

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from dvgwm.runtime.bundle.prompts import PromptStore, prompt_key, save_prompts
+from dvgwm.runtime.bundle.disk import write_bundle
+from dvgwm.runtime.bundle.prompts import PROMPTS_FILE, PromptStore, prompt_key, save_prompts
 from dvgwm.runtime.bundle.tokenizer import check_instruction, tokenize
-from dvgwm.runtime.errors import BundleIncompatibleError, ConfigError
+from dvgwm.runtime.errors import BundleCorruptError, BundleIncompatibleError, ConfigError
 
 
 class Encoder:
@@ -90,3 +91,15 @@ def test_empty_and_long_instructions_are_refused(make_bundle):
         tokenize(make_bundle(), "x" * 64)
     assert (caught.value.exit_code, caught.value.log_code) == (2, "INSTRUCTION_LONG")
     assert tokenize(make_bundle(), "x" * 63).shape == (1, 64)
+
+
+def test_prompts_that_are_swapped_after_they_were_verified_are_refused(make_bundle, tmp_path):
+    bundle = make_bundle()
+    text = bundle.manifest.text
+    save_prompts(tmp_path / PROMPTS_FILE, text, {"push": np.zeros((1, 2, 3), np.float32)})
+    files = {name: bundle.file(name) for name in bundle.manifest.files} | {PROMPTS_FILE: tmp_path / PROMPTS_FILE}
+    bundle = write_bundle(tmp_path / "with prompts", bundle.manifest, files)
+    assert PromptStore(bundle, None, None).embed("push").max() == 0.0
+    save_prompts(bundle.file(PROMPTS_FILE), text, {"push": np.ones((1, 2, 3), np.float32)})
+    with pytest.raises(BundleCorruptError, match=r"prompts\.safetensors changed"):
+        PromptStore(bundle, None, None).embed("push")
