@@ -37,4 +37,3 @@ def test_ticks_go_on_beside_work_that_fills_every_core(started, soak, capsys):
             )
             assert late_ms.max() < 1e3 * PERIOD_S
     assert len(at_s) > 20, "it goes on"
-    assert not motion.state.latched or soak.all is False
