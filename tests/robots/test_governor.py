@@ -81,6 +81,12 @@ def test_joints_that_stayed_behind_catch_up_without_going_past():
     assert ("FAST", 5) in met
     assert states[-1].position[5] == pytest.approx(0.3, abs=1e-6)
     assert max(state.position[5] for state in states) < 0.304
+    state, most = gate.rest(HOME), 0.0
+    for _ in range(60):
+        near, _, _ = gate.nearest(SAFETY.joints, T, state, (*HOME[:5], 0.3, HOME[6]))
+        state, _ = gate.check(SAFETY, T, state, near)
+        most = max(most, state.position[5])
+    assert most > 0.39, "a negative control: as fast as the joint can, it swings past"
 
 
 def test_without_it_the_gate_brakes_and_latches():
