@@ -9,8 +9,8 @@ import numpy as np
 from dvgwm.runtime.errors import ConfigError, ShapeError
 from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, MotionRecord, Observation, Scene, Tick
 
-from . import motion
-from .spec import ArmModel, RobotSpec, SimulatedRobot, SimulationOptions
+from . import messages, motion
+from .spec import ArmModel, RobotSpec, SimulatedRobot, SimulationOptions, simulated
 
 EE_WIDTH = 7
 """An end effector's action: x, y, z, a rotation vector, the gripper opening."""
@@ -50,7 +50,7 @@ class VirtualArm:
     def play(self, chunk: ActionChunk) -> None:
         """Play ``chunk`` until its last action is due; actions that were due before are neither played nor shown.
 
-        Raises what `motion.stopped` names where the gate stopped it, after the arm has braked; before anything moves
+        Raises what `messages.stopped` names where the gate stopped it, after the arm has braked; before anything moves
         `ConfigError` for an action space that this robot does not have, `ShapeError` for actions or times without sense.
         """
         self._sequence += 1
@@ -94,7 +94,7 @@ class VirtualArm:
             self._tick(box)
         if self._core.gate.latched is not None:
             self.stop()
-            raise motion.stopped(self._core.gate.latched)
+            raise messages.stopped(self._core.gate.latched)
 
     def _tick(self, box: motion.Mailbox) -> None:
         # What is simulated is never old: the joints are measured, and the cameras could be looked through, at any instant.
@@ -152,4 +152,4 @@ def open_arm(
     on_frame: OnFrame | None = None,
 ) -> VirtualArm:
     """Return the simulated robot of ``spec`` at ``task``, its layout drawn from ``seed``, behind motion and gate."""
-    return VirtualArm(spec.arm, spec.simulate(SimulationOptions(task, seed, height_px, width_px)), on_frame)
+    return VirtualArm(spec.arm, simulated(spec, SimulationOptions(task, seed, height_px, width_px)), on_frame)

@@ -1,4 +1,4 @@
-"""The Galaxea A1 as a robot that dvgwm knows: its cameras, its tasks, and how to simulate it."""
+"""The Galaxea A1 as a robot that dvgwm knows: its tasks, and how to simulate and to drive it."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -8,7 +8,7 @@ from dvgwm.runtime.types import Observation
 
 from .a1_model import A1
 from .sim.tasks import TASKS
-from .spec import RobotSpec, SimulatedRobot, SimulationOptions
+from .spec import DriveOptions, RealRobot, RobotSpec, SimulatedRobot, Simulation, SimulationOptions
 
 
 def simulate(options: SimulationOptions) -> SimulatedRobot:
@@ -32,4 +32,11 @@ def rehearse(task: str, seed: int, height_px: int, width_px: int) -> Sequence[Ob
     return demonstrate(SimulationOptions(task, seed, height_px, width_px)).observations
 
 
-ROBOT = RobotSpec(A1, ("scene", "wrist"), tuple(TASKS), simulate, rehearse, drive=None)
+def drive(options: DriveOptions) -> RealRobot:
+    """Return the driver of the real arm at a ROS master's address, with `galaxea_a1_ros.A1Settings`; nothing is opened."""
+    from .galaxea_a1_ros import GalaxeaA1
+
+    return GalaxeaA1(options)
+
+
+ROBOT = RobotSpec(A1, Simulation(tuple(TASKS), simulate, rehearse), drive)

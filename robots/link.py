@@ -11,29 +11,40 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from math import inf, nan
 
 from dvgwm.runtime.errors import ShapeError
 
-MAGIC, VERSION = b"dvgw", 1
+MAGIC, VERSION = b"dvgw", 2
 HEADER = struct.Struct("<4sHHQQd")
 """Magic, version, kind, run, sequence, time sent."""
 CHECKSUM = struct.Struct("<I")
 CHUNK = struct.Struct("<QdHH")
 """Sequence of the chunk, time observed (NaN: none), targets, joints; then the times, then the targets row by row."""
-STATE = struct.Struct("<HHHH")
-"""Log code, joint, flags, joints; then positions commanded and measured, then the world."""
+STATE = struct.Struct("<HHHHd")
+"""Log code, joint, flags, joints, time measured; then positions commanded and measured, then the world."""
+FRAME = struct.Struct("<d")
+"""When the camera's newest frame was taken; NaN: there is no camera to wait for."""
 LARGEST_BYTES = 65_536
+LARGEST_TEXT = 1_000
+"""Bytes of a `Kind.TOLD`."""
 NO_JOINT = 0xFFFF
 
 
 class Kind(IntEnum):
-    """What a message is: a sign of life, something to play, a wish to stop, or to be done with it; motion's state."""
+    """What a message is.
+
+    To motion: a sign of life with the newest frame's time, something to play, a wish to stop, or to be done with it, and that a
+    person armed the robot, with the pose that was seen then. From motion: its state, and what the robot says in words.
+    """
 
     ALIVE = 1
     CHUNK = 2
     STOP = 3
     END = 4
     STATE = 5
+    ARM = 6
+    TOLD = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +111,8 @@ def unpack_chunk(body: bytes) -> Chunk | None:
 class State:
     """Motion's state as it is sent: what it has to tell, where the joints are, the simulated world's numbers.
 
-    ``code`` numbers a log code of `motion.MESSAGES`, -1 where there is nothing to tell; ``joint`` is None where none is meant.
+    ``code`` numbers a log code of `messages.MESSAGES`, -1 where there is nothing to tell; ``joint`` is None where none is
+    meant. A robot that is not ``armed`` is sent nothing. ``measured_s`` is when the robot last answered, on motion's clock.
     """
 
     code: int
@@ -110,13 +122,15 @@ class State:
     commanded: tuple[float, ...]
     measured: tuple[float, ...]
     world: tuple[float, ...] = ()
+    armed: bool = True
+    measured_s: float = -inf
 
 
 def pack_state(state: State) -> bytes:
     """Return the body of a `Kind.STATE`."""
-    flags = state.latched | state.resting << 1
+    flags = state.latched | state.resting << 1 | state.armed << 2
     joint = NO_JOINT if state.joint is None else state.joint
-    head = STATE.pack(state.code + 1, joint, flags, len(state.commanded))
+    head = STATE.pack(state.code + 1, joint, flags, len(state.commanded), state.measured_s)
     return head + _doubles((*state.commanded, *state.measured, *state.world))
 
 
@@ -124,7 +138,7 @@ def unpack_state(body: bytes) -> State | None:
     """Return the state in a body, None where its length is not what it says."""
     if len(body) < STATE.size:
         return None
-    code, joint, flags, width = STATE.unpack_from(body)
+    code, joint, flags, width, measured_s = STATE.unpack_from(body)
     count, rest = divmod(len(body) - STATE.size, 8)
     if rest or count < 2 * width:
         return None
@@ -137,7 +151,30 @@ def unpack_state(body: bytes) -> State | None:
         numbers[:width],
         numbers[width : 2 * width],
         numbers[2 * width :],
+        bool(flags & 4),
+        measured_s,
     )
+
+
+def pack_frame(time_s: float | None) -> bytes:
+    """Return the body of a `Kind.ALIVE`: when the camera's newest frame was taken, None where there is no camera."""
+    return FRAME.pack(nan if time_s is None else time_s)
+
+
+def unpack_frame(body: bytes) -> float | None:
+    """Return the time in a body, None where it has none."""
+    time_s: float = FRAME.unpack(body)[0] if len(body) == FRAME.size else nan
+    return None if time_s != time_s else time_s
+
+
+def pack_pose(positions: Sequence[float]) -> bytes:
+    """Return the body of a `Kind.ARM`."""
+    return _doubles(positions)
+
+
+def unpack_pose(body: bytes) -> tuple[float, ...]:
+    """Return the positions in a body, as many as there are."""
+    return struct.unpack_from(f"<{len(body) // 8}d", body)
 
 
 class Line:

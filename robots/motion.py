@@ -3,25 +3,18 @@
 It runs on a virtual clock in simulation and in a process of its own on a real robot; this module knows neither.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
 from typing import Any
 
-from dvgwm.runtime.errors import (
-    CameraLostError,
-    DeadlineError,
-    DvgwmError,
-    GateLatchError,
-    RobotCommunicationError,
-    RobotStopError,
-    ShapeError,
-)
+from dvgwm.runtime.errors import GateLatchError, RobotCommunicationError, ShapeError
 from dvgwm.runtime.types import ArmEvent
 
 from . import gate, governor, player
 from .limits import SafetyLimits
+from .messages import event
 
 MISSED_TICKS = 5
 """A clock that jumps by more periods than this has left ticks out: whoever was to be watched was not."""
@@ -181,13 +174,7 @@ def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState
     verdict = replace(verdict, joint=joint)
     if code is None or code in core.reported:
         return core, verdict, None
-    return replace(core, reported=core.reported | {code}), verdict, _event(code, core.now_s, joint)
-
-
-def stopped(log_code: str) -> DvgwmError:
-    """Return the error that a run ends with whose arm was latched with ``log_code``."""
-    kind = ENDS.get(log_code, GateLatchError)
-    return kind(log_code, f"{MESSAGES[log_code].format(where='')}; start again to re-arm it")
+    return replace(core, reported=core.reported | {code}), verdict, event(code, core.now_s, joint)
 
 
 def _reading(core: MotionState, mailbox: Mailbox) -> gate.Reading:
@@ -256,49 +243,3 @@ def _fault(core: MotionState, chunk: JointChunk) -> str | None:
             if not low - OUTSIDE * (high - low) <= value <= high + OUTSIDE * (high - low):
                 return "MOTION_RANGE"
     return None
-
-
-def _event(code: str, now_s: float, joint: int | None) -> ArmEvent:
-    where = "" if joint is None else f" at joint {joint + 1}"
-    return ArmEvent(code, now_s, MESSAGES[code].format(where=where))
-
-
-ENDS: Mapping[str, type[DvgwmError]] = {
-    "ROBOT_STOP": RobotStopError,
-    "ROBOT_SILENT": RobotCommunicationError,
-    "ROBOT_STATE": RobotCommunicationError,
-    "MOTION_PAUSES": CameraLostError,
-    "MOTION_PAUSED": CameraLostError,
-    "MOTION_LATES": DeadlineError,
-}
-"""What a latch ends a run with, where it is not the gate's own."""
-MESSAGES = {
-    "GATE_HEARTBEAT": "who plans gave no sign of life: braked, held and latched",
-    "GATE_STALE": "the actions follow from what was seen too long ago: braked and held",
-    "GATE_FRAME": "the camera's frame is too old: braked and held",
-    "GATE_SHAPE": "the command has another number of joints: braked, held and latched",
-    "GATE_NONFINITE": "the command is no finite number: braked, held and latched",
-    "GATE_TRACKING": "the arm does not follow: braked towards where it is, held and latched",
-    "GATE_JUMP": "the command jumped: braked, held and latched",
-    "GATE_LIMIT": "the command left the position limits{where}: clamped",
-    "GATE_FAST": "the command was too fast{where}: slowed down",
-    "GATE_WORKSPACE": "the tool would have left its workspace: braked",
-    "GATE_TOOL_FAST": "the tool would have been too fast: braked",
-    "GATE_CLAMPED": "too many commands had to be clamped: braked, held and latched",
-    "ROBOT_STOP": "the robot has stopped itself: nothing is sent, latched",
-    "ROBOT_SILENT": "the robot's state is too old: nothing is sent, latched",
-    "ROBOT_STATE": "the robot's state is no finite number per joint: braked, held and latched",
-    "MOTION_SEQUENCE": "a chunk came out of order and was not played",
-    "MOTION_CLOCK": "the clock went back: braked, held and latched",
-    "MOTION_GAP": "ticks were left out: braked, held and latched",
-    "MOTION_LATE": "every target of the chunk was already past: held",
-    "MOTION_LATES": "four chunks within a minute came too late to be played: held and latched",
-    "MOTION_LEAP": "the chunk begins too far from where the arm is: braked, held and latched",
-    "MOTION_RANGE": "the chunk leaves the joints' range by far, as other units would: braked, held and latched",
-    "MOTION_LIMIT": "the chunk left the position limits{where}: kept inside",
-    "MOTION_FAST": "the chunk was too fast{where}: slowed down",
-    "MOTION_WORKSPACE": "the chunk was too fast for the edge of the workspace: slowed down",
-    "MOTION_TOOL_FAST": "the chunk was too fast for the tool: slowed down",
-    "MOTION_PAUSES": "there were too many pauses within a minute: held and latched",
-    "MOTION_PAUSED": "a pause was too long: held and latched",
-}

@@ -1,4 +1,4 @@
-"""The motion process: player, gate and driver on a clock of their own, beside whatever plans.
+"""The motion process: opens a robot and serves it (`serve`), beside whatever plans.
 
 `remote.RemoteArm` starts it (`command`) with its end of the link. It imports no torch and runs no handler: signals are blocked
 and waited for by a thread. Whatever ends it, the arm brakes first: a wish to end, a signal, a planner that is gone.
@@ -14,39 +14,27 @@ import socket
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from dvgwm.runtime.errors import ConfigError, DvgwmError, RobotCommunicationError, ShapeError
+from dvgwm.runtime.errors import ConfigError, DvgwmError, RobotCommunicationError
 from dvgwm.runtime.strict import strict
 
-from . import link, motion
 from .limits import SafetyLimits
-from .link import Kind, Line
-from .spec import ArmModel, MirroredRobot, RobotSpec, SimulationOptions
+from .link import Line
+from .serve import Driver, Ending, Plant, RealPlant, SimulatedPlant, begin, serve, wait_armed
+from .spec import ArmModel, DriveOptions, RobotSpec, SimulationOptions, simulated
 from .tightening import wider
 
 PRIORITY = 20
 """Of 1 to 99, where real-time priority is allowed: before all that has none, behind what the kernel does."""
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
-CODES = tuple(motion.MESSAGES)
-"""A log code is told by its place in here."""
-LOST = 42
-"""Exit code where the planner is gone."""
 MCL_CURRENT, MCL_FUTURE = 1, 2
 """Of sys/mman.h."""
-
-
-@dataclass(slots=True)
-class Ending:
-    """Why the process is to end, an exit code, None while it is not."""
-
-    code: int | None = None
 
 
 def watched_signals() -> Ending:
@@ -93,97 +81,6 @@ def locked(robot: str) -> int:
     return held
 
 
-@dataclass(slots=True)
-class Driver:
-    """A robot's driver as motion sees it: one that raises is a robot that does not answer, whatever it raises.
-
-    ``answered_s`` is when both ways last went well, ``failure`` what was raised since.
-    """
-
-    robot: MirroredRobot
-    joint_names: Sequence[str]
-    measured: tuple[float, ...]
-    answered_s: float = 0.0
-    failure: str | None = None
-
-    def read(self, now_s: float) -> None:
-        """Measure the joints."""
-        try:
-            self.measured = self.robot.positions()
-        except Exception as error:  # a vendor's own
-            self.failure = f"{type(error).__name__}: {error}"
-        if self.failure is None:
-            self.answered_s = now_s
-
-    def send(self, position: Sequence[float]) -> None:
-        """Send a command; the next measurement counts only if it was taken."""
-        try:
-            self.robot.send_action({f"{name}.pos": q for name, q in zip(self.joint_names, position, strict=True)})
-            self.failure = None
-        except Exception as error:
-            self.failure = f"{type(error).__name__}: {error}"
-
-
-def serve(model: ArmModel, robot: MirroredRobot, line: Line, origin_s: float, ending: Ending) -> int:
-    """Run motion until it is to end and the arm is at rest, and return the exit code; a late tick is not made up for.
-
-    Raises `RobotCommunicationError` where the driver went on failing until nothing may be sent any more.
-    """
-    driver = Driver(robot, model.joint_names, robot.positions())
-    core = motion.start(model.limits, model.period_s, driver.measured)
-    box, heard_s, due_s = motion.Mailbox(), 0.0, time.monotonic()
-    while True:
-        for message in line.receive():
-            heard_s = message.sent_s
-            box = _posted(box, message)
-            if message.kind is Kind.END:
-                ending.code = ending.code or 0
-        now_s = time.monotonic() - origin_s  # after all that was said before it: nothing is younger than now
-        if line.closed and ending.code is None:
-            ending.code = LOST
-        if ending.code is not None:
-            box = replace(box, stop=True)
-        alive_s = heard_s if core.track is not None else None  # who has nothing played need not say that it lives
-        driver.read(now_s)
-        seen = replace(box, measured=driver.measured, measured_s=driver.answered_s, heartbeat_s=alive_s)
-        core, verdict, event = motion.step(core, now_s, seen)
-        if core.gate.latched == "ROBOT_SILENT" and driver.failure is not None:
-            raise RobotCommunicationError("ROBOT_DRIVER", f"the driver failed: {driver.failure}; look at the arm first")
-        if verdict.send:
-            driver.send(verdict.position)
-        robot.advance(model.period_s)
-        code = core.gate.latched or (None if event is None else event.log_code)
-        line.send(Kind.STATE, now_s, link.pack_state(_state(core, code, verdict.joint, seen, robot)))
-        if ending.code is not None and core.resting:
-            return ending.code
-        due_s = max(due_s + model.period_s, time.monotonic() + model.period_s / 2)
-        time.sleep(max(0.0, due_s - time.monotonic()))
-
-
-def _posted(box: motion.Mailbox, message: link.Message) -> motion.Mailbox:
-    """Return the mailbox after a message; a chunk that makes no sense stops the arm."""
-    if message.kind is Kind.STOP:
-        return replace(box, stop=True)
-    if message.kind is not Kind.CHUNK:
-        return box
-    sent = link.unpack_chunk(message.body)
-    try:
-        if sent is None:
-            return replace(box, stop=True)
-        observed_s = None if sent.observed_s != sent.observed_s else sent.observed_s
-        return motion.Mailbox(motion.JointChunk(sent.sequence, sent.times_s, sent.targets, observed_s))
-    except ShapeError:
-        return replace(box, stop=True)
-
-
-def _state(
-    core: motion.MotionState, code: str | None, joint: int | None, seen: motion.Mailbox, robot: MirroredRobot
-) -> link.State:
-    number = -1 if code is None else CODES.index(code)
-    latched, measured = core.gate.latched is not None, tuple(seen.measured or ())
-    return link.State(number, joint, latched, core.resting, core.gate.position, measured, robot.world())
-
-
 def run(fd: int, order: Mapping[str, Any]) -> int:
     """Open the robot that ``order`` names and serve it; returns the exit code."""
     ending = watched_signals()
@@ -191,21 +88,35 @@ def run(fd: int, order: Mapping[str, Any]) -> int:
         line = Line(socket.socket(fileno=fd), int(order["run"]))
         opened.callback(line.close)
         try:
-            opened.callback(os.close, locked(f"{order['robot']}-simulated"))
+            real = order.get("drive")
+            opened.callback(os.close, locked(f"{order['robot']}-{'simulated' if real is None else real['address']}"))
             spec: RobotSpec = next(iter(entry_points(group="dvgwm.robots", name=order["robot"]))).load()
             model = _limited(spec.arm, strict(order["limits"], SafetyLimits))
-            robot: Any = spec.simulate(SimulationOptions(**order["options"]))
-            robot.connect()
-            opened.callback(robot.disconnect)
+            plant = _simulated(spec, order) if real is None else _driven(spec, real)
+            driver = Driver(plant, model.joint_names, float(order["origin_s"]), mute=bool(order.get("mute")))
+            opened.callback(driver.disconnect)
+            driver.connect()
             gc.collect()
             gc.freeze()
             gc.disable()
             kept_in_memory()
             first_in_line()
-            return serve(model, robot, line, float(order["origin_s"]), ending)
+            core = begin(model, driver) if real is None else wait_armed(model, driver, line, ending)
+            return ending.code or 0 if core is None else serve(core, driver, line, ending)
         except DvgwmError as error:
             sys.stderr.write(f"{error.line}\n")
             return error.exit_code
+
+
+def _simulated(spec: RobotSpec, order: Mapping[str, Any]) -> Plant:
+    robot: Any = simulated(spec, SimulationOptions(**order["options"]))
+    return SimulatedPlant(robot, spec.arm.period_s)
+
+
+def _driven(spec: RobotSpec, real: Mapping[str, Any]) -> Plant:
+    if spec.drive is None:
+        raise ConfigError("ROBOT_UNDRIVEN", f"{spec.name} has no driver of a real one; leave --live out")
+    return RealPlant(spec.drive(DriveOptions(**real)))
 
 
 def _limited(model: ArmModel, limits: SafetyLimits) -> ArmModel:

@@ -7,50 +7,59 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from dvgwm.runtime.errors import ConfigError, GateLatchError, RobotCommunicationError
-from dvgwm.runtime.types import ActionChunk, ArmEvent, MotionRecord, Observation, Scene, Tick
+from dvgwm.runtime.errors import ConfigError, GateLatchError, RobotCommunicationError, RobotStopError
+from dvgwm.runtime.types import ActionChunk, ArmEvent, ImageArray, MotionRecord, Observation, Scene, Tick
 
-from . import link, motion
+from . import link, messages, motion
 from .arm import RECORDED_S, OnFrame, joint_targets, unreachable
 from .link import Kind
-from .process import CODES, command
-from .spec import RobotSpec, SimulationOptions
+from .process import command
+from .serve import CODES
+from .spec import ArmModel, RobotSpec, SimulationOptions, simulated
 
 START_S, REST_S, END_S = 20.0, 5.0, 2.0
 """How long motion may take to start, to come to rest and to end."""
 ALIVE_S = 0.02
 POLL_S = 0.004
 OWN = re.compile(r"E(\d+) ([A-Z_]+) (.+)")
-KINDS = {kind.exit_code: kind for kind in (ConfigError, RobotCommunicationError, GateLatchError)}
+KINDS = {kind.exit_code: kind for kind in (ConfigError, RobotCommunicationError, RobotStopError, GateLatchError)}
 """What motion may say of its own end, on standard error: the better error."""
 SILENT_S = 0.3
 """How long motion, which tells its state every 20 ms, may say nothing."""
 
 
-class RemoteArm:
-    """A simulated robot whose motion, gate and physics run in a process of their own; implements `runtime.types.SimulatedArm`.
+class Eyes(Protocol):
+    """What is seen of an arm whose motion is elsewhere."""
 
-    What cameras see is drawn here, from a mirror of the world there. Raises `ConfigError` for a robot that has no mirror,
-    `RobotCommunicationError` where motion does not start or another runtime has the robot.
+    def images(self, state: link.State) -> Mapping[str, ImageArray]:
+        """Return what the cameras see; raises `CameraLostError` where they see nothing any more."""
+
+    def frame_s(self) -> float | None:
+        """Return when the newest frame was taken, on the machine's monotonic clock; None where none is waited for."""
+
+    def close(self) -> None:
+        """Let go of the cameras."""
+
+
+class RemoteArm:
+    """An arm whose motion and gate run in a process of their own; implements `runtime.types.Arm`.
+
+    ``order`` names the robot to the process, ``eyes`` are closed with the arm. Raises `RobotCommunicationError` where motion
+    does not start or another runtime has the robot, and what the driver raises.
     """
 
-    def __init__(self, spec: RobotSpec, options: SimulationOptions, on_frame: OnFrame | None = None) -> None:
-        mirror: Any = spec.simulate(options)
-        if not hasattr(mirror, "mirror"):
-            raise ConfigError("PROCESS_MIRROR", f"the simulated {spec.name} cannot be mirrored; leave --process out")
-        self._mirror, self.model, self._on_frame = mirror, spec.arm, on_frame
-        mirror.connect()
+    def __init__(self, model: ArmModel, order: Mapping[str, Any], eyes: Eyes, on_frame: OnFrame | None = None) -> None:
+        self.model, self._eyes, self._on_frame = model, eyes, on_frame
         self._origin_s, self._sequence, self._events = time.monotonic(), 0, list[ArmEvent]()
         run = secrets.randbits(63)
         self._line, there = link.link(run)
-        order = {"robot": spec.name, "run": run, "origin_s": self._origin_s, "options": asdict(options)}
-        order |= {"limits": asdict(spec.arm.limits)}
+        order = {**order, "run": run, "origin_s": self._origin_s, "limits": asdict(model.limits)}
         with there:
             self._process = subprocess.Popen(  # noqa: S603 (our own module, our own words)
                 command(there.fileno(), order), pass_fds=[there.fileno()], stderr=subprocess.PIPE, text=True
@@ -58,7 +67,7 @@ class RemoteArm:
         self._recorded = deque[Tick](maxlen=round(RECORDED_S / self.model.period_s))
         self._state: tuple[float, link.State] | None = None
         self._told: str | None = None
-        self._alive = threading.Event()
+        self.said = ""
         try:
             self._wait(lambda: self._state is not None, START_S, "start")
         except BaseException:
@@ -71,17 +80,11 @@ class RemoteArm:
         """The arm's clock: seconds since it was opened."""
         return time.monotonic() - self._origin_s
 
-    @property
-    def scene(self) -> Scene:
-        """The world around it, in the mirror."""
-        scene: Scene = self._mirror
-        return scene
-
     def observe(self) -> Observation:
-        """Return what the cameras see of the newest state; raises `RobotCommunicationError` where motion ended or hangs."""
+        """Return what is seen of the newest state; raises `RobotCommunicationError` where motion ended or hangs."""
+        images = self._eyes.images(self._known()[1])
         at_s, state = self._known()
-        self._mirror.mirror(state.world)
-        return Observation(dict(self._mirror.images()), np.asarray(state.measured), at_s)
+        return Observation(dict(images), np.asarray(state.measured), at_s)
 
     def play(self, chunk: ActionChunk) -> None:
         """Have ``chunk`` played until its last action is due; raises as `arm.VirtualArm.play`."""
@@ -92,15 +95,11 @@ class RemoteArm:
         motion.JointChunk(self._sequence, times_s, targets)  # what makes no sense is told here, and not sent
         observed_s = math.nan if chunk.observed_s is None else chunk.observed_s
         begun_s = self.time_s
-        self._alive.set()
-        try:
-            self._say(Kind.CHUNK, link.pack_chunk(link.Chunk(self._sequence, observed_s, times_s, targets)))
-            for time_s, action in zip(times_s, chunk.actions, strict=True):
-                self._until(time_s)
-                if self._on_frame is not None and time_s > begun_s:
-                    self._on_frame(self.observe(), action)
-        finally:
-            self._alive.clear()
+        self._say(Kind.CHUNK, link.pack_chunk(link.Chunk(self._sequence, observed_s, times_s, targets)))
+        for time_s, action in zip(times_s, chunk.actions, strict=True):
+            self._until(time_s)
+            if self._on_frame is not None and time_s > begun_s:
+                self._on_frame(self.observe(), action)
 
     def hold(self, seconds: float) -> None:
         """Let time pass while the arm comes to rest and holds."""
@@ -134,7 +133,7 @@ class RemoteArm:
         self._line.close()
         if self._process.stderr is not None:
             self._process.stderr.close()
-        self._mirror.disconnect()
+        self._eyes.close()
 
     def _known(self) -> tuple[float, link.State]:
         """Return the newest state; raises `RobotCommunicationError` where motion has ended or says nothing any more."""
@@ -179,6 +178,8 @@ class RemoteArm:
 
     def _hear(self) -> None:
         for message in self._line.receive():
+            if message.kind is Kind.TOLD:
+                self.said = message.body.decode("utf-8", "replace")
             state = link.unpack_state(message.body) if message.kind is Kind.STATE else None
             if state is None:
                 continue
@@ -187,7 +188,7 @@ class RemoteArm:
             self._recorded.append(Tick(message.sent_s, state.commanded, state.measured, code))
             if code is not None and not (state.latched and code == self._told):
                 where = "" if state.joint is None else f" at joint {state.joint + 1}"
-                self._events.append(ArmEvent(code, message.sent_s, motion.MESSAGES[code].format(where=where)))
+                self._events.append(ArmEvent(code, message.sent_s, messages.MESSAGES[code].format(where=where)))
             self._told = code if state.latched else None
 
     def _wait(self, done: Callable[[], bool], seconds: float, what: str) -> None:
@@ -209,23 +210,52 @@ class RemoteArm:
             _, state = self._known()
             if state.latched:
                 self.stop()
-                raise motion.stopped(CODES[state.code])
+                raise messages.stopped(CODES[state.code], self.said)
             left_s = time_s - self.time_s
             if left_s <= 0:
                 return
             time.sleep(min(left_s, POLL_S))
 
     def _keep_alive(self) -> None:
-        """Say every few milliseconds that whoever plans is there, while something of it is played."""
+        """Say every few milliseconds that whoever plans is there, and how new what it sees is."""
         while not self._line.closed:
-            self._alive.wait(1.0)
-            if self._alive.is_set():
-                self._line.send(Kind.ALIVE, self.time_s)
-                time.sleep(ALIVE_S)
+            frame_s = self._eyes.frame_s()
+            body = link.pack_frame(None if frame_s is None else frame_s - self._origin_s)
+            self._line.send(Kind.ALIVE, self.time_s, body)
+            time.sleep(ALIVE_S)
+
+
+class Mirror:
+    """The eyes of a simulated robot that is simulated elsewhere: its cameras look at a mirror of that world."""
+
+    def __init__(self, spec: RobotSpec, options: SimulationOptions) -> None:
+        robot: Any = simulated(spec, options)
+        if not hasattr(robot, "mirror"):
+            raise ConfigError("PROCESS_MIRROR", f"the simulated {spec.name} cannot be mirrored; leave --process out")
+        robot.connect()
+        self.robot, self.close = robot, robot.disconnect
+
+    def images(self, state: link.State) -> Mapping[str, ImageArray]:
+        """Return what the cameras see of the state's world."""
+        self.robot.mirror(state.world)
+        images: Mapping[str, ImageArray] = self.robot.images()
+        return images
+
+    def frame_s(self) -> None:
+        """Nothing is waited for: what is simulated can be looked at any time."""
+
+
+class MirroredArm(RemoteArm):
+    """A simulated robot whose motion, gate and physics run elsewhere; implements `runtime.types.SimulatedArm`."""
+
+    def __init__(self, spec: RobotSpec, options: SimulationOptions, on_frame: OnFrame | None = None) -> None:
+        mirror = Mirror(spec, options)
+        self.scene: Scene = mirror.robot
+        super().__init__(spec.arm, {"robot": spec.name, "options": asdict(options)}, mirror, on_frame)
 
 
 def open_remote_arm(
     spec: RobotSpec, *, task: str, seed: int, height_px: int, width_px: int, on_frame: OnFrame | None = None
-) -> RemoteArm:
+) -> MirroredArm:
     """`arm.open_arm` with motion, gate and physics in a process of their own, in real time."""
-    return RemoteArm(spec, SimulationOptions(task, seed, height_px, width_px), on_frame)
+    return MirroredArm(spec, SimulationOptions(task, seed, height_px, width_px), on_frame)

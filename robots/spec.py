@@ -1,9 +1,10 @@
-"""What makes a robot known to dvgwm: names, limits, cameras, kinematics, and how to simulate or drive it."""
+"""What makes a robot known to dvgwm: names, limits, kinematics, and how to simulate or drive it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.types import DoubleArray, ImageArray, Observation, Robot, Scene
 
 from .limits import SafetyLimits
@@ -57,6 +58,33 @@ class MirroredRobot(SimulatedRobot, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class JointState:
+    """What a real robot last told: its joints, the gripper last, and when that came, on the machine's monotonic clock.
+
+    ``stop`` says in words why the robot has stopped itself, None while it has not.
+    """
+
+    positions: tuple[float, ...]
+    at_s: float
+    stop: str | None = None
+
+
+class RealRobot(Robot, Protocol):
+    """A driver of a real robot. Everything that it opens and waits for, it waits for in ``connect``."""
+
+    def state(self) -> JointState:
+        """Return what the robot last told, without waiting for it to tell anything new."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriveOptions:
+    """Which real robot to open: its address, and what the driver's settings file says."""
+
+    address: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ArmModel:
     """What motion and gate need to know of an arm: joints in wire order with the gripper last, a command per period."""
 
@@ -68,21 +96,38 @@ class ArmModel:
 
 
 @dataclass(frozen=True, slots=True)
-class RobotSpec:
-    """Everything the rest of the system needs to know of one robot; what an entry point of `dvgwm.robots` names.
+class Simulation:
+    """How a robot is simulated: its ``tasks``, the default one first, and what makes it at one of them.
 
     ``rehearse`` shows how a scripted expert does a task (its name, the layout's seed, height and width of the images): what
     is seen every tenth of a second.
     """
 
-    arm: ArmModel
-    cameras: tuple[str, ...]
     tasks: tuple[str, ...]
     simulate: Callable[[SimulationOptions], SimulatedRobot]
     rehearse: Callable[[str, int, int, int], Sequence[Observation]]
-    drive: Callable[[Mapping[str, str]], Robot] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RobotSpec:
+    """Everything the rest of the system needs to know of one robot; what an entry point of `dvgwm.robots` names.
+
+    A robot can be simulated, or driven, or both. ``drive`` makes its driver, without opening anything, and raises
+    `ConfigError` for an address or a setting that has no sense.
+    """
+
+    arm: ArmModel
+    simulation: Simulation | None = None
+    drive: Callable[[DriveOptions], RealRobot] | None = None
 
     @property
     def name(self) -> str:
         """The robot's name."""
         return self.arm.name
+
+
+def simulated(spec: RobotSpec, options: SimulationOptions) -> SimulatedRobot:
+    """Return the robot of ``spec`` at a task; raises `ConfigError` for one that cannot be simulated."""
+    if spec.simulation is None:
+        raise ConfigError("ROBOT_UNSIMULATED", f"{spec.name} is not simulated; --live --arm ADDRESS drives a real one")
+    return spec.simulation.simulate(options)

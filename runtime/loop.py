@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .cameras.sight import check_sight
-from .config.plugins import load_robot, open_simulation
+from .config.plugins import load_robot, open_simulation, simulation_of
 from .config.settings import SimulationSettings
 from .denoise import Progress
 from .display.report import Finished
@@ -71,7 +71,7 @@ def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError |
     Raises the errors of every part.
     """
     spec = load_robot(settings.robot, settings.limits)
-    task = settings.chosen_task(spec)
+    task = settings.chosen_task(simulation_of(spec).tasks)
     plan_time = "real" if settings.process else settings.plan_time
     started = time.perf_counter()
     with outputs(settings.out, settings.gif) as (directory, shown_as), settings.engines.open() as pipeline:

@@ -177,12 +177,8 @@ class SimulatedArm(Arm, Protocol):
         """Let time pass while the arm comes to rest and holds."""
 
 
-class SimulatedRobotSpec(Protocol):
-    """What the runtime asks of a robot that an entry point names (`dvgwm.robots.spec.RobotSpec`)."""
-
-    @property
-    def name(self) -> str:
-        """The robot's name."""
+class Simulation(Protocol):
+    """How a robot is simulated (`dvgwm.robots.spec.Simulation`)."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -191,6 +187,18 @@ class SimulatedRobotSpec(Protocol):
     @property
     def rehearse(self) -> Callable[[str, int, int, int], Sequence[Observation]]:
         """What is seen while a scripted expert does a task: its name, the layout's seed, the images' height and width."""
+
+
+class RobotSpec(Protocol):
+    """What the runtime asks of a robot that an entry point names (`dvgwm.robots.spec.RobotSpec`)."""
+
+    @property
+    def name(self) -> str:
+        """The robot's name."""
+
+    @property
+    def simulation(self) -> Simulation | None:
+        """How it is simulated, None if it is not."""
 
 
 class Robot(Protocol):

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from ..config.plugins import load_robot, open_simulation
+from ..config.plugins import load_robot, open_simulation, simulation_of
 from ..config.settings import SimulationSettings
 from ..display.tables import text_table
 from ..loop import EpisodeOptions, run_episode
@@ -24,11 +24,11 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool, control: 
     that the gate stopped is not solved; ``stopped`` counts them by log code.
     """
     spec = load_robot(settings.robot, settings.limits)
-    layouts = [
-        (spec.tasks[index % len(spec.tasks)], settings.seed + index // len(spec.tasks)) for index in range(episodes)
-    ]
-    solved: dict[str, list[bool]] = {task: [] for task in spec.tasks}
-    heeded: dict[str, list[bool]] = {task: [] for task in spec.tasks}
+    simulation = simulation_of(spec)
+    tasks = simulation.tasks
+    layouts = [(tasks[index % len(tasks)], settings.seed + index // len(tasks)) for index in range(episodes)]
+    solved: dict[str, list[bool]] = {task: [] for task in tasks}
+    heeded: dict[str, list[bool]] = {task: [] for task in tasks}
     seconds: list[float] = []
     stopped: list[str] = []
     started = time.perf_counter()
@@ -42,7 +42,7 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool, control: 
             try:
                 options = EpisodeOptions.of(settings, pipeline, arm)
                 spend = settings.plan_clock(arm)
-                rehearsal = spec.rehearse(task, seed, *size_px) if control == "true-frames" else ()
+                rehearsal = simulation.rehearse(task, seed, *size_px) if control == "true-frames" else ()
                 imagine = imagination(control, pipeline, arm.scene, rehearsal)
                 done = run_episode(
                     arm, pipeline, options, Profiler(), solved=arm.scene.solved, spend=spend, imagine=imagine

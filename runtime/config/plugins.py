@@ -10,7 +10,7 @@ from ..backends.backend import Backend
 from ..bundle.disk import Bundle, read_bundle
 from ..errors import BundleMissingError, ConfigError, DvgwmError
 from ..pipeline import Pipeline
-from ..types import Observation, SimulatedArm, SimulatedRobotSpec
+from ..types import Observation, RobotSpec, SimulatedArm, Simulation
 
 DEFAULT_BUNDLE = "a1_tiny"
 
@@ -55,20 +55,27 @@ def open_backend(name: str, threads: int | None) -> Backend:
     return backend
 
 
-def load_robot(name: str, limits: Path | None = None) -> SimulatedRobotSpec:
+def load_robot(name: str, limits: Path | None = None) -> RobotSpec:
     """Return the robot called ``name``, its limits tightened by the file ``limits``.
 
     Raises `ConfigError` naming the robots that exist, or what is wrong with the file.
     """
-    spec: SimulatedRobotSpec = load("robots", name)
+    spec: RobotSpec = load("robots", name)
     if limits is None:
         return spec
-    tight: SimulatedRobotSpec = load("arm", "tightened")(spec, limits)
+    tight: RobotSpec = load("arm", "tightened")(spec, limits)
     return tight
 
 
+def simulation_of(spec: RobotSpec) -> Simulation:
+    """Return how the robot is simulated; raises `ConfigError` where it is not."""
+    if spec.simulation is None:
+        raise ConfigError("ROBOT_UNSIMULATED", f"{spec.name} is not simulated; --live --arm ADDRESS drives a real one")
+    return spec.simulation
+
+
 def open_simulation(
-    spec: SimulatedRobotSpec,
+    spec: RobotSpec,
     task: str,
     seed: int,
     pipeline: Pipeline,

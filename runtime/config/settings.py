@@ -1,6 +1,6 @@
 """What the command line asked for, as plain facts."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigError
 from ..pipeline import Overrides, Pipeline
-from ..types import SimulatedArm, SimulatedRobotSpec
+from ..types import SimulatedArm
 from . import plugins
 
 
@@ -51,11 +51,11 @@ class SimulationSettings:
     process: bool = False
     limits: Path | None = None
 
-    def chosen_task(self, spec: SimulatedRobotSpec) -> str:
+    def chosen_task(self, tasks: Sequence[str]) -> str:
         """Return the task to simulate, ``task`` or ``task:object``; raises `ConfigError` naming those that exist."""
-        if self.task is not None and self.task.split(":")[0] not in spec.tasks:
-            raise ConfigError("TASK_UNKNOWN", f"{spec.name} has no task {self.task!r}; known: {', '.join(spec.tasks)}")
-        return self.task or spec.tasks[0]
+        if self.task is not None and self.task.split(":")[0] not in tasks:
+            raise ConfigError("TASK_UNKNOWN", f"{self.robot} has no task {self.task!r}; known: {', '.join(tasks)}")
+        return self.task or tasks[0]
 
     def plan_clock(self, arm: SimulatedArm) -> Callable[[float], None]:
         """Return what a plan of so many wall seconds does to the arm's virtual clock; a real one needs nothing."""

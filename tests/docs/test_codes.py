@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from dvgwm.robots import motion
+from dvgwm.robots import messages
 from dvgwm.runtime import errors
 from dvgwm.runtime.errors import DvgwmError
 
@@ -44,8 +44,8 @@ def codes() -> dict[str, dict[str, list[str]]]:
                 entry = found[one]
                 entry["exit"] += [str(KINDS[kind].exit_code)] if str(KINDS[kind].exit_code) not in entry["exit"] else []
                 entry["said"] += [said] if said not in entry["said"] else []
-    for code, said in motion.MESSAGES.items():
-        ends = str(motion.stopped(code).exit_code) if "latched" in said else "-"
+    for code, said in messages.MESSAGES.items():
+        ends = str(messages.stopped(code).exit_code) if "latched" in said else "-"
         found[code] = {"exit": [ends], "said": [said.replace("{where}", "")]}
     return dict(sorted(found.items()))
 
@@ -80,5 +80,5 @@ def test_a_code_means_one_exit_code():
 
 
 def test_every_code_is_found_that_the_motion_side_gives():
-    assert set(motion.MESSAGES) <= set(codes())
+    assert set(messages.MESSAGES) <= set(codes())
     assert {"ROBOT_LOCKED", "BUNDLE_MISSING", "STAGE_CHUNKS", "OUTPUT_NONFINITE"} <= set(codes())

@@ -1,17 +1,23 @@
 """A motion process in the hands of a test, which is its planner."""
 
+import json
 import math
 import os
+import shutil
+import socket
 import subprocess
+import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dvgwm.robots import link, process
+from dvgwm.robots import link, process, ros
 from dvgwm.robots.a1_model import SAFETY
 from dvgwm.robots.link import Chunk, Kind
+from dvgwm.runtime.errors import RobotCommunicationError
 
 OPTIONS = {"task": "fruit_in_bowl", "seed": 0, "height_px": 32, "width_px": 48}
 
@@ -43,7 +49,7 @@ class Motion:
         return self.states[-1][1]
 
     def hear(self):
-        for message in self.line.receive():
+        for message in (heard for heard in self.line.receive() if heard.kind is Kind.STATE):
             self.states.append((message.sent_s, link.unpack_state(message.body)))
 
     def until(self, done, seconds, alive=True):
@@ -111,6 +117,87 @@ def started():
 
     def start(limits=SAFETY):
         made.append(Motion(limits))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+
+
+@pytest.fixture(scope="session")
+def ros_installed():
+    """Skip without ROS 1, which no package index has."""
+    if not ros.found():
+        pytest.skip("ROS 1 is not installed (docs/robots.md)")
+    return
+
+
+@pytest.fixture(scope="session")
+def roscore(ros_installed, tmp_path_factory):
+    """A real ROS master on a free port; its address."""
+    if shutil.which("roscore") is None:
+        pytest.skip("roscore is not installed (docs/robots.md)")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("ros")
+    own = {"ROS_HOME": str(home), "ROS_IP": "127.0.0.1", "ROS_MASTER_URI": f"http://127.0.0.1:{port}"}
+    core = subprocess.Popen(
+        ["roscore", "-p", str(port)], env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    end_s = time.monotonic() + 30
+    while time.monotonic() < end_s:
+        try:
+            ros.topics("127.0.0.1", port)
+            break
+        except RobotCommunicationError:
+            time.sleep(0.1)
+    yield f"127.0.0.1:{port}"
+    core.terminate()
+    core.wait(20)
+
+
+class Counterpart:
+    """A simulated A1 behind the vendor's topics, in a process of its own."""
+
+    def __init__(self, master, home, **options):
+        words = [sys.executable, str(Path(__file__).parent / "ros_counterpart.py"), "--master", master]
+        words += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        self.master = master
+        self.process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"ROS_HOME": str(home), "ROS_IP": "127.0.0.1"},
+        )
+        self.ready = json.loads(self.process.stdout.readline())
+
+    def say(self, **order):
+        """Give it a fault, or none."""
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+
+    def ask(self):
+        """Return what it knows of its world."""
+        self.say(ask=True)
+        return json.loads(self.process.stdout.readline())
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def a1_node(roscore, tmp_path):
+    """What starts a simulated A1 behind the vendor's topics."""
+    pytest.importorskip("mujoco", reason="MuJoCo is not installed")
+    made = []
+
+    def start(**options):
+        made.append(Counterpart(roscore, tmp_path, **options))
         return made[-1]
 
     yield start

@@ -9,7 +9,7 @@ import pytest
 
 from dvgwm.robots.arm import VirtualArm, open_arm
 from dvgwm.robots.limits import JointLimits, SafetyLimits
-from dvgwm.robots.spec import ArmModel, RobotSpec, SimulationOptions
+from dvgwm.robots.spec import ArmModel, RobotSpec, Simulation, SimulationOptions
 from dvgwm.runtime.errors import ConfigError, GateLatchError, ShapeError
 from dvgwm.runtime.types import ActionChunk
 
@@ -110,7 +110,7 @@ def test_poses_go_through_kinematics_and_unreachable_ones_are_told_once():
 
 def test_an_arm_is_opened_in_the_scene_that_was_asked_for_and_closed():
     asked = []
-    spec = RobotSpec(PLANAR, ("scene",), (), lambda options: asked.append(options) or Planar(), lambda *_: (), None)
+    spec = RobotSpec(PLANAR, Simulation((), lambda options: asked.append(options) or Planar(), lambda *_: ()))
     arm = open_arm(spec, task="push", seed=3, height_px=64, width_px=96)
     assert asked == [SimulationOptions("push", 3, 64, 96)]
     assert arm.robot.connected

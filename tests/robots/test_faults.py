@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dvgwm.robots import gate, motion
+from dvgwm.robots import gate, messages, motion
 from dvgwm.robots.a1_model import A1, SAFETY
 from dvgwm.robots.motion import JointChunk, Mailbox
 
@@ -201,7 +201,7 @@ def trial(fault: Fault, begin: int) -> Outcome:
             answered = core.gate.latched is not None or core.pause is not None
             braked = tick - begin if answered and braked is None else braked
     state = "latched" if core.gate.latched else "paused" if core.pause else "running"
-    ends = None if core.gate.latched is None else motion.stopped(core.gate.latched).exit_code
+    ends = None if core.gate.latched is None else messages.stopped(core.gate.latched).exit_code
     if state != "running":
         assert core.resting
     return Outcome(state, tuple(dict.fromkeys(told)), ends, braked, silent)
@@ -230,7 +230,7 @@ def test_a_fault_reaches_its_state(outcomes, name, phase):
         return
     assert fault.log_code in made.told
     if fault.state == "latched":
-        assert made.exit_code == motion.stopped(made.told[-1]).exit_code
+        assert made.exit_code == messages.stopped(made.told[-1]).exit_code
         assert made.told[-1] == fault.log_code
         assert made.braked_after <= fault.within
     assert made.silent == (fault.log_code in ("ROBOT_SILENT", "ROBOT_STOP"))

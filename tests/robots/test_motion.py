@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dvgwm.robots import motion
+from dvgwm.robots import messages, motion
 from dvgwm.robots.a1_model import SAFETY
 from dvgwm.robots.limits import JointLimits, SafetyLimits
 from dvgwm.robots.motion import JointChunk, Mailbox
@@ -126,7 +126,7 @@ def test_a_fourth_chunk_within_a_minute_that_is_wholly_past_latches():
         told += [event.log_code for event in events]
         assert (core.gate.latched is None) == (at_s < 80.0), "the first one is older than a minute by then"
     assert told == ["MOTION_LATE"] * 4 + ["MOTION_LATES"]
-    assert motion.stopped(core.gate.latched).exit_code == 33
+    assert messages.stopped(core.gate.latched).exit_code == 33
 
 
 def test_a_chunk_whose_first_targets_are_past_is_joined_at_the_rest():
@@ -320,7 +320,7 @@ def test_a_pause_of_more_than_five_seconds_latches():
     assert core.gate.latched is None
     core, codes, _ = play(core, 1, lambda tick: {"frame_s": 40 * T}, chunk(), begin=48 + 251)
     assert codes == [core.gate.latched] == ["MOTION_PAUSED"]
-    assert motion.stopped("MOTION_PAUSED").exit_code == 20
+    assert messages.stopped("MOTION_PAUSED").exit_code == 20
 
 
 @pytest.mark.parametrize("apart_s", [2.0, 31.0])
@@ -408,7 +408,7 @@ def test_a_robot_that_stops_itself_gets_nothing_more():
     assert sent == [True] * 40 + [False] * 20
     _, verdict, _ = motion.step(core, 59.2 * T, well(59.2 * T))
     assert not verdict.send, "nor before its time"
-    assert motion.stopped(core.gate.latched).exit_code == 41
+    assert messages.stopped(core.gate.latched).exit_code == 41
 
 
 def test_an_arm_that_stays_behind_is_let_go():
@@ -430,8 +430,8 @@ def test_every_code_has_a_sentence_and_every_latch_an_end():
         "MOTION_LIMIT",
         "MOTION_FAST",
     }
-    assert used == set(motion.MESSAGES)
+    assert used == set(messages.MESSAGES)
     for code in used:
-        error = motion.stopped(code)
+        error = messages.stopped(code)
         assert error.log_code == code
         assert error.exit_code in (20, 33, 40, 41, 42)

@@ -14,10 +14,10 @@ import pytest
 
 pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 
-from dvgwm.robots import link, process
+from dvgwm.robots import link, process, serve
 from dvgwm.robots.galaxea_a1 import ROBOT
 from dvgwm.robots.link import Chunk, Kind
-from dvgwm.robots.remote import RemoteArm
+from dvgwm.robots.remote import MirroredArm
 from dvgwm.robots.spec import SimulationOptions
 from dvgwm.runtime.display.inspection import realtime
 from dvgwm.runtime.errors import GateLatchError, RobotCommunicationError
@@ -48,7 +48,7 @@ def test_a_planner_that_hangs_is_noticed(started):
     motion = started()
     motion.play()
     motion.until(lambda: motion.state.latched, 2, alive=False)
-    assert process.CODES[motion.state.code] == "GATE_HEARTBEAT"
+    assert serve.CODES[motion.state.code] == "GATE_HEARTBEAT"
     motion.until(lambda: motion.state.resting, 2, alive=False)
     assert motion.process.poll() is None, "it holds the arm"
     motion.line.send(Kind.END, motion.now_s)
@@ -137,6 +137,15 @@ class Deaf:
     def world(self):
         return ()
 
+    def connect(self):
+        pass
+
+    disconnect = connect
+
+
+def driven(robot):
+    return serve.Driver(serve.SimulatedPlant(robot, 0.02), ROBOT.arm.joint_names, time.monotonic())
+
 
 @pytest.fixture
 def ends():
@@ -151,33 +160,38 @@ def ends():
 @pytest.mark.parametrize("method", ["positions", "send_action"])
 def test_a_driver_that_fails_is_a_robot_that_does_not_answer(ends, method):
     robot, (_, there) = Deaf(method, 10), ends
+    driver = driven(robot)
+    core = serve.begin(ROBOT.arm, driver)
     with pytest.raises(RobotCommunicationError, match="OSError: no such device") as caught:
-        process.serve(ROBOT.arm, robot, there, time.monotonic(), process.Ending())
+        serve.serve(core, driver, there, serve.Ending())
     assert caught.value.log_code == "ROBOT_DRIVER"
     assert robot.calls > 11, "not at the first failure"
 
 
 @pytest.mark.parametrize("method", ["positions", "send_action"])
 def test_a_driver_that_fails_once_is_forgiven(ends, method):
-    robot, ending, (here, there) = Deaf(method, 10, count=1), process.Ending(), ends
+    robot, ending, (here, there) = Deaf(method, 10, count=1), serve.Ending(), ends
     timer = threading.Timer(0.6, lambda: setattr(ending, "code", 143))
     timer.start()
-    assert process.serve(ROBOT.arm, robot, there, time.monotonic(), ending) == 143
+    driver = driven(robot)
+    assert serve.serve(serve.begin(ROBOT.arm, driver), driver, there, ending) == 143
     timer.join()
     assert robot.calls > 11
-    assert not any(link.unpack_state(message.body).latched for message in here.receive())
+    states = [link.unpack_state(message.body) for message in here.receive() if message.kind is Kind.STATE]
+    assert len(states) > 11
+    assert not any(state.latched for state in states)
 
 
 def test_the_second_runtime_of_a_robot_is_refused(started):
     started()
     with pytest.raises(RobotCommunicationError) as caught:
-        RemoteArm(ROBOT, SimulationOptions(**OPTIONS))
+        MirroredArm(ROBOT, SimulationOptions(**OPTIONS))
     assert (caught.value.exit_code, caught.value.log_code) == (40, "ROBOT_LOCKED")
 
 
 def test_an_arm_in_another_process_plays_in_real_time_and_is_seen():
     frames = []
-    arm = RemoteArm(ROBOT, SimulationOptions(**OPTIONS), lambda seen, action: frames.append((seen, action)))
+    arm = MirroredArm(ROBOT, SimulationOptions(**OPTIONS), lambda seen, action: frames.append((seen, action)))
     try:
         first, begun_s = arm.observe(), arm.time_s
         swing = np.outer(0.1 * (1 - np.cos(0.15 * np.arange(1, 11))), (1, 0, 0, 0, 0, 0, 0)) + first.joints
@@ -210,12 +224,12 @@ def test_why_motion_did_not_begin_is_told_as_its_own_error():
     limits = ROBOT.arm.limits
     high = replace(limits, workspace=replace(limits.workspace, lower_m=(-0.8, -0.8, 0.5)))
     with pytest.raises(GateLatchError, match="tool stands outside") as caught:
-        RemoteArm(replace(ROBOT, arm=replace(ROBOT.arm, limits=high)), SimulationOptions(**OPTIONS))
+        MirroredArm(replace(ROBOT, arm=replace(ROBOT.arm, limits=high)), SimulationOptions(**OPTIONS))
     assert caught.value.log_code == "ARM_OUTSIDE"
 
 
 def test_after_a_plan_that_took_longer_than_the_link_holds_states_the_newest_is_seen():
-    arm = RemoteArm(ROBOT, SimulationOptions(**OPTIONS))
+    arm = MirroredArm(ROBOT, SimulationOptions(**OPTIONS))
     try:
         time.sleep(7.0)
         seen = arm.observe()

@@ -81,7 +81,7 @@ def test_an_instruction_is_heeded_where_what_it_names_was_moved_furthest():
 
 
 def test_a_rehearsal_is_the_experts_episode_seen():
-    shown = ROBOT.rehearse("stack_cube", 1, 32, 48)
+    shown = ROBOT.simulation.rehearse("stack_cube", 1, 32, 48)
     assert len(shown) >= 49
     assert shown[0].images["scene"].shape == (32, 48, 3)
     assert np.diff([one.time_s for one in shown]) == pytest.approx(0.1)
@@ -113,5 +113,5 @@ def test_observation_carries_joints_and_both_cameras():
 def test_without_mujoco_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr("dvgwm.robots.galaxea_a1.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"dvgwm\[sim\]") as raised:
-        ROBOT.simulate(SimulationOptions("fruit_in_bowl", 0, 32, 48))
+        ROBOT.simulation.simulate(SimulationOptions("fruit_in_bowl", 0, 32, 48))
     assert raised.value.log_code == "SIM_MISSING"

@@ -117,7 +117,9 @@ def test_evaluate_shows_the_policy_what_its_control_says(make_bundle, monkeypatc
     facts = json.loads(done.output)
     assert facts["control"] == control
     assert facts["object_accuracy"] == 1.0
-    from dvgwm.robots.galaxea_a1 import ROBOT as SPEC
+    from dvgwm.robots.galaxea_a1 import ROBOT
+
+    SPEC = ROBOT.simulation
     from dvgwm.robots.spec import SimulationOptions
 
     robot = SPEC.simulate(SimulationOptions(SPEC.tasks[0], 0, 32, 48))

@@ -1,0 +1,225 @@
+"""The Galaxea A1 over ROS 1: joint states in, joint and gripper targets out, through the vendor's own driver and tracker.
+
+Topics, messages and their checksums are those of the vendor's A1 SDK (September 2024). The tracker of its
+``jointTrackerdemo.launch`` takes joint targets; inverse kinematics are ours.
+"""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from dvgwm.runtime.arrivals import Arrivals
+from dvgwm.runtime.errors import ConfigError, RobotCommunicationError
+
+from . import ros
+from .a1_model import JOINT_NAMES
+from .settings import settings
+from .spec import DriveOptions, JointState
+
+JOINTS = tuple(f"arm_joint{number}" for number in range(1, 7))
+JOINT_STATE_MD5 = "3066dcd76a6cfaef579bd0f34173e9fd"
+STATUS_MD5 = "6e3be6b3acaa4d25460958596a1f2bf0"
+STATUS_PARTS = {
+    "signal_arm/status": "string[] name\nsignal_arm/motor_error[] motor_errors",
+    "signal_arm/motor_error": "uint32 error_code\nstring[] error_description",
+}
+GRIPPER_MD5 = "dbfc87e504144f4078e11692fe88aff0"
+FAULTS = {
+    6: "timeout between its controllers",
+    7: "position limit",
+    8: "speed limit",
+    9: "torque limit",
+    15: "communication lost",
+    17: "serial line of the driver",
+    18: "serial line of the driver",
+    19: "serial line of the driver",
+    20: "serial line of the driver",
+}
+"""Bits of an error code, as far as the vendor names them."""
+IDLE = 1 << 6
+"""Seen alone at an arm that is at rest and well."""
+MOVING_RAD_S = 0.05
+WIDE = 1.05
+"""A gripper that is open by more of its stroke has another stroke."""
+RATE_HZ = 20.0
+"""A driver that tells its joints less often is refused."""
+RATED_S = 0.5
+GRIPPER_S, STATUS_S = 0.5, 1.0
+"""How old the gripper's state and the arm's status may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class A1Settings:
+    """What a settings file may say: topics, and the gripper's stroke, 60 mm by the vendor's notes, 103.8 measured on a G2."""
+
+    joint_states: str = "/joint_states_host"
+    gripper_state: str = "/gripper_stroke_host"
+    status: str = "/arm_status_host"
+    joint_targets: str = "/arm_joint_target_position"
+    gripper_targets: str = "/gripper_position_control_host"
+    stroke_max_mm: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.stroke_max_mm) and self.stroke_max_mm > 0.0):
+            raise ConfigError("ARM_SETTINGS", f"wanted a positive stroke_max_mm, got {self.stroke_max_mm}")
+
+
+class GalaxeaA1:
+    """A real A1, by its ROS master's address; implements `dvgwm.robots.spec.RealRobot`."""
+
+    name = "galaxea_a1"
+
+    def __init__(self, options: DriveOptions) -> None:
+        self.settings = settings(options, A1Settings)
+        self._master = ros.master(options.address)
+        self.id = "{}:{}".format(*self._master)
+        self._lock = threading.Lock()
+        self._joints: tuple[float, ...] = ()
+        self._speeds: tuple[float, ...] = ()
+        self._faults: dict[str, int] = {}
+        self._gripper = 0.0
+        self._joints_s = self._gripper_s = self._status_s = 0.0
+        self._arrivals, self._count, self._rate_hz = Arrivals(), 0, 0.0
+        self._rospy: Any = None
+
+    def connect(self, calibrate: bool = True) -> None:
+        """Open the node, hear every topic once, and see that somebody takes targets; nothing moves.
+
+        Raises `ConfigError` without ROS, or for messages that are others; `RobotCommunicationError` for whoever is silent.
+        """
+        rospy, said = ros.open_node(*self._master), self.settings
+        self._rospy = rospy
+        state = ros.library("sensor_msgs.msg").JointState
+        for topic in (said.joint_states, said.gripper_state):
+            ros.first(rospy, topic, (JOINT_STATE_MD5,))
+        kind = ros.first(rospy, said.status, (STATUS_MD5,))["type"]
+        status, gripper = status_messages(kind)[kind], gripper_message()
+        self._state, self._stroke = state, gripper
+        self._targets = rospy.Publisher(said.joint_targets, state, queue_size=1, tcp_nodelay=True)
+        self._strokes = rospy.Publisher(said.gripper_targets, gripper, queue_size=1, tcp_nodelay=True)
+        rospy.Subscriber(said.joint_states, state, self._on_joints, queue_size=1, tcp_nodelay=True)
+        rospy.Subscriber(said.gripper_state, state, self._on_gripper, queue_size=1, tcp_nodelay=True)
+        rospy.Subscriber(said.status, status, self._on_status, queue_size=1, tcp_nodelay=True)
+        self._wait(lambda: self._joints_s and self._gripper_s and self._status_s, "told its state")
+        if self._gripper > WIDE:
+            wide_mm, most_mm = self._gripper * said.stroke_max_mm, said.stroke_max_mm
+            raise ConfigError("ARM_STROKE", f"the gripper is {wide_mm:.1f} mm open, of {most_mm:g}; set stroke_max_mm")
+        self._wait(lambda: self._targets.get_num_connections(), f"listens on {said.joint_targets}")
+        self._wait(lambda: self._strokes.get_num_connections(), f"listens on {said.gripper_targets}")
+        begun, begun_s = self._count, time.monotonic()
+        time.sleep(RATED_S)
+        self._rate_hz = (self._count - begun) / (time.monotonic() - begun_s)
+        if self._rate_hz < RATE_HZ:
+            raise RobotCommunicationError(
+                "ARM_RATE",
+                f"wanted joint states at {RATE_HZ:g} Hz or more, got {self._rate_hz:.1f}; look at the arm's serial line",
+            )
+
+    def about(self) -> str:
+        """Return what was found, in words."""
+        return f"ROS master {self.id}, joint states at {self._rate_hz:.0f} Hz"
+
+    def state(self) -> JointState:
+        """Return what the arm last told; raises `RobotCommunicationError` where gripper or status fell silent."""
+        now_s = time.monotonic()
+        with self._lock:
+            for what, since_s, most_s in (
+                ("gripper", self._gripper_s, GRIPPER_S),
+                ("status", self._status_s, STATUS_S),
+            ):
+                if now_s - since_s > most_s:
+                    raise RobotCommunicationError(
+                        "ARM_TOPIC", f"the {what} has told nothing for {now_s - since_s:.2f} s"
+                    )
+            return JointState((*self._joints, self._gripper), self._joints_s, self._stop())
+
+    def get_observation(self) -> dict[str, Any]:
+        """Return the joint positions (``joint_1.pos`` ..)."""
+        return {f"{name}.pos": value for name, value in zip(JOINT_NAMES, self.state().positions, strict=True)}
+
+    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
+        """Publish joint targets (radians) and the gripper's (0..1); raises `RobotCommunicationError` where nobody listens."""
+        for topic in (self._targets, self._strokes):
+            if not topic.get_num_connections():
+                raise RobotCommunicationError("ARM_TRACKER", f"nobody listens on {topic.name} any more")
+        *joints, opening = (float(action[f"{name}.pos"]) for name in JOINT_NAMES)
+        target, stroke = self._state(name=list(JOINTS), position=joints), self._stroke()
+        target.header.stamp = stroke.header.stamp = self._rospy.Time.now()
+        stroke.gripper_stroke = opening * self.settings.stroke_max_mm
+        self._targets.publish(target)
+        self._strokes.publish(stroke)
+        return action
+
+    def disconnect(self) -> None:
+        """Leave the master; the arm holds its last target."""
+        if self._rospy is not None:
+            self._rospy.signal_shutdown("done")
+
+    def _wait(self, done: Any, what: str) -> None:
+        end_s = time.monotonic() + ros.FIRST_S
+        while not done():
+            if time.monotonic() > end_s:
+                raise RobotCommunicationError(
+                    "ARM_CONNECT",
+                    f"nobody {what} within {ros.FIRST_S:g} s; start single_arm_node.launch and jointTrackerdemo.launch",
+                )
+            time.sleep(0.005)
+
+    def _on_joints(self, heard: Any) -> None:
+        arrived_s = time.monotonic()
+        places = dict(zip(heard.name, heard.position, strict=False))
+        speeds = dict(zip(heard.name, heard.velocity, strict=False))
+        made_s = self._arrivals.made_s(heard.header.stamp.to_sec(), arrived_s)
+        if made_s is None or any(name not in places for name in JOINTS):
+            return  # what is not heard grows old, and is told then
+        with self._lock:
+            self._joints = tuple(float(places[name]) for name in JOINTS)
+            self._speeds = tuple(float(speeds.get(name, 0.0)) for name in JOINTS)
+            self._joints_s, self._count = made_s, self._count + 1
+
+    def _on_gripper(self, heard: Any) -> None:
+        if heard.position:
+            with self._lock:
+                self._gripper = float(heard.position[0]) / self.settings.stroke_max_mm
+                self._gripper_s = time.monotonic()
+
+    def _on_status(self, heard: Any) -> None:
+        with self._lock:
+            self._faults = {
+                name: error.error_code for name, error in zip(heard.data.name, heard.data.motor_errors, strict=False)
+            }
+            self._status_s = time.monotonic()
+
+    def _stop(self) -> str | None:
+        """Return why the arm has stopped, None while it is well; bit 6 alone, at rest, is nothing."""
+        moving = any(abs(speed) > MOVING_RAD_S for speed in self._speeds)
+        return stop(self._faults, moving)
+
+
+def status_messages(kind: str) -> dict[str, Any]:
+    """Return the classes of the arm's status, called ``kind``, and of its parts."""
+    return ros.messages(kind, "signal_arm/status data", STATUS_MD5, STATUS_PARTS)
+
+
+def gripper_message() -> Any:
+    """Return the class of a gripper's target."""
+    kind = "signal_arm/gripper_position_control"
+    return ros.messages(kind, "float32 gripper_stroke", GRIPPER_MD5)[kind]
+
+
+def stop(faults: Mapping[str, int], moving: bool) -> str | None:
+    """Return the faults of joints by their error codes in words, None where there are none."""
+    said = []
+    for name, code in faults.items():
+        if code == 0 or (code == IDLE and not moving):
+            continue
+        bits = [bit for bit in range(32) if code >> bit & 1]
+        said.append(f"{name}: {_words(bits)}")
+    return "; ".join(said) or None
+
+
+def _words(bits: Sequence[int]) -> str:
+    return ", ".join(FAULTS.get(bit, f"fault {bit}") for bit in bits)

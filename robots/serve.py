@@ -1,0 +1,306 @@
+"""Motion in real time: a robot is read, one step of motion is made, what may be sent is sent; every period, until it is to end.
+
+A real robot is locked at first: it is read, and sent nothing, until a person armed it.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf, nan
+from typing import Any, Protocol
+
+from dvgwm.runtime.errors import DvgwmError, GateLatchError, RobotCommunicationError, RobotStopError, ShapeError
+
+from . import gate, link, messages, motion
+from .link import Kind, Line
+from .spec import ArmModel, JointState, MirroredRobot, RealRobot
+
+CODES = tuple(messages.MESSAGES)
+"""A log code is told by its place in here."""
+LOST = 42
+"""Exit code where the planner is gone."""
+
+
+class Plant(Protocol):
+    """What motion moves: a simulated world, or a real robot."""
+
+    def connect(self) -> None:
+        """Open it; nothing moves."""
+
+    def state(self) -> JointState:
+        """Return what the robot last told."""
+
+    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
+        """Command the joints and return what was really sent."""
+
+    def tick(self) -> None:
+        """Let a period pass, where time does not pass by itself."""
+
+    def world(self) -> tuple[float, ...]:
+        """Return the numbers that make up a simulated world, none of the real one."""
+
+    def disconnect(self) -> None:
+        """Let go of it."""
+
+
+class SimulatedPlant:
+    """A simulated robot, whose physics runs here."""
+
+    def __init__(self, robot: MirroredRobot, period_s: float) -> None:
+        self.connect, self.disconnect = robot.connect, robot.disconnect
+        self.send_action, self.world = robot.send_action, robot.world
+        self._robot, self._period_s = robot, period_s
+
+    def state(self) -> JointState:
+        """Return its joints, which are known at any time."""
+        return JointState(self._robot.positions(), time.monotonic())
+
+    def tick(self) -> None:
+        """Let physics run."""
+        self._robot.advance(self._period_s)
+
+
+class RealPlant:
+    """A real robot, whose time passes by itself."""
+
+    def __init__(self, robot: RealRobot) -> None:
+        self.connect, self.disconnect = robot.connect, robot.disconnect
+        self.state, self.send_action = robot.state, robot.send_action
+
+    def tick(self) -> None:
+        """Nothing to do."""
+
+    def world(self) -> tuple[float, ...]:
+        """Return nothing."""
+        return ()
+
+
+@dataclass(slots=True)
+class Ending:
+    """Why motion is to end, an exit code, None while it is not."""
+
+    code: int | None = None
+
+
+@dataclass(slots=True)
+class Driver:
+    """A robot as motion sees it: one that raises is a robot that does not answer, whatever it raises.
+
+    Times are of motion's clock, which began at ``origin_s`` of the machine's. ``answered_s`` is when the robot told where it is
+    and the last command was taken, ``failure`` what was raised since, ``stop`` why the robot has stopped itself. A ``mute``
+    driver sends nothing, and shows an arm that is where it was last commanded to, ``unsent``.
+    """
+
+    plant: Plant
+    joint_names: Sequence[str]
+    origin_s: float
+    mute: bool = False
+    measured: tuple[float, ...] = ()
+    answered_s: float = -inf
+    stop: str | None = None
+    failure: str | None = None
+    unsent: tuple[float, ...] = ()
+
+    @property
+    def now_s(self) -> float:
+        """The time now."""
+        return time.monotonic() - self.origin_s
+
+    @property
+    def said(self) -> str:
+        """What is wrong with the robot, in its own words, nothing while all is well."""
+        return self.stop or self.failure or ""
+
+    def connect(self) -> None:
+        """Open the robot; raises `RobotCommunicationError` for whatever a vendor's library raises."""
+        try:
+            self.plant.connect()
+        except DvgwmError:
+            raise
+        except Exception as error:  # a vendor's own
+            raise failed(f"{type(error).__name__}: {error}") from error
+
+    def disconnect(self) -> None:
+        """Let go of the robot; what goes wrong then is past."""
+        try:
+            self.plant.disconnect()
+        except Exception as error:
+            self.failure = f"{type(error).__name__}: {error}"
+
+    def read(self) -> None:
+        """Ask where the robot is."""
+        try:
+            seen = self.plant.state()
+        except Exception as error:
+            self.failure = f"{type(error).__name__}: {error}"
+            return
+        self.stop = seen.stop
+        self.measured = self.unsent or seen.positions
+        if self.failure is None:
+            self.answered_s = seen.at_s - self.origin_s
+
+    def send(self, position: Sequence[float]) -> None:
+        """Send a command; the next measurement counts only if it was taken."""
+        if self.mute:
+            self.unsent = tuple(position)
+            return
+        try:
+            self.plant.send_action({f"{name}.pos": q for name, q in zip(self.joint_names, position, strict=True)})
+            self.failure = None
+        except Exception as error:
+            self.failure = f"{type(error).__name__}: {error}"
+
+
+def failed(what: str) -> RobotCommunicationError:
+    """Return the error of a driver that went on failing."""
+    return RobotCommunicationError("ROBOT_DRIVER", f"the driver failed: {what}; look at the arm first")
+
+
+@dataclass(slots=True)
+class Clock:
+    """Wakes up every ``period_s``; a late tick is not made up for."""
+
+    period_s: float
+    due_s: float
+
+    def wait(self) -> None:
+        """Sleep until the next tick is due."""
+        self.due_s = max(self.due_s + self.period_s, time.monotonic() + self.period_s / 2)
+        time.sleep(max(0.0, self.due_s - time.monotonic()))
+
+
+def begin(model: ArmModel, driver: Driver, seen: Sequence[float] | None = None) -> motion.MotionState:
+    """Return motion's first state, at rest where the robot is; ``seen`` is where a person saw it.
+
+    Raises `RobotCommunicationError` where the robot is silent, `RobotStopError` where it has stopped itself, `GateLatchError`
+    where it is outside of its limits or no longer where it was seen.
+    """
+    driver.read()
+    age_s = driver.now_s - driver.answered_s
+    if driver.failure is not None:
+        raise failed(driver.failure)
+    if not gate.fresh(age_s, model.limits.state_age_s):
+        raise RobotCommunicationError(
+            "ARM_SILENT",
+            f"wanted a state of the robot at most {model.limits.state_age_s:g} s old, got {age_s:.3g} s; look at its driver",
+        )
+    if driver.stop is not None:
+        raise RobotStopError(
+            "ARM_STOPPED", f"the robot has stopped itself: {driver.stop}; clear that at the robot, never from here"
+        )
+    core = motion.start(model.limits, model.period_s, driver.measured)
+    place = (
+        driver.measured
+        if seen is None
+        else seen
+        if len(seen) == len(driver.measured)
+        else (nan,) * len(driver.measured)
+    )
+    for name, at, was, most in zip(model.joint_names, driver.measured, place, model.limits.jump, strict=True):
+        if not abs(at - was) <= most:  # written so that NaN is elsewhere
+            raise GateLatchError(
+                "ARM_MOVED", f"{name} was seen at {was:.3f} and is at {at:.3f} now; let the arm rest, then arm it again"
+            )
+    return core
+
+
+def wait_armed(model: ArmModel, driver: Driver, line: Line, ending: Ending) -> motion.MotionState | None:
+    """Read the robot and send it nothing until a person armed it; return motion's first state, None if it is to end before.
+
+    Raises as `begin`: an arm that is not to be moved stays locked.
+    """
+    clock, said = Clock(model.period_s, time.monotonic()), ""
+    while ending.code is None and not line.closed:
+        for message in line.receive():
+            if message.kind is Kind.END:
+                return None
+            if message.kind is Kind.ARM:
+                return begin(model, driver, link.unpack_pose(message.body))
+        driver.read()
+        said = _tell(line, driver, said)
+        at = driver.measured
+        seen = link.State(-1, None, False, True, at, at, armed=False, measured_s=driver.answered_s)
+        line.send(Kind.STATE, driver.now_s, link.pack_state(seen))
+        driver.failure = None  # nothing is sent yet that could be taken
+        clock.wait()
+    return None
+
+
+def serve(core: motion.MotionState, driver: Driver, line: Line, ending: Ending) -> int:
+    """Run motion until it is to end and the arm is at rest, and return the exit code.
+
+    Raises `RobotCommunicationError` where the driver went on failing until nothing may be sent any more.
+    """
+    box, heard_s, said = motion.Mailbox(), 0.0, ""
+    clock = Clock(core.period_s, time.monotonic())
+    while True:
+        frame_s = box.frame_s
+        for message in line.receive():
+            heard_s = message.sent_s
+            frame_s = link.unpack_frame(message.body) if message.kind is Kind.ALIVE else frame_s
+            box = _posted(box, message)
+            if message.kind is Kind.END:
+                ending.code = ending.code or 0
+        if line.closed and ending.code is None:
+            ending.code = LOST
+        box = replace(box, stop=box.stop or ending.code is not None, frame_s=frame_s)
+        driver.read()
+        said = _tell(line, driver, said)
+        now_s = driver.now_s  # after all that was said before it: nothing is younger than now
+        seen = _seen(box, core, driver, heard_s)
+        core, verdict, event = motion.step(core, now_s, seen)
+        if core.gate.latched == "ROBOT_SILENT" and driver.failure is not None:
+            raise failed(driver.failure)
+        if verdict.send:
+            driver.send(verdict.position)
+        driver.plant.tick()
+        code = core.gate.latched or (None if event is None else event.log_code)
+        state = _state(core, code, verdict.joint, driver)
+        line.send(Kind.STATE, now_s, link.pack_state(state))
+        if ending.code is not None and core.resting:
+            return ending.code
+        clock.wait()
+
+
+def _seen(box: motion.Mailbox, core: motion.MotionState, driver: Driver, heard_s: float) -> motion.Mailbox:
+    """Return the mailbox with what is seen now. Where nothing is played, nobody need say that he lives, and no camera see."""
+    playing = core.track is not None
+    return replace(
+        box,
+        measured=driver.measured,
+        measured_s=driver.answered_s,
+        stopped=driver.stop is not None,
+        heartbeat_s=heard_s if playing else None,
+        frame_s=box.frame_s if playing or core.pause is not None else None,
+    )
+
+
+def _posted(box: motion.Mailbox, message: link.Message) -> motion.Mailbox:
+    """Return the mailbox after a message; a chunk that makes no sense stops the arm."""
+    if message.kind is Kind.STOP:
+        return replace(box, stop=True)
+    if message.kind is not Kind.CHUNK:
+        return box
+    sent = link.unpack_chunk(message.body)
+    try:
+        if sent is None:
+            return replace(box, stop=True)
+        observed_s = None if sent.observed_s != sent.observed_s else sent.observed_s
+        return motion.Mailbox(motion.JointChunk(sent.sequence, sent.times_s, sent.targets, observed_s))
+    except ShapeError:
+        return replace(box, stop=True)
+
+
+def _tell(line: Line, driver: Driver, said: str) -> str:
+    """Send what the robot says in words where that is new, and return it."""
+    if driver.said != said:
+        line.send(Kind.TOLD, driver.now_s, driver.said.encode()[: link.LARGEST_TEXT])
+    return driver.said
+
+
+def _state(core: motion.MotionState, code: str | None, joint: int | None, driver: Driver) -> link.State:
+    number = -1 if code is None else CODES.index(code)
+    latched, place = core.gate.latched is not None, core.gate.position
+    return link.State(
+        number, joint, latched, core.resting, place, driver.measured, driver.plant.world(), True, driver.answered_s
+    )
