@@ -136,6 +136,9 @@ class GalaxeaA1:
                     )
             return JointState((*self._joints, self._gripper), self._joints_s, self._stop())
 
+    def engage(self) -> None:
+        """Nothing to do: the tracker takes targets from whoever publishes them."""
+
     def get_observation(self) -> dict[str, Any]:
         """Return the joint positions (``joint_1.pos`` ..)."""
         return {f"{name}.pos": value for name, value in zip(JOINT_NAMES, self.state().positions, strict=True)}

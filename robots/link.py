@@ -35,7 +35,8 @@ class Kind(IntEnum):
     """What a message is.
 
     To motion: a sign of life with the newest frame's time, something to play, a wish to stop, or to be done with it, and that a
-    person armed the robot, with the pose that was seen then. From motion: its state, and what the robot says in words.
+    person armed the robot, with the pose that was seen then. From motion: its state, what is wrong with the robot, in words,
+    and what there is at its address.
     """
 
     ALIVE = 1
@@ -45,6 +46,7 @@ class Kind(IntEnum):
     STATE = 5
     ARM = 6
     TOLD = 7
+    ABOUT = 8
 
 
 @dataclass(frozen=True, slots=True)

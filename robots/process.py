@@ -9,6 +9,7 @@ import fcntl
 import gc
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -27,7 +28,7 @@ from dvgwm.runtime.strict import strict
 from .limits import SafetyLimits
 from .link import Line
 from .serve import Driver, Ending, Plant, RealPlant, SimulatedPlant, begin, serve, wait_armed
-from .spec import ArmModel, DriveOptions, RobotSpec, SimulationOptions, simulated
+from .spec import ArmModel, DriveOptions, RobotSpec, SimulationOptions, driven, simulated
 from .tightening import wider
 
 PRIORITY = 20
@@ -66,7 +67,9 @@ def locked(robot: str) -> int:
     folder = Path(tempfile.gettempdir()) / f"dvgwm-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        held = os.open(folder / f"{robot}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        held = os.open(
+            folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', robot)}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
     except OSError as error:
         raise RobotCommunicationError(
             "ROBOT_LOCK", f"cannot make a lock in {folder}: {error}; look whose it is"
@@ -89,10 +92,11 @@ def run(fd: int, order: Mapping[str, Any]) -> int:
         opened.callback(line.close)
         try:
             real = order.get("drive")
-            opened.callback(os.close, locked(f"{order['robot']}-{'simulated' if real is None else real['address']}"))
             spec: RobotSpec = next(iter(entry_points(group="dvgwm.robots", name=order["robot"]))).load()
             model = _limited(spec.arm, strict(order["limits"], SafetyLimits))
-            plant = _simulated(spec, order) if real is None else _driven(spec, real)
+            name, plant = _simulated(spec, order["options"]) if real is None else _driven(spec, real)
+            opened.callback(os.close, locked(f"{spec.name}-{name}"))
+            first_in_line()  # and whatever threads a driver starts
             driver = Driver(plant, model.joint_names, float(order["origin_s"]), mute=bool(order.get("mute")))
             opened.callback(driver.disconnect)
             driver.connect()
@@ -100,7 +104,6 @@ def run(fd: int, order: Mapping[str, Any]) -> int:
             gc.freeze()
             gc.disable()
             kept_in_memory()
-            first_in_line()
             core = begin(model, driver) if real is None else wait_armed(model, driver, line, ending)
             return ending.code or 0 if core is None else serve(core, driver, line, ending)
         except DvgwmError as error:
@@ -108,15 +111,15 @@ def run(fd: int, order: Mapping[str, Any]) -> int:
             return error.exit_code
 
 
-def _simulated(spec: RobotSpec, order: Mapping[str, Any]) -> Plant:
-    robot: Any = simulated(spec, SimulationOptions(**order["options"]))
-    return SimulatedPlant(robot, spec.arm.period_s)
+def _simulated(spec: RobotSpec, options: Mapping[str, Any]) -> tuple[str, Plant]:
+    """Return what tells the robot from others of its kind, and the robot."""
+    robot: Any = simulated(spec, SimulationOptions(**options))
+    return "simulated", SimulatedPlant(robot, spec.arm.period_s)
 
 
-def _driven(spec: RobotSpec, real: Mapping[str, Any]) -> Plant:
-    if spec.drive is None:
-        raise ConfigError("ROBOT_UNDRIVEN", f"{spec.name} has no driver of a real one; leave --live out")
-    return RealPlant(spec.drive(DriveOptions(**real)))
+def _driven(spec: RobotSpec, options: Mapping[str, Any]) -> tuple[str, Plant]:
+    robot = driven(spec, DriveOptions(**options))
+    return robot.id, RealPlant(robot)
 
 
 def _limited(model: ArmModel, limits: SafetyLimits) -> ArmModel:
@@ -127,8 +130,10 @@ def _limited(model: ArmModel, limits: SafetyLimits) -> ArmModel:
 
 
 def main() -> None:
-    """Serve the order on the command line and end with its exit code."""
-    sys.exit(run(int(sys.argv[1]), json.loads(sys.argv[2])))
+    """Serve the order on the command line and end with its exit code, without waiting for what a vendor's library left."""
+    code = run(int(sys.argv[1]), json.loads(sys.argv[2]))
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def command(fd: int, order: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, NoReturn, Protocol
 
@@ -67,7 +68,7 @@ class RemoteArm:
         self._recorded = deque[Tick](maxlen=round(RECORDED_S / self.model.period_s))
         self._state: tuple[float, link.State] | None = None
         self._told: str | None = None
-        self.said = ""
+        self.said = self.about = ""
         try:
             self._wait(lambda: self._state is not None, START_S, "start")
         except BaseException:
@@ -137,6 +138,9 @@ class RemoteArm:
 
     def _known(self) -> tuple[float, link.State]:
         """Return the newest state; raises `RobotCommunicationError` where motion has ended or says nothing any more."""
+        if self._line.closed:  # it is about to end
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_S)
         if self._state is None or self._process.poll() is not None:
             self._lost()
         if self._silent():
@@ -180,6 +184,8 @@ class RemoteArm:
         for message in self._line.receive():
             if message.kind is Kind.TOLD:
                 self.said = message.body.decode("utf-8", "replace")
+            if message.kind is Kind.ABOUT:
+                self.about = message.body.decode("utf-8", "replace")
             state = link.unpack_state(message.body) if message.kind is Kind.STATE else None
             if state is None:
                 continue

@@ -100,7 +100,8 @@ def _answering(ip: str, port: int) -> str:
     try:
         with socket.create_connection((ip, port), ANSWER_S) as line:
             here: str = line.getsockname()[0]
-        _Proxy(ip, port).getPid("/dvgwm")
+        with _Proxy(ip, port) as proxy:
+            proxy.getPid("/dvgwm")
     except (OSError, xmlrpc.client.Error) as error:
         raise RobotCommunicationError(
             "ROS_MASTER", f"no ROS master answers at {ip}:{port} ({error}); start roscore there, and look at the cable"
@@ -111,7 +112,8 @@ def _answering(ip: str, port: int) -> str:
 def topics(ip: str, port: int) -> dict[str, str]:
     """Return the kinds of all topics that are published; raises as `open_node`."""
     _answering(ip, port)
-    answer: Any = _Proxy(ip, port).getPublishedTopics("/dvgwm", "")
+    with _Proxy(ip, port) as proxy:
+        answer: Any = proxy.getPublishedTopics("/dvgwm", "")
     return dict(answer[2])
 
 

@@ -4,7 +4,7 @@ A real robot is locked at first: it is read, and sent nothing, until a person ar
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, nan
 from typing import Any, Protocol
@@ -27,11 +27,17 @@ class Plant(Protocol):
     def connect(self) -> None:
         """Open it; nothing moves."""
 
+    def about(self) -> str:
+        """Return what was found when it was opened, in words."""
+
     def state(self) -> JointState:
         """Return what the robot last told."""
 
     def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
         """Command the joints and return what was really sent."""
+
+    def engage(self) -> None:
+        """Take control of it."""
 
     def tick(self) -> None:
         """Let a period pass, where time does not pass by itself."""
@@ -51,9 +57,16 @@ class SimulatedPlant:
         self.send_action, self.world = robot.send_action, robot.world
         self._robot, self._period_s = robot, period_s
 
+    def about(self) -> str:
+        """Return that it is simulated."""
+        return "simulated"
+
     def state(self) -> JointState:
         """Return its joints, which are known at any time."""
         return JointState(self._robot.positions(), time.monotonic())
+
+    def engage(self) -> None:
+        """Nothing to do."""
 
     def tick(self) -> None:
         """Let physics run."""
@@ -65,7 +78,12 @@ class RealPlant:
 
     def __init__(self, robot: RealRobot) -> None:
         self.connect, self.disconnect = robot.connect, robot.disconnect
-        self.state, self.send_action = robot.state, robot.send_action
+        self.state, self.send_action, self.about, self.engage = (
+            robot.state,
+            robot.send_action,
+            robot.about,
+            robot.engage,
+        )
 
     def tick(self) -> None:
         """Nothing to do."""
@@ -113,12 +131,12 @@ class Driver:
 
     def connect(self) -> None:
         """Open the robot; raises `RobotCommunicationError` for whatever a vendor's library raises."""
-        try:
-            self.plant.connect()
-        except DvgwmError:
-            raise
-        except Exception as error:  # a vendor's own
-            raise failed(f"{type(error).__name__}: {error}") from error
+        _own_errors(self.plant.connect)
+
+    def engage(self) -> None:
+        """Take control of the robot, unless it is sent nothing; raises as `connect`."""
+        if not self.mute:
+            _own_errors(self.plant.engage)
 
     def disconnect(self) -> None:
         """Let go of the robot; what goes wrong then is past."""
@@ -149,6 +167,15 @@ class Driver:
             self.failure = None
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
+
+
+def _own_errors(call: Callable[[], None]) -> None:
+    try:
+        call()
+    except DvgwmError:
+        raise
+    except Exception as error:  # a vendor's own
+        raise failed(f"{type(error).__name__}: {error}") from error
 
 
 def failed(what: str) -> RobotCommunicationError:
@@ -210,12 +237,16 @@ def wait_armed(model: ArmModel, driver: Driver, line: Line, ending: Ending) -> m
     Raises as `begin`: an arm that is not to be moved stays locked.
     """
     clock, said = Clock(model.period_s, time.monotonic()), ""
+    line.send(Kind.ABOUT, driver.now_s, driver.plant.about().encode()[: link.LARGEST_TEXT])
     while ending.code is None and not line.closed:
         for message in line.receive():
             if message.kind is Kind.END:
                 return None
             if message.kind is Kind.ARM:
-                return begin(model, driver, link.unpack_pose(message.body))
+                place = link.unpack_pose(message.body)
+                begin(model, driver, place)
+                driver.engage()
+                return begin(model, driver, place)  # that may have taken a while
         driver.read()
         said = _tell(line, driver, said)
         at = driver.measured

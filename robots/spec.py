@@ -72,8 +72,18 @@ class JointState:
 class RealRobot(Robot, Protocol):
     """A driver of a real robot. Everything that it opens and waits for, it waits for in ``connect``."""
 
+    @property
+    def id(self) -> str:
+        """What tells this robot from others of its kind: one runtime has it at a time."""
+
+    def about(self) -> str:
+        """Return what ``connect`` found, in words."""
+
     def state(self) -> JointState:
         """Return what the robot last told, without waiting for it to tell anything new."""
+
+    def engage(self) -> None:
+        """Take control of it, once a person armed it: the first thing that it is sent, which may take seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +141,10 @@ def simulated(spec: RobotSpec, options: SimulationOptions) -> SimulatedRobot:
     if spec.simulation is None:
         raise ConfigError("ROBOT_UNSIMULATED", f"{spec.name} is not simulated; --live --arm ADDRESS drives a real one")
     return spec.simulation.simulate(options)
+
+
+def driven(spec: RobotSpec, options: DriveOptions) -> RealRobot:
+    """Return the driver of a real one at an address, nothing opened yet; raises `ConfigError` where it has none."""
+    if spec.drive is None:
+        raise ConfigError("ROBOT_UNDRIVEN", f"{spec.name} has no driver of a real one; leave --live out")
+    return spec.drive(options)

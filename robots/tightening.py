@@ -9,20 +9,17 @@ speed_m_s = 0.25
 action_s = 5.0
 """
 
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from dvgwm.runtime.errors import ConfigError
-from dvgwm.runtime.strict import strict
+from dvgwm.runtime.strict import read_toml, strict
 
 from .chain import Vector
 from .limits import JointLimits, SafetyLimits
 from .spec import ArmModel, RobotSpec
-
-LARGEST_BYTES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +78,10 @@ def tightened(spec: RobotSpec, path: Path) -> RobotSpec:
 def _numbers(path: Path) -> Numbers:
     """Return what the file says; raises `ConfigError` where it is none of limits."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ValueError("is no plain file")
-        with path.open("rb") as file:
-            text = file.read(LARGEST_BYTES + 1)
-        if len(text) > LARGEST_BYTES:
-            raise ValueError(f"has more than {LARGEST_BYTES} bytes")
-        return strict(tomllib.loads(text.decode("utf-8")), Numbers)
+        return strict(read_toml(path), Numbers)
     except OSError as error:
         raise ConfigError("LIMITS_FILE", f"cannot read limits from {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, unknown keys, other types
+    except ValueError as error:  # no UTF-8, no TOML, unknown keys, other types
         raise ConfigError("LIMITS_FILE", f"{path}: {error}; wanted TOML with [joints.NAME], [tool], [ages]") from error
 
 

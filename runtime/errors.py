@@ -106,6 +106,10 @@ class InternalError(DvgwmError, RuntimeError, exit_code=70):
     """A fault of dvgwm's own, with no better name."""
 
 
+class DeclinedPlanError(DvgwmError, exit_code=130):
+    """The operator looked at a plan, or was asked to arm the robot, and said no."""
+
+
 class HungUpRunError(DvgwmError, exit_code=129):
     """The run's terminal went away (SIGHUP)."""
 

@@ -15,13 +15,21 @@ from .config.settings import SimulationSettings
 from .denoise import Progress
 from .display.report import Finished
 from .display.results import outputs, progress_bars, publish
-from .errors import CameraLostError, DeadlineError, DvgwmError, GateLatchError, RobotCommunicationError, RobotStopError
+from .errors import (
+    CameraLostError,
+    DeadlineError,
+    DeclinedPlanError,
+    DvgwmError,
+    GateLatchError,
+    RobotCommunicationError,
+    RobotStopError,
+)
 from .pipeline import Pipeline, silent
 from .profiler import Profiler
 from .types import ActionChunk, Arm, ArmEvent, ImageArray, Observation, Plan, SimulatedArm
 
-STOPS = GateLatchError, RobotStopError, RobotCommunicationError, CameraLostError, DeadlineError
-"""What stops an arm, or loses it or its camera. What was seen until then is shown; then the run ends with it."""
+STOPS = GateLatchError, RobotStopError, RobotCommunicationError, CameraLostError, DeadlineError, DeclinedPlanError
+"""What stops an arm, loses it or its camera, or keeps it from a plan. What was seen until then is shown; then the run ends."""
 Imagine = Callable[[Sequence[Observation], str, int, Profiler, Progress], Plan]
 """What `Pipeline.imagine` is: observations, instruction, seed, profiler and progress to a plan."""
 

@@ -1,10 +1,14 @@
 """Plain data to dataclasses, strictly: every key is known, every value of the stated type."""
 
+import tomllib
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+LARGEST_BYTES = 100_000
+"""Of a TOML file."""
 
 
 class UnknownKeyError(ValueError):
@@ -20,6 +24,20 @@ def strict(raw: Any, kind: type[T]) -> T:
     if unknown := _unknown(raw, msgspec.to_builtins(converted, enc_hook=str), "$"):
         raise UnknownKeyError(f"unknown key {unknown}")
     return converted
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what the TOML file at ``path`` holds; raises ValueError where it is none, too large, or no plain file, OSError."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError("is no plain file")
+    with path.open("rb") as file:
+        text = file.read(LARGEST_BYTES + 1)
+    if len(text) > LARGEST_BYTES:
+        raise ValueError(f"has more than {LARGEST_BYTES} bytes")
+    try:
+        return tomllib.loads(text.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
 
 
 def _unknown(raw: Any, known: Any, place: str) -> str | None:

@@ -144,6 +144,59 @@ class Arm(Protocol):
         """Let go of the robot and its cameras."""
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that has to be so before an arm moves: what was found, and where it is not fine, what to do."""
+
+    what: str
+    fine: bool
+    found: str
+    remedy: str = ""
+
+
+class Shown(Protocol):
+    """A camera's frame with the time when it was taken, on the machine's monotonic clock."""
+
+    @property
+    def at_s(self) -> float:
+        """When it was taken."""
+
+    @property
+    def image(self) -> ImageArray:
+        """Its pixels."""
+
+
+class Camera(Protocol):
+    """A camera that is read by somebody else: its newest frame is there when it is asked for."""
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it shows a recording: no arm may move by it."""
+
+    def latest(self) -> Shown:
+        """Return the newest frame, never an old one; raises `CameraLostError`."""
+
+    def frame_s(self) -> float | None:
+        """Return when the newest frame was taken, without waiting for one."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class LiveArm(Arm, Protocol):
+    """A real arm. It is locked at first: it is seen, and sent nothing."""
+
+    @property
+    def about(self) -> str:
+        """What was found at its address, in words."""
+
+    def checks(self) -> Sequence[Check]:
+        """Look for a second, and return what has to be so before it moves."""
+
+    def arm(self) -> None:
+        """Take hold of it where it is; raises `RobotCommunicationError`, `RobotStopError` or `GateLatchError`."""
+
+
 class Scene(Protocol):
     """A simulated world, which tells the truth."""
 

@@ -19,6 +19,7 @@ from dvgwm.runtime.errors import DvgwmError
 from .. import galaxea_a1_ros, ros
 from ..a1_model import JOINT_NAMES
 from ..spec import SimulationOptions
+from .cameras import CAMERAS
 from .driver import MujocoRobot
 from .tasks import TASKS
 
@@ -41,6 +42,8 @@ class A1Node:
         self._joints = robot.positions()
         self._arm, self._opening = self._joints[:6], self._joints[6]
         self._status_s = self._frame_s = 0.0
+        for camera in CAMERAS:
+            self._publisher(IMAGE.format(camera=camera), self._image)
         options = {"queue_size": 1, "tcp_nodelay": True}
         self._rospy.Subscriber(self.settings.joint_targets, self._state, self._on_joints, **options)
         self._rospy.Subscriber(self.settings.gripper_targets, gripper, self._on_gripper, **options)
@@ -85,8 +88,9 @@ class A1Node:
         self.publish(self.settings.status, status)
 
     def tell_frames(self) -> None:
-        """Publish what the cameras see."""
-        for camera, pixels in self.robot.images().items():
+        """Publish what those cameras see that somebody looks through."""
+        watched = [name for name in CAMERAS if self._topics[IMAGE.format(camera=name)].get_num_connections()]
+        for camera, pixels in self.robot.images(watched).items():
             height, width = pixels.shape[:2]
             image = self._image(height=height, width=width, encoding="rgb8", step=3 * width, data=pixels.tobytes())
             self.publish(IMAGE.format(camera=camera), image)
@@ -97,10 +101,13 @@ class A1Node:
         self.send(topic, message)
 
     def send(self, topic: str, message: Any) -> None:
-        """Publish on a topic, which is made when it is first used."""
+        """Publish on a topic."""
+        self._publisher(topic, type(message)).publish(message)
+
+    def _publisher(self, topic: str, kind: Any) -> Any:
         if topic not in self._topics:
-            self._topics[topic] = self._rospy.Publisher(topic, type(message), queue_size=1, tcp_nodelay=True)
-        self._topics[topic].publish(message)
+            self._topics[topic] = self._rospy.Publisher(topic, kind, queue_size=1, tcp_nodelay=True)
+        return self._topics[topic]
 
     def _on_joints(self, heard: Any) -> None:
         places = dict(zip(heard.name, heard.position, strict=False))

@@ -78,9 +78,9 @@ class MujocoRobot:
         opening = float(self._data.qpos[self._fingers].mean()) / FINGER_TRAVEL_M
         return (*map(float, self._data.qpos[self._joints]), opening)
 
-    def images(self) -> Mapping[str, ImageArray]:
+    def images(self, cameras: Sequence[str] = CAMERAS) -> Mapping[str, ImageArray]:
         """Return one uint8 H W 3 frame per camera."""
-        return {camera: self._renderer().render(self._data, camera) for camera in CAMERAS}
+        return {camera: self._renderer().render(self._data, camera) for camera in cameras}
 
     def get_observation(self) -> dict[str, Any]:
         """Return joint positions (``joint_1.pos`` ..) and camera frames by name."""

@@ -10,14 +10,16 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..errors import ConfigError
-from .options import Place, PlanTime, Positive, Seconds, Seed
+from ..errors import ConfigError, DvgwmError
+from .options import Place, PlanTime, Positive, Seconds, Seed, Words
 from .program import together
 
+LIVE_ONLY = ("arm", "arm_settings", "dry_run", "approve")
 EPILOG = """\b
 Examples:
   dvgwm-runtime --robot galaxea_a1                        one episode on the simulated arm
   dvgwm-runtime --robot galaxea_a1 --task "stack_cube:red cube" --seed 7
+  dvgwm-runtime --robot galaxea_a1 --live --arm localhost:11311 --camera l515 --instruction "..." --dry-run
   dvgwm-runtime --plan-only --camera clip.mp4 --instruction "put the blue cup on the plate"
   dvgwm-runtime inspect engines/a1_tiny --deep            what a bundle holds, and whether its engines run
   dvgwm-runtime evaluate --episodes 20 --seed 0 --json    success over tasks and layouts
@@ -59,9 +61,17 @@ bundle_options = together(
 )
 @click.option("--limits", type=Place(), help="TOML file that makes the robot's limits tighter (docs/limits.md).")
 @click.option("--plan-only", is_flag=True, help="Imagine and act from a recording; no robot.")
-@click.option("--camera", type=Place(), help="With --plan-only: an image, a folder or a video.")
+@click.option(
+    "--camera",
+    type=Words(),
+    help="With --plan-only a recording; with --live: l515, d435, opencv:/dev/video0, ros://...",
+)
 @click.option("--at", "at_s", type=Seconds, default=0.0, show_default=True, help="Second of the recording to start at.")
-@click.option("--live", is_flag=True, help="Move the real arm.")
+@click.option("--live", is_flag=True, help="Move the real arm at --arm, seen by --camera, once a person types arm.")
+@click.option("--arm", type=Words(), help="With --live: the robot's address, such as localhost:11311.")
+@click.option("--arm-settings", type=Place(), help="With --live: TOML file for the robot's driver (docs/robots.md).")
+@click.option("--dry-run", is_flag=True, help="With --live: do all but send; nothing moves, nobody is asked.")
+@click.option("--approve", is_flag=True, help="With --live: show every imagined video, and wait for a yes.")
 @click.option("--out", type=Place(), help="Directory for video, profile and report (default: runs/N).")
 @click.option("--gif", type=Place(), help="Also write imagined beside real here, as an animated GIF.")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
@@ -76,21 +86,23 @@ def cli(context: click.Context, /, **options: Any) -> None:
     options.pop("debug")
     if context.invoked_subcommand is not None:
         return
-    from ..config.settings import RecordingSettings, SimulationSettings, settings
+    from ..config.settings import LiveSettings, RecordingSettings, SimulationSettings, settings
     from ..loop import simulate
     from .recording import plan_recording
 
     if options["live"]:
+        from .live import drive
+
+        _check_live(options)
+        _end(*drive(settings(LiveSettings, options, _cache_dir())))
+    elif unused := [name for name in LIVE_ONLY if options[name]]:
         raise ConfigError(
-            "LIVE_MISSING", "this version has no driver for real arms yet, nothing was moved; leave --live out"
+            "USAGE", f"--{unused[0].replace('_', '-')} goes with --live, which was not given; nothing was moved"
         )
-    if options["plan_only"]:
+    elif options["plan_only"]:
         _finish(plan_recording(settings(RecordingSettings, options, _cache_dir())))
     elif options["robot"]:
-        result, stop = simulate(settings(SimulationSettings, options, _cache_dir()))
-        _finish(result)
-        if stop is not None:
-            raise stop
+        _end(*simulate(settings(SimulationSettings, options, _cache_dir())))
     else:
         click.echo(context.get_help())
         raise ConfigError("USAGE", "wanted --robot NAME, --plan-only --camera PATH or a command, got none of them")
@@ -148,6 +160,30 @@ def doctor() -> None:
     from ..display.inspection import diagnose
 
     _finish(diagnose())
+
+
+def _check_live(options: dict[str, Any]) -> None:
+    """Raise `ConfigError` where something is missing that a real arm wants, or given that only a simulated one has."""
+    for name, example in (
+        ("robot", "galaxea_a1"),
+        ("arm", "localhost:11311"),
+        ("camera", "l515"),
+        ("instruction", '"put the bread into the gray bowl"'),
+    ):
+        if not options[name]:
+            raise ConfigError(
+                "LIVE_OPTION", f"--live wants --{name} as well, such as --{name} {example}; nothing was moved"
+            )
+    for name in ("task", "process", "plan_only"):
+        if options[name]:
+            raise ConfigError("USAGE", f"--{name.replace('_', '-')} does not go with --live; nothing was moved")
+
+
+def _end(result: dict[str, Any], stop: DvgwmError | None) -> None:
+    """Print the result, and raise what stopped the arm."""
+    _finish(result)
+    if stop is not None:
+        raise stop
 
 
 def _finish(result: dict[str, Any]) -> None:

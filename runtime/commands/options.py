@@ -22,6 +22,18 @@ class Place(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Words(click.ParamType[str]):
+    """A text, which is not empty."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text."""
+        if not str(value).strip():
+            self.fail("wanted something, got an empty text", param, ctx)
+        return str(value)
+
+
 class Number(click.FloatRange):
     """A finite number in a range: a comparison alone lets NaN through."""
 

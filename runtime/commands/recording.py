@@ -1,6 +1,7 @@
 """A plan from a recording, with no robot."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
     if settings.camera is None:
         raise ConfigError("CAMERA_OPTION", "--plan-only wants --camera PATH: an image, a folder of images or a video")
     instruction = check_instruction(settings.instruction or "")
-    footage = open_footage(settings.camera)
+    recording = Path(settings.camera)
+    footage = open_footage(recording)
     started = time.perf_counter()
     with outputs(settings.out, settings.gif) as (directory, shown_as), settings.engines.open() as pipeline:
         contract = pipeline.manifest.input
@@ -35,9 +37,9 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
         recorded = footage.sampled(contract.fps, len(plan.frames), settings.at_s, size)
         note = fit_note((first.shape[0], first.shape[1]), size)
         done = Finished(
-            title=f"dvgwm on {settings.camera.name}",
+            title=f"dvgwm on {recording.name}",
             outcome=f"planned {len(plan.frames)} frames and {len(chunk.actions)} actions, nothing was moved",
-            facts={"recording": f"{settings.camera} from {settings.at_s:g} s: {note}"},
+            facts={"recording": f"{recording} from {settings.at_s:g} s: {note}"},
             plans=[plan],
             imagined=plan.frames,
             real=recorded,
@@ -47,7 +49,7 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
             wall_s=wall_s,
             result={
                 "command": "plan",
-                "camera": str(settings.camera),
+                "camera": str(recording),
                 "at_s": settings.at_s,
                 "recorded_frames": len(recorded),
                 "fitted": note,

@@ -1,7 +1,7 @@
 """Robots, arms and backends by name, through entry points, so that others can add theirs without a fork."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from ..backends.backend import Backend
 from ..bundle.disk import Bundle, read_bundle
 from ..errors import BundleMissingError, ConfigError, DvgwmError
 from ..pipeline import Pipeline
-from ..types import Observation, RobotSpec, SimulatedArm, Simulation
+from ..types import Camera, LiveArm, Observation, RobotSpec, SimulatedArm, Simulation
 
 DEFAULT_BUNDLE = "a1_tiny"
 
@@ -89,6 +89,21 @@ def open_simulation(
     size_px = {"height_px": pipeline.manifest.input.height_px, "width_px": pipeline.manifest.input.width_px}
     opened = load("arm", "open_remote_arm" if process else "open_arm")
     arm: SimulatedArm = opened(spec, task=task, seed=seed, on_frame=on_frame, **size_px)
+    return arm
+
+
+def open_live(
+    spec: RobotSpec,
+    address: str,
+    settings: Mapping[str, Any],
+    camera: Camera,
+    camera_name: str,
+    dry_run: bool,
+    on_frame: Callable[[Observation, Any], None] | None = None,
+) -> LiveArm:
+    """Return the real robot at ``address``, locked, seen by ``camera``; raises as `dvgwm.robots.live.open_live_arm`."""
+    seen = {"camera": camera, "camera_name": camera_name, "on_frame": on_frame}
+    arm: LiveArm = load("arm", "open_live_arm")(spec, address=address, settings=settings, dry_run=dry_run, **seen)
     return arm
 
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..bundle.disk import Bundle
 from ..errors import ConfigError
 from ..pipeline import Overrides, Pipeline
+from ..strict import read_toml
 from ..types import SimulatedArm
 from . import plugins
 
@@ -22,13 +24,17 @@ class EngineSettings:
     cache: Path
     overrides: Overrides
 
-    @contextmanager
-    def open(self) -> Iterator[Pipeline]:
-        """Open the bundle: the one named, else the one shipped, else the one built in this directory."""
+    def find(self) -> Bundle:
+        """Return the bundle: the one named, else the one shipped, else the one built in this directory."""
         places = (plugins.shipped(plugins.DEFAULT_BUNDLE), Path("engines") / plugins.DEFAULT_BUNDLE)
         if self.backend is not None:
             plugins.load("backends", self.backend)  # an unknown name is told before a missing bundle
-        bundle = plugins.find_bundle(self.bundle, self.backend, places)
+        return plugins.find_bundle(self.bundle, self.backend, places)
+
+    @contextmanager
+    def open(self, bundle: Bundle | None = None) -> Iterator[Pipeline]:
+        """Open the engines of ``bundle``, or of the one that `find` returns."""
+        bundle = bundle or self.find()
         backend = plugins.open_backend(bundle.manifest.backend, self.threads)
         with Pipeline(bundle, backend, self.cache, self.overrides) as pipeline:
             yield pipeline
@@ -67,10 +73,41 @@ class SimulationSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveSettings:
+    """An episode on a real robot at the address ``arm``; ``dry_run``: nothing is sent, ``approve``: plans wait for a yes."""
+
+    robot: str
+    arm: str
+    camera: str
+    instruction: str
+    seed: int
+    max_actions: int
+    engines: EngineSettings
+    arm_settings: Path | None = None
+    execute: int | None = None
+    out: Path | None = None
+    gif: Path | None = None
+    limits: Path | None = None
+    dry_run: bool = False
+    approve: bool = False
+
+    def driver_settings(self) -> dict[str, Any]:
+        """Return what the driver's settings file says; raises `ConfigError` where it cannot be read."""
+        if self.arm_settings is None:
+            return {}
+        try:
+            return read_toml(self.arm_settings)
+        except OSError as error:
+            raise ConfigError("ARM_SETTINGS", f"cannot read {self.arm_settings}: {error.strerror}") from error
+        except ValueError as error:
+            raise ConfigError("ARM_SETTINGS", f"{self.arm_settings}: {error}; wanted TOML (docs/robots.md)") from error
+
+
+@dataclass(frozen=True, slots=True)
 class RecordingSettings:
     """A plan from a recording, with no robot."""
 
-    camera: Path | None
+    camera: str | None
     at_s: float
     instruction: str | None
     seed: int
@@ -79,7 +116,7 @@ class RecordingSettings:
     engines: EngineSettings
 
 
-T = TypeVar("T", SimulationSettings, RecordingSettings)
+T = TypeVar("T", SimulationSettings, LiveSettings, RecordingSettings)
 
 
 def settings(kind: type[T], options: Mapping[str, Any], cache: Path) -> T:

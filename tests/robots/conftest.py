@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -27,11 +28,11 @@ class Motion:
 
     run = 5
 
-    def __init__(self, limits=SAFETY, folder=None):
+    def __init__(self, limits=SAFETY, folder=None, robot="galaxea_a1", address=None):
         self.line, there = link.link(self.run)
-        self.origin_s, self.states = time.monotonic(), []
-        order = {"robot": "galaxea_a1", "run": self.run, "origin_s": self.origin_s, "options": OPTIONS}
-        order |= {"limits": asdict(limits)}
+        self.origin_s, self.states, self.said = time.monotonic(), [], []
+        order = {"robot": robot, "run": self.run, "origin_s": self.origin_s, "limits": asdict(limits)}
+        order |= {"options": OPTIONS} if address is None else {"drive": {"address": address, "settings": {}}}
         with there:
             words = process.command(there.fileno(), order)
             own = {} if folder is None else {"TMPDIR": str(folder)}
@@ -49,8 +50,11 @@ class Motion:
         return self.states[-1][1]
 
     def hear(self):
-        for message in (heard for heard in self.line.receive() if heard.kind is Kind.STATE):
-            self.states.append((message.sent_s, link.unpack_state(message.body)))
+        for message in self.line.receive():
+            if message.kind is Kind.STATE:
+                self.states.append((message.sent_s, link.unpack_state(message.body)))
+            else:
+                self.said.append(message.body.decode())
 
     def until(self, done, seconds, alive=True):
         """Listen, and say that one is alive, until ``done()``; return how long it took."""
@@ -76,6 +80,11 @@ class Motion:
         targets = tuple(map(tuple, (swing + self.state.commanded).tolist()))
         self.line.send(Kind.CHUNK, self.now_s, link.pack_chunk(Chunk(1, math.nan, times_s, targets)))
         self.until(lambda: abs(self.speed()) > 0.1, 2)
+
+    def arm(self):
+        """Have it take hold of a real arm where it is."""
+        self.line.send(Kind.ARM, self.now_s, link.pack_pose(self.state.measured))
+        self.until(lambda: self.state.armed, 10)
 
     def speed(self):
         """Return how fast the first joint was told to move last, in rad/s."""
@@ -143,7 +152,11 @@ def roscore(ros_installed, tmp_path_factory):
     home = tmp_path_factory.mktemp("ros")
     own = {"ROS_HOME": str(home), "ROS_IP": "127.0.0.1", "ROS_MASTER_URI": f"http://127.0.0.1:{port}"}
     core = subprocess.Popen(
-        ["roscore", "-p", str(port)], env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ["roscore", "-p", str(port)],
+        env=os.environ | own,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     end_s = time.monotonic() + 30
     while time.monotonic() < end_s:
@@ -153,8 +166,8 @@ def roscore(ros_installed, tmp_path_factory):
         except RobotCommunicationError:
             time.sleep(0.1)
     yield f"127.0.0.1:{port}"
-    core.terminate()
-    core.wait(20)
+    os.killpg(core.pid, signal.SIGKILL)  # told to end, it takes ten seconds
+    core.wait()
 
 
 class Counterpart:

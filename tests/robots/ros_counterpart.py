@@ -26,6 +26,7 @@ class FaultyNode(a1_node.A1Node):
             elif order.pop("die", False):
                 os._exit(0)
             else:
+                self._arm = tuple(order.pop("go", self._arm))
                 self.held, self.fault = [], order
 
     def tell_status(self, codes):
@@ -36,6 +37,10 @@ class FaultyNode(a1_node.A1Node):
         kind = self.fault.get("joints") if topic == self.settings.joint_states else None
         for each in [message] if kind is None else getattr(self, kind)(message):
             super().send(topic, each)
+
+    def tell_frames(self):
+        if not self.fault.get("mute_frames"):
+            super().tell_frames()
 
     def dropped(self, message):
         return []

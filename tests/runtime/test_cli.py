@@ -194,6 +194,7 @@ def test_doctor_and_help_teach(tmp_path):
 
 
 PLAN = ["--plan-only", "--camera", "scene.png", "--instruction", "stack it"]
+LIVE = ["--robot", "galaxea_a1", "--live", "--arm", "localhost:9", "--camera", "scene.png", "--instruction", "stack it"]
 WRONG = {
     "nothing asked": ([], 2, "USAGE"),
     "unknown option": (["--robto", "x"], 2, "USAGE"),
@@ -201,7 +202,14 @@ WRONG = {
     "unknown robot": (["--robot", "r2d2"], 2, "ROBOT_UNKNOWN"),
     "unknown task": (["--robot", "galaxea_a1", "--task", "fly"], 2, "TASK_UNKNOWN"),
     "unknown object": (["--robot", "galaxea_a1", "--task", "push_cube:piano"], 2, "TASK_TARGET"),
-    "live": (["--robot", "galaxea_a1", "--live"], 2, "LIVE_MISSING"),
+    "live without an address": (["--robot", "galaxea_a1", "--live"], 2, "LIVE_OPTION"),
+    "live and simulated": ([*LIVE, "--task", "fruit_in_bowl"], 2, "USAGE"),
+    "a dry run that is not live": (["--robot", "galaxea_a1", "--dry-run"], 2, "USAGE"),
+    "live with nobody there": (LIVE, 2, "ARM_PERSON"),
+    "live with another camera": ([*LIVE, "--dry-run", "--camera", "webcam"], 2, "CAMERA_UNKNOWN"),
+    "live at no address": ([*LIVE, "--dry-run", "--arm", "ftp://host"], 2, "ARM_ADDRESS"),
+    "live with settings that are none": ([*LIVE, "--dry-run", "--arm-settings", "absent.toml"], 2, "ARM_SETTINGS"),
+    "live, and no bundle": ([*LIVE, "--dry-run", "--bundle", "absent"], 10, "BUNDLE_MISSING"),
     "unknown backend": ([*PLAN, "--backend", "abacus"], 2, "BACKEND_UNKNOWN"),
     "unknown sampler": ([*PLAN, "--sampler", "magic"], 2, "SAMPLER_UNKNOWN"),
     "sampler of another prediction": ([*PLAN, "--sampler", "euler_flow"], 2, "SAMPLER_FAMILY"),

@@ -1,0 +1,195 @@
+"""A whole run against the simulated A1 behind the vendor's topics: nothing moves before a person says so, or in a dry run."""
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("mujoco", reason="MuJoCo is not installed")
+pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+
+from dvgwm.robots.galaxea_a1 import ROBOT
+from dvgwm.robots.live import open_live_arm
+from dvgwm.runtime.cameras.reader import CameraReader
+from dvgwm.runtime.errors import CameraLostError, DvgwmError, GateLatchError
+from dvgwm.runtime.types import ActionChunk
+
+pytestmark = [pytest.mark.sim, pytest.mark.ort]
+COMMAND = [sys.executable, "-c", "from dvgwm.runtime.cli import main; main()"]
+
+
+def words(node, *more):
+    instruction = node.ready["instruction"]
+    camera = f"ros://{node.master}{node.ready['camera']}"
+    live = ["--robot", "galaxea_a1", "--live", "--arm", node.master, "--camera", camera, "--instruction", instruction]
+    return [*COMMAND, *live, *more]
+
+
+def at_a_terminal(command, folder, answers, during=lambda: None):
+    """Run a command at a terminal where somebody gives ``answers``; return its exit code and what it showed."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(folder)
+        os.execvp(command[0], command)
+    shown, asked, end_s = b"", 0, time.monotonic() + 120
+    while time.monotonic() < end_s:
+        if not select.select([terminal], [], [], 1.0)[0]:
+            continue
+        try:
+            data = os.read(terminal, 1 << 16)
+        except OSError:  # what is at the other end has ended
+            break
+        shown += data
+        if shown.count(b"to end:") > asked:
+            during()
+            os.write(terminal, f"{answers[asked]}\n".encode())
+            asked += 1
+    _, status = os.waitpid(process, 0)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(status), shown.decode()
+
+
+def test_a_dry_run_is_a_whole_episode_that_sends_nothing(a1_node, tmp_path):
+    node = a1_node(seed=1)
+    before = node.ask()
+    done = subprocess.run(
+        words(node, "--dry-run", "--out", "out"), cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["dry_run"], result["actions"], result["stopped"]) == (True, 96, None)
+    after = node.ask()
+    assert after["commands"] == 0
+    assert after["joints"] == pytest.approx(before["joints"], abs=1e-3)
+    assert "dry run, nothing was sent" in (tmp_path / "out" / "report.html").read_text()
+    ticks = (tmp_path / "out" / "motion.csv").read_text().splitlines()
+    assert len(ticks) > 400, "it shows where the arm would have gone"
+
+
+def test_the_arm_moves_once_a_person_typed_arm(a1_node, tmp_path):
+    node = a1_node(seed=1)
+    before, asked = node.ask(), []
+    more = ["--max-actions", "12", "--approve", "--out", "out"]
+    code, shown = at_a_terminal(
+        words(node, *more), tmp_path, ["arm", "another", "yes"], lambda: asked.append(node.ask())
+    )
+    assert code == 0, shown
+    assert "Type arm to let it move" in shown
+    assert "▀" in shown, "the plan is drawn"
+    assert (tmp_path / "out" / "imagined-2.mp4").exists()
+    assert asked[0]["commands"] == 0, "before it is armed"
+    assert asked[1]["joints"] == pytest.approx(before["joints"], abs=1e-3), "before the plan is approved"
+    after = node.ask()
+    assert after["commands"] > 50
+    assert np.abs(np.subtract(after["joints"], before["joints"])).max() > 0.05
+
+
+@pytest.mark.parametrize(("answers", "code"), [(["no"], "ARM_DECLINED"), (["arm", "no"], "PLAN_DECLINED")])
+def test_a_person_who_says_no_is_heard(a1_node, tmp_path, answers, code):
+    node = a1_node()
+    before = node.ask()
+    ended, shown = at_a_terminal(words(node, "--approve", "--out", "out"), tmp_path, answers)
+    assert ended == 130
+    assert f"E130 {code}" in shown
+    after = node.ask()
+    assert after["joints"] == pytest.approx(before["joints"], abs=1e-3)
+    assert (after["commands"] == 0) == (code == "ARM_DECLINED")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_arm_moves_by_a_recording(a1_node, tmp_path):
+    node = a1_node()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)).save(tmp_path / "scene.png")
+    code, shown = at_a_terminal([*words(node), "--camera", "scene.png"], tmp_path, ["arm"])
+    assert code == 2
+    assert "CAMERA_RECORDED" in shown
+    assert node.ask()["commands"] == 0
+
+
+@pytest.fixture
+def live_arm(a1_node):
+    """What opens a node, its camera and the arm behind it."""
+    opened = []
+
+    def start(**options):
+        node = a1_node(**options)
+        camera = CameraReader(f"ros://{node.master}{node.ready['camera']}", 32, 48)
+        opened.append(camera)
+        seen = {"camera": camera, "camera_name": "scene", "dry_run": False}
+        arm = open_live_arm(ROBOT, address=node.master, settings={}, **seen)
+        opened.append(arm)
+        return node, camera, arm
+
+    yield start
+    for each in reversed(opened):
+        each.close()
+
+
+def chunk(arm, seconds=2.0, reach=0.3):
+    """Return a chunk that swings the first joint."""
+    seen = arm.observe()
+    count = round(10 * seconds)
+    swing = np.outer(reach * (1 - np.cos(0.08 * np.arange(1, count + 1))), (1, 0, 0, 0, 0, 0, 0)) + seen.joints
+    return ActionChunk(swing, seen.time_s + 0.1 * np.arange(1, count + 1), "joint", None, seen.time_s)
+
+
+def test_an_arm_that_moved_while_one_looked_is_not_armed(live_arm):
+    node, _, arm = live_arm()
+    assert all(check.fine for check in arm.checks())
+    node.say(go=[0.2, *node.ask()["joints"][1:6]])
+    time.sleep(1.0)
+    with pytest.raises(GateLatchError, match="joint_1 was seen at") as caught:
+        arm.arm()
+    assert caught.value.log_code == "ARM_MOVED"
+    assert node.ask()["commands"] == 0
+
+
+def test_every_mismatch_is_told_at_once(live_arm):
+    node, _, arm = live_arm()
+    node.say(codes=[0, 0, 1 << 9, 0, 0, 0], go=[-0.5, *node.ask()["joints"][1:6]])
+    wrong = {check.what: check for check in arm.checks() if not check.fine}
+    assert set(wrong) == {"robot", "pose"}
+    assert "torque limit" in wrong["robot"].found
+    assert "moved by" in wrong["pose"].found
+    assert all(check.remedy for check in wrong.values())
+    with pytest.raises(DvgwmError):
+        arm.arm()
+    assert node.ask()["commands"] == 0
+
+
+def test_a_camera_that_is_lost_stops_the_arm(live_arm):
+    node, _, arm = live_arm()
+    arm.checks()
+    arm.arm()
+    action = chunk(arm)
+    node.say(mute_frames=True)
+    begun_s = time.monotonic()
+    arm.play(action)
+    assert [event.log_code for event in arm.events()][:1] == ["GATE_FRAME"]
+    with pytest.raises(CameraLostError) as caught:
+        arm.observe()
+    assert caught.value.log_code == "CAMERA_STALE"
+    assert time.monotonic() - begun_s < 12, "it is not waited for longer than stated"
+    assert "MOTION_PAUSED" in [event.log_code for event in arm.events()]
+
+
+def test_a_camera_that_is_back_is_seen_again(live_arm):
+    node, camera, arm = live_arm()
+    arm.checks()
+    arm.arm()
+    node.say(mute_frames=True)
+    time.sleep(0.5)
+    node.say()
+    assert arm.observe().images["scene"].shape == (32, 48, 3)
+    assert not camera.restarts
+    arm.play(chunk(arm, 1.0, 0.1))
+    assert not arm.events()
+    assert Path(f"/proc/{arm._process.pid}").exists()
