@@ -34,6 +34,7 @@ class A1Node:
 
     def __init__(self, robot: MujocoRobot, master: str) -> None:
         self.robot, self.commands, self.settings = robot, 0, galaxea_a1_ros.A1Settings()
+        robot.images()  # what draws is made now, and not while somebody waits for a joint state
         self._rospy = ros.open_node(*ros.master(master))
         messages = ros.library("sensor_msgs.msg")
         self._state, self._image = messages.JointState, messages.Image

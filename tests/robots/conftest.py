@@ -171,18 +171,16 @@ def roscore(ros_installed, tmp_path_factory):
 
 
 class Counterpart:
-    """A simulated A1 behind the vendor's topics, in a process of its own."""
+    """A robot's counterpart in a process of its own, at ``address``."""
 
-    def __init__(self, master, home, **options):
-        words = [sys.executable, str(Path(__file__).parent / "ros_counterpart.py"), "--master", master]
-        words += [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        self.master = master
+    def __init__(self, script, address, *words, **own):
+        self.address = address
         self.process = subprocess.Popen(
-            words,
+            [sys.executable, str(Path(__file__).parent / script), *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"ROS_HOME": str(home), "ROS_IP": "127.0.0.1"},
+            env=os.environ | own,
         )
         self.ready = json.loads(self.process.stdout.readline())
 
@@ -210,7 +208,25 @@ def a1_node(roscore, tmp_path):
     made = []
 
     def start(**options):
-        made.append(Counterpart(roscore, tmp_path, **options))
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        own = {"ROS_HOME": str(tmp_path), "ROS_IP": "127.0.0.1"}
+        made.append(Counterpart("ros_counterpart.py", roscore, "--master", roscore, *words, **own))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def ur_controller():
+    """What starts a UR controller, whose ports are given, at an address of its own."""
+    pytest.importorskip("rtde_receive", reason="ur-rtde is not installed")
+    made = []
+
+    def start():
+        address = f"127.{os.getpid() >> 8 & 255}.{os.getpid() & 255}.{len(made) + 1}"
+        made.append(Counterpart("ur_counterpart.py", address, address))
         return made[-1]
 
     yield start

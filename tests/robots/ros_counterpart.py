@@ -34,6 +34,8 @@ class FaultyNode(a1_node.A1Node):
             super().tell_status(self.fault.get("codes", codes))
 
     def send(self, topic, message):
+        if topic == self.settings.gripper_state and self.fault.get("mute_gripper"):
+            return
         kind = self.fault.get("joints") if topic == self.settings.joint_states else None
         for each in [message] if kind is None else getattr(self, kind)(message):
             super().send(topic, each)

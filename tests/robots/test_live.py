@@ -28,8 +28,8 @@ COMMAND = [sys.executable, "-c", "from dvgwm.runtime.cli import main; main()"]
 
 def words(node, *more):
     instruction = node.ready["instruction"]
-    camera = f"ros://{node.master}{node.ready['camera']}"
-    live = ["--robot", "galaxea_a1", "--live", "--arm", node.master, "--camera", camera, "--instruction", instruction]
+    camera = f"ros://{node.address}{node.ready['camera']}"
+    live = ["--robot", "galaxea_a1", "--live", "--arm", node.address, "--camera", camera, "--instruction", instruction]
     return [*COMMAND, *live, *more]
 
 
@@ -121,10 +121,10 @@ def live_arm(a1_node):
 
     def start(**options):
         node = a1_node(**options)
-        camera = CameraReader(f"ros://{node.master}{node.ready['camera']}", 32, 48)
+        camera = CameraReader(f"ros://{node.address}{node.ready['camera']}", 32, 48)
         opened.append(camera)
         seen = {"camera": camera, "camera_name": "scene", "dry_run": False}
-        arm = open_live_arm(ROBOT, address=node.master, settings={}, **seen)
+        arm = open_live_arm(ROBOT, address=node.address, settings={}, **seen)
         opened.append(arm)
         return node, camera, arm
 

@@ -31,10 +31,10 @@ def simulated(pipeline, task, seed):
 
 def live(pipeline, node, seed):
     size_px = pipeline.manifest.input.height_px, pipeline.manifest.input.width_px
-    camera = CameraReader(f"ros://{node.master}{node.ready['camera']}", *size_px)
+    camera = CameraReader(f"ros://{node.address}{node.ready['camera']}", *size_px)
     try:
         seen = {"camera": camera, "camera_name": pipeline.manifest.input.camera, "dry_run": False}
-        arm = open_live_arm(ROBOT, address=node.master, settings={}, **seen)
+        arm = open_live_arm(ROBOT, address=node.address, settings={}, **seen)
         try:
             assert all(check.fine for check in arm.checks())
             arm.arm()

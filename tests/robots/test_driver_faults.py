@@ -1,0 +1,108 @@
+"""Faults of a real robot, at five moments of a chunk, by the real client library and a counterpart that speaks its protocol."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from dvgwm.robots import messages
+from dvgwm.robots.a1_model import SAFETY as A1_LIMITS
+from dvgwm.robots.serve import CODES
+from dvgwm.robots.ur7e import SAFETY as UR_LIMITS
+
+PHASES_S = (0.05, 0.4, 0.8, 1.2, 1.6)
+"""Since the arm began to move: it swings, so it is slow and fast, and goes both ways."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What a counterpart is told, and what has to come of it: log code, exit code, and whether anything is sent later."""
+
+    ident: str
+    name: str
+    a1: dict
+    ur: dict
+    log_code: str
+    exit_code: int
+    sends: bool = False
+
+
+FAULTS = (
+    Fault("F29", "states stop coming", {"joints": "dropped"}, {"joints": "dropped"}, "ROBOT_SILENT", 40),
+    Fault(
+        "F29",
+        "states come .3 s late",
+        {"joints": "delayed", "delay_s": 0.3},
+        {"joints": "delayed", "delay_s": 0.3},
+        "ROBOT_SILENT",
+        40,
+    ),
+    Fault(
+        "F29", "the same state again and again", {"joints": "duplicated"}, {"joints": "duplicated"}, "ROBOT_SILENT", 40
+    ),
+    Fault("F30", "the robot stops itself", {"codes": [0, 0, 512, 0, 0, 0]}, {"safety_bits": 4}, "ROBOT_STOP", 41),
+    Fault("F31", "the joints are blocked", {"stuck": True}, {"stuck": True}, "GATE_TRACKING", 42, sends=True),
+)
+ONCE = (
+    Fault("F29", "states out of order", {"joints": "reordered"}, {"joints": "reordered"}, "ROBOT_SILENT", 40),
+    Fault("F29", "the gripper falls silent", {"mute_gripper": True}, {"gripper": "silent"}, "ROBOT_SILENT", 40),
+    Fault("F29", "its process is killed", {"die": True}, {"die": True}, "ROBOT_SILENT", 40),
+    Fault(
+        "F30", "emergency stop", {"codes": [1 << 15, 0, 0, 0, 0, 0]}, {"safety_bits": 1 << 6 | 1 << 7}, "ROBOT_STOP", 41
+    ),
+)
+
+
+def counterpart(robot, request):
+    """Return a robot's counterpart, started, and the limits of the robot."""
+    if robot == "ur7e":
+        return request.getfixturevalue("ur_controller")(), UR_LIMITS
+    return request.getfixturevalue("a1_node")(), A1_LIMITS
+
+
+@pytest.fixture(params=["galaxea_a1", "ur7e"])
+def armed(request, motion_process, tmp_path):
+    """What starts a robot's counterpart and has motion take hold of it."""
+    made = []
+
+    def start():
+        there, limits = counterpart(request.param, request)
+        made.append(motion_process(limits, tmp_path, request.param, there.address))
+        made[-1].arm()
+        return there, made[-1]
+
+    yield request.param, start
+    for motion in made:
+        motion.close()
+
+
+def suffer(robot, there, motion, fault, after_s):
+    """Have the arm move, the fault happen, and motion end; what has to come of it is asserted."""
+    motion.play()
+    motion.pass_time(after_s)
+    there.say(**(fault.ur if robot == "ur7e" else fault.a1))
+    motion.until(lambda: motion.state.latched or motion.process.poll() is not None, 3)
+    codes = [CODES[state.code] for _, state in motion.states if state.latched]
+    if motion.process.poll() is None:
+        assert codes[0] == fault.log_code, motion.said
+        assert messages.stopped(codes[0]).exit_code == fault.exit_code
+        if there.process.poll() is None:
+            motion.pass_time(0.1)
+            before = there.ask()["commands"]
+            motion.pass_time(0.3)
+            assert (there.ask()["commands"] > before) == fault.sends
+    else:  # the driver itself failed, and went on failing
+        assert (motion.process.returncode, fault.exit_code) == (40, 40)
+        assert "E40 ROBOT_DRIVER" in motion.process.stderr.read()
+
+
+@pytest.mark.parametrize("after_s", PHASES_S)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.ident} {fault.name}")
+def test_a_fault_at_any_moment_ends_as_declared(armed, fault, after_s):
+    robot, start = armed
+    suffer(robot, *start(), fault, after_s)
+
+
+@pytest.mark.parametrize("fault", ONCE, ids=lambda fault: f"{fault.ident} {fault.name}")
+def test_a_fault_ends_as_declared(armed, fault):
+    robot, start = armed
+    suffer(robot, *start(), fault, 0.4)
