@@ -171,10 +171,10 @@ class Rtde:
         return bytes([len(self.recipes)]) + types(these)
 
     def on_83(self, body):
-        """Begin to tell."""
+        """Begin to tell, once that is answered."""
+        self.send(83, b"\x01")
         self.live.set()
         threading.Thread(target=self.stream, daemon=True).start()
-        return b"\x01"
 
     def on_80(self, body):
         """Tell no more."""
