@@ -46,7 +46,8 @@ WIDE = 1.05
 """A gripper that is open by more of its stroke has another stroke."""
 RATE_HZ = 20.0
 """A driver that tells its joints less often is refused."""
-RATED_S = 0.5
+RATED, RATED_S = 20, 1.5
+"""So many states are counted to know how often they come, or for so long."""
 GRIPPER_S, STATUS_S = 0.5, 1.0
 """How old the gripper's state and the arm's status may be."""
 
@@ -110,7 +111,8 @@ class GalaxeaA1:
         self._wait(lambda: self._targets.get_num_connections(), f"listens on {said.joint_targets}")
         self._wait(lambda: self._strokes.get_num_connections(), f"listens on {said.gripper_targets}")
         begun, begun_s = self._count, time.monotonic()
-        time.sleep(RATED_S)
+        while self._count < begun + RATED and time.monotonic() < begun_s + RATED_S:
+            time.sleep(0.002)
         self._rate_hz = (self._count - begun) / (time.monotonic() - begun_s)
         if self._rate_hz < RATE_HZ:
             raise RobotCommunicationError(

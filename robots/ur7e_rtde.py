@@ -16,7 +16,7 @@ from dvgwm.runtime.errors import ConfigError, RobotCommunicationError, RobotStop
 from .robotiq import Robotiq
 from .settings import settings
 from .spec import DriveOptions, JointState
-from .ur7e import JOINT_NAMES, UR7E
+from .ur7e_model import JOINT_NAMES, UR7E
 
 PORT = 30004
 ANSWER_S = 2.0
@@ -144,8 +144,13 @@ class Ur7e:
     def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
         """Send servo targets (radians) and the gripper's (0..1); raises `RobotCommunicationError` where they are not taken."""
         *joints, opening = (float(action[f"{name}.pos"]) for name in JOINT_NAMES)
-        taken = self._control.isProgramRunning() and self._control.servoJ(
-            joints, 0.0, 0.0, UR7E.period_s, self.settings.lookahead_s, self.settings.gain
+        said = self.settings
+        # A library that is not connected connects again, and lets us wait for it.
+        taken = (
+            self._receive.isConnected()
+            and self._control.isConnected()
+            and self._control.isProgramRunning()
+            and self._control.servoJ(joints, 0.0, 0.0, UR7E.period_s, said.lookahead_s, said.gain)
         )
         if not taken:
             raise RobotCommunicationError("ARM_PROGRAM", "the controller took no target: its program has ended")
@@ -159,7 +164,7 @@ class Ur7e:
         """Have the controller end its program, and let go of it."""
         if self._gripper is not None:
             self._gripper.close()
-        if self._control is not None and self._control.isProgramRunning():
+        if self._control is not None and self._control.isConnected() and self._control.isProgramRunning():
             self._control.servoStop(STOPPING_RAD_S2)
             self._control.stopScript()
 

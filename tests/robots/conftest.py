@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -75,7 +76,8 @@ class Motion:
     def play(self, seconds=3.0, **change):
         """Have the arm move for some seconds, and return when it does."""
         count = round(seconds * 10)
-        swing = np.outer(0.3 * (1 - np.cos(0.08 * np.arange(1, count + 1))), (1, 0, 0, 0, 0, 0, 0))
+        side = -1.0 if self.state.commanded[0] > 1.0 else 1.0  # one that is played with again and again has room
+        swing = np.outer(0.3 * side * (1 - np.cos(0.08 * np.arange(1, count + 1))), (1, 0, 0, 0, 0, 0, 0))
         times_s = tuple(float(self.now_s + 0.1 * (k + 1)) for k in range(count))
         targets = tuple(map(tuple, (swing + self.state.commanded).tolist()))
         self.line.send(Kind.CHUNK, self.now_s, link.pack_chunk(Chunk(1, math.nan, times_s, targets)))
@@ -197,38 +199,51 @@ class Counterpart:
     def close(self):
         self.process.kill()
         self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
+        for stream in (self.process.stdin, self.process.stdout):
+            with suppress(OSError):  # what it was not sent is of no use
+                stream.close()
 
 
-@pytest.fixture
-def a1_node(roscore, tmp_path):
-    """What starts a simulated A1 behind the vendor's topics."""
+class Counterparts:
+    """Starts counterparts of a robot, and keeps them."""
+
+    def __init__(self, start):
+        self.made, self._start = [], start
+
+    def __call__(self, **options):
+        self.made.append(self._start(len(self.made), options))
+        return self.made[-1]
+
+    def close(self):
+        for each in self.made:
+            each.close()
+
+
+@pytest.fixture(scope="module")
+def a1_node(roscore, tmp_path_factory):
+    """What starts a simulated A1 behind the vendor's topics; there is one at a time."""
     pytest.importorskip("mujoco", reason="MuJoCo is not installed")
-    made = []
+    own = {"ROS_HOME": str(tmp_path_factory.mktemp("ros")), "ROS_IP": "127.0.0.1"}
 
-    def start(**options):
+    def start(number, options):
+        nodes.close()
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        own = {"ROS_HOME": str(tmp_path), "ROS_IP": "127.0.0.1"}
-        made.append(Counterpart("ros_counterpart.py", roscore, "--master", roscore, *words, **own))
-        return made[-1]
+        return Counterpart("ros_counterpart.py", roscore, "--master", roscore, *words, **own)
 
-    yield start
-    for each in made:
-        each.close()
+    nodes = Counterparts(start)
+    yield nodes
+    nodes.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ur_controller():
     """What starts a UR controller, whose ports are given, at an address of its own."""
     pytest.importorskip("rtde_receive", reason="ur-rtde is not installed")
-    made = []
 
-    def start():
-        address = f"127.{os.getpid() >> 8 & 255}.{os.getpid() & 255}.{len(made) + 1}"
-        made.append(Counterpart("ur_counterpart.py", address, address))
-        return made[-1]
+    def start(number, options):
+        address = f"127.{os.getpid() >> 8 & 255}.{os.getpid() & 255}.{number + 1}"
+        return Counterpart("ur_counterpart.py", address, address)
 
-    yield start
-    for each in made:
-        each.close()
+    controllers = Counterparts(start)
+    yield controllers
+    controllers.close()

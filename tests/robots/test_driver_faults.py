@@ -7,9 +7,9 @@ import pytest
 from dvgwm.robots import messages
 from dvgwm.robots.a1_model import SAFETY as A1_LIMITS
 from dvgwm.robots.serve import CODES
-from dvgwm.robots.ur7e import SAFETY as UR_LIMITS
+from dvgwm.robots.ur7e_model import SAFETY as UR_LIMITS
 
-PHASES_S = (0.05, 0.4, 0.8, 1.2, 1.6)
+PHASES_S = (0.05, 0.35, 0.65, 0.95, 1.25)
 """Since the arm began to move: it swings, so it is slow and fast, and goes both ways."""
 
 
@@ -52,20 +52,16 @@ ONCE = (
 )
 
 
-def counterpart(robot, request):
-    """Return a robot's counterpart, started, and the limits of the robot."""
-    if robot == "ur7e":
-        return request.getfixturevalue("ur_controller")(), UR_LIMITS
-    return request.getfixturevalue("a1_node")(), A1_LIMITS
-
-
 @pytest.fixture(params=["galaxea_a1", "ur7e"])
 def armed(request, motion_process, tmp_path):
-    """What starts a robot's counterpart and has motion take hold of it."""
+    """What has motion take hold of a robot's counterpart, which is started anew where it was killed."""
     made = []
 
     def start():
-        there, limits = counterpart(request.param, request)
+        started = request.getfixturevalue("a1_node" if request.param == "galaxea_a1" else "ur_controller")
+        there = next((each for each in started.made if each.process.poll() is None), None) or started()
+        there.say(go=there.ask()["joints"][:6])
+        limits = A1_LIMITS if request.param == "galaxea_a1" else UR_LIMITS
         made.append(motion_process(limits, tmp_path, request.param, there.address))
         made[-1].arm()
         return there, made[-1]
@@ -77,7 +73,7 @@ def armed(request, motion_process, tmp_path):
 
 def suffer(robot, there, motion, fault, after_s):
     """Have the arm move, the fault happen, and motion end; what has to come of it is asserted."""
-    motion.play()
+    motion.play(4.0)
     motion.pass_time(after_s)
     there.say(**(fault.ur if robot == "ur7e" else fault.a1))
     motion.until(lambda: motion.state.latched or motion.process.poll() is not None, 3)
@@ -86,9 +82,9 @@ def suffer(robot, there, motion, fault, after_s):
         assert codes[0] == fault.log_code, motion.said
         assert messages.stopped(codes[0]).exit_code == fault.exit_code
         if there.process.poll() is None:
-            motion.pass_time(0.1)
+            motion.pass_time(0.05)
             before = there.ask()["commands"]
-            motion.pass_time(0.3)
+            motion.pass_time(0.15)
             assert (there.ask()["commands"] > before) == fault.sends
     else:  # the driver itself failed, and went on failing
         assert (motion.process.returncode, fault.exit_code) == (40, 40)

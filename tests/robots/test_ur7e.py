@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dvgwm.robots.spec import DriveOptions
-from dvgwm.robots.ur7e import KINEMATICS, ROBOT, SAFETY
+from dvgwm.robots.ur7e import ROBOT
+from dvgwm.robots.ur7e_model import KINEMATICS, SAFETY
 from dvgwm.runtime.errors import ConfigError, RobotCommunicationError
 
 HOME = (0.0, -1.6, 1.6, -1.57, -1.57, 0.0)

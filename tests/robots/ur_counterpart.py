@@ -15,6 +15,8 @@ import threading
 import time
 from contextlib import suppress
 
+from dvgwm.robots.process import first_in_line
+
 HOST = sys.argv[1]
 STATES = {
     "timestamp": "d",
@@ -288,6 +290,7 @@ def live():
         robot.pass_time(0.002)
 
 
+first_in_line()  # a robot has a computer of its own
 for port, handle in ((30004, lambda line: Rtde(line).serve()), (29999, dashboard), (30003, programs), (63352, gripper)):
     accept(port, handle)
 threading.Thread(target=live, daemon=True).start()
