@@ -13,7 +13,7 @@ from ..types import ImageArray
 HEAD = struct.Struct("<QQQQ")
 """Frames written; those left out as seen before or out of order, and as frozen; whether the camera is a recording."""
 SLOT = struct.Struct("<QdI4x")
-"""Which frame it holds, when that was taken on the machine's monotonic clock, checksum of its pixels."""
+"""Which frame it holds, when that was taken on the machine's monotonic clock, checksum of both and its pixels."""
 SLOTS = 3
 ATTEMPTS = 5
 
@@ -55,7 +55,7 @@ class Slots:
         pixels = np.ascontiguousarray(image).tobytes()
         SLOT.pack_into(self._memory, start, 0, 0.0, 0)
         self._memory[start + SLOT.size : start + self._stride] = pixels
-        SLOT.pack_into(self._memory, start, tally.written, at_s, zlib.crc32(pixels))
+        SLOT.pack_into(self._memory, start, tally.written, at_s, _checksum(tally.written, at_s, pixels))
         self.count(tally)
 
     def count(self, tally: Tally) -> None:
@@ -82,7 +82,7 @@ class Slots:
             start = self._start(number)
             of_slot, at_s, checksum = SLOT.unpack_from(self._memory, start)
             pixels = self._memory[start + SLOT.size : start + self._stride]
-            if of_slot == number and zlib.crc32(pixels) == checksum:
+            if of_slot == number and _checksum(number, at_s, pixels) == checksum:
                 return Shown(number, at_s, np.frombuffer(pixels, np.uint8).reshape(self._shape))
         return None
 
@@ -93,3 +93,8 @@ class Slots:
 
     def _start(self, number: int) -> int:
         return HEAD.size + number % SLOTS * self._stride
+
+
+def _checksum(number: int, at_s: float, pixels: bytes) -> int:
+    # The number too: a reader that waits between two bytes of the slot's head may have the halves of two frames' heads.
+    return zlib.crc32(pixels, zlib.crc32(struct.pack("<Qd", number, at_s)))
