@@ -22,6 +22,7 @@ Examples:
   dvgwm-runtime --robot galaxea_a1 --live --arm localhost:11311 --camera l515 --instruction "..." --dry-run
   dvgwm-runtime --plan-only --camera clip.mp4 --instruction "put the blue cup on the plate"
   dvgwm-runtime inspect engines/a1_tiny --deep            what a bundle holds, and whether its engines run
+  dvgwm-runtime doctor --robot galaxea_a1 --arm localhost:11311 --camera l515
   dvgwm-runtime evaluate --episodes 20 --seed 0 --json    success over tasks and layouts
 """
 
@@ -155,11 +156,25 @@ def evaluate(**options: Any) -> None:
 
 
 @cli.command()
-def doctor() -> None:
-    """Say what this machine has and lacks for running dvgwm."""
-    from ..display.inspection import diagnose
+@click.option("--robot", help="Also look at this robot, and whether all that it wants is there.")
+@click.option("--arm", type=Words(), help="Its address: it is looked at, and sent nothing.")
+@click.option("--arm-settings", type=Place(), help="TOML file for its driver.")
+@click.option("--camera", type=Words(), help="Its camera: it is looked through for a second.")
+@click.option("--limits", type=Place(), help="TOML file that makes its limits tighter.")
+@bundle_options
+def doctor(**options: Any) -> None:
+    """Say what this machine has and lacks for running dvgwm, or a robot: every mismatch at once, each with its fix."""
+    if options["robot"] is None:
+        if unused := [name for name in ("arm", "arm_settings", "camera", "limits") if options[name]]:
+            raise ConfigError("USAGE", f"--{unused[0].replace('_', '-')} goes with --robot, which was not given")
+        from ..display.inspection import diagnose
 
-    _finish(diagnose())
+        _finish(diagnose())
+        return
+    from ..config.settings import ReadinessSettings, settings
+    from .readiness import examine
+
+    _end(*examine(settings(ReadinessSettings, options, _cache_dir())))
 
 
 def _check_live(options: dict[str, Any]) -> None:

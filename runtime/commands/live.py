@@ -23,6 +23,7 @@ from ..loop import EpisodeOptions, Imagine, run_episode
 from ..pipeline import Pipeline, silent
 from ..profiler import Profiler
 from ..types import ImageArray, LiveArm, Observation, Plan
+from .readiness import check_actions
 
 ANOTHER_SEED = 1_000_003
 """Added to a plan's seed for the plan that is imagined in its place."""
@@ -55,6 +56,7 @@ def drive(settings: LiveSettings) -> tuple[dict[str, Any], DvgwmError | None]:
         camera.latest()
         if camera.recorded and not settings.dry_run:
             raise ConfigError("CAMERA_RECORDED", f"{settings.camera} is a recording, no arm moves by it; add --dry-run")
+        check_actions(bundle.manifest.action, spec.name, arm.recorded().joint_names)
         directory, shown_as = opened.enter_context(outputs(settings.out, settings.gif))
         pipeline = opened.enter_context(settings.engines.open(bundle))
         pipeline.warmup()

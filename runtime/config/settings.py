@@ -93,14 +93,23 @@ class LiveSettings:
 
     def driver_settings(self) -> dict[str, Any]:
         """Return what the driver's settings file says; raises `ConfigError` where it cannot be read."""
-        if self.arm_settings is None:
-            return {}
-        try:
-            return read_toml(self.arm_settings)
-        except OSError as error:
-            raise ConfigError("ARM_SETTINGS", f"cannot read {self.arm_settings}: {error.strerror}") from error
-        except ValueError as error:
-            raise ConfigError("ARM_SETTINGS", f"{self.arm_settings}: {error}; wanted TOML (docs/robots.md)") from error
+        return _driver_settings(self.arm_settings)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadinessSettings:
+    """What is to be looked at before a robot is driven; what is None is left out."""
+
+    robot: str
+    engines: EngineSettings
+    arm: str | None = None
+    arm_settings: Path | None = None
+    camera: str | None = None
+    limits: Path | None = None
+
+    def driver_settings(self) -> dict[str, Any]:
+        """Return what the driver's settings file says; raises `ConfigError` where it cannot be read."""
+        return _driver_settings(self.arm_settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +125,7 @@ class RecordingSettings:
     engines: EngineSettings
 
 
-T = TypeVar("T", SimulationSettings, LiveSettings, RecordingSettings)
+T = TypeVar("T", SimulationSettings, LiveSettings, RecordingSettings, ReadinessSettings)
 
 
 def settings(kind: type[T], options: Mapping[str, Any], cache: Path) -> T:
@@ -130,3 +139,14 @@ def settings(kind: type[T], options: Mapping[str, Any], cache: Path) -> T:
         options["bundle"], options["backend"], options["threads"], cache, Overrides(**own(Overrides))
     )
     return kind(**own(kind), engines=engines)
+
+
+def _driver_settings(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return read_toml(path)
+    except OSError as error:
+        raise ConfigError("ARM_SETTINGS", f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError("ARM_SETTINGS", f"{path}: {error}; wanted TOML (docs/robots.md)") from error

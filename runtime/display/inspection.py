@@ -28,6 +28,10 @@ LIBRARIES = {
     "onnxruntime": ("engines on the CPU", "pip install 'dvgwm[onnx]'"),
     "mujoco": ("the simulated arm", "pip install 'dvgwm[sim]'"),
     "av": ("mp4 in and out (GIF without it)", "pip install 'dvgwm[video]'"),
+    "cv2": ("V4L2 cameras", "pip install 'dvgwm[opencv]'"),
+    "pyrealsense2": ("RealSense cameras", "pip install 'dvgwm[realsense]'"),
+    "rtde_control": ("the real UR7e", "pip install 'dvgwm[ur]'"),
+    "franky": ("the real Franka", "pip install 'dvgwm[franka]'"),
     "tokenizers": ("full-size text encoders", "pip install 'dvgwm[tokenizers]'"),
     "torch": ("building bundles; never needed to run one", "pip install 'dvgwm[export]'"),
 }

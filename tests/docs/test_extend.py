@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,20 +19,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "extend.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 
 
-def installed(folder):
-    """Do what ``pip install -e .`` does, without a network: name the package's entry points on the path."""
-    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    facts = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    facts.mkdir()
-    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    lines = [
-        f"[{group}]\n" + "\n".join(f"{name} = {target}" for name, target in entries.items())
-        for group, entries in project["entry-points"].items()
-    ]
-    (facts / "entry_points.txt").write_text("\n".join(lines) + "\n")
-
-
-def run(section, folder):
+def run(section, folder, installed):
     """Return the first command of ``section`` that failed, None if all of them ran."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
@@ -54,13 +40,13 @@ def run(section, folder):
 
 
 @pytest.mark.parametrize("title", SECTIONS)
-def test_a_walk_through_runs(title, tmp_path):
+def test_a_walk_through_runs(title, tmp_path, installed):
     assert "```" in SECTIONS[title]
-    failed = run(SECTIONS[title], tmp_path)
+    failed = run(SECTIONS[title], tmp_path, installed)
     assert failed is None, failed.stdout + failed.stderr
 
 
-def test_a_wrong_one_is_seen(tmp_path):
+def test_a_wrong_one_is_seen(tmp_path, installed):
     """Negative control: the page's own assertion, on a kernel that gives a third."""
-    failed = run(SECTIONS["A kernel"].replace("(0.5 * x)", "(0.333 * x)"), tmp_path)
+    failed = run(SECTIONS["A kernel"].replace("(0.5 * x)", "(0.333 * x)"), tmp_path, installed)
     assert failed.stderr.splitlines()[-1] == "AssertionError"
