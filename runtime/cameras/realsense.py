@@ -104,7 +104,7 @@ def _serial(rs: Any, serial: str, product: str) -> str:
         found: str = fit[0]
         return found
     seen = ", ".join(f"{name} {number}" for number, name in there) or "none"
-    wanted = " ".join(filter(None, ("a", product or "RealSense", serial)))
+    wanted = " ".join(filter(None, (product or "a RealSense", serial)))
     raise CameraLostError(
         "CAMERA_MISSING", f"wanted {wanted}, got {seen}; look at the USB 3 cable, or name one by its serial number"
     )

@@ -37,6 +37,7 @@ def examine(settings: ReadinessSettings) -> tuple[dict[str, Any], DvgwmError | N
     Nothing is sent to a robot. What was not named is not looked at, and said so.
     """
     seen = Seen()
+    load_robot(settings.robot)  # one that is unknown has nothing to be looked at
     with ExitStack() as opened:
         seen.look("bundle", lambda: [_bundle(settings, seen)])
         seen.look("limits", lambda: [_limits(settings)])

@@ -193,3 +193,64 @@ def test_a_camera_that_is_back_is_seen_again(live_arm):
     arm.play(chunk(arm, 1.0, 0.1))
     assert not arm.events()
     assert Path(f"/proc/{arm._process.pid}").exists()
+
+
+def doctor(folder, *words):
+    done = subprocess.run([*COMMAND, "doctor", *words], cwd=folder, capture_output=True, text=True, timeout=60)
+    result = json.loads(done.stdout.splitlines()[-1])
+    return done.returncode, {check["what"]: check for check in result["checks"]}, done
+
+
+def test_the_doctor_finds_all_well(a1_node, tmp_path):
+    node = a1_node()
+    camera = f"ros://{node.address}{node.ready['camera']}"
+    code, checks, done = doctor(tmp_path, "--robot", "galaxea_a1", "--arm", node.address, "--camera", camera)
+    assert code == 0, done.stderr
+    assert {"bundle", "limits", "picture", "camera", "robot", "pose", "actions", "clock", "disk"} <= set(checks)
+    assert all(check["fine"] for check in checks.values())
+    assert node.ask()["commands"] == 0
+
+
+def test_the_doctor_tells_every_mismatch_at_once(a1_node, tmp_path):
+    node = a1_node()
+    node.say(codes=[0, 1 << 8, 0, 0, 0, 0])
+    (tmp_path / "wide.toml").write_text("[joints.joint_1]\nvelocity = 9.0\n")
+    Image.new("RGB", (64, 48), "black").save(tmp_path / "black.png")
+    wrong = ["--bundle", "absent", "--camera", "black.png", "--arm", node.address]
+    code, checks, done = doctor(tmp_path, "--robot", "galaxea_a1", *wrong)
+    assert {what for what, check in checks.items() if not check["fine"]} == {"bundle", "picture", "robot"}
+    assert code == 10, "the first of them"
+    assert done.stderr.startswith("E10 BUNDLE_MISSING")
+    for said in ("BUNDLE_MISSING", "CAMERA_BLANK", "speed limit"):
+        assert said in done.stdout
+    code, checks, _ = doctor(tmp_path, "--robot", "galaxea_a1", "--limits", "wide.toml")
+    assert (code, checks["limits"]["fine"]) == (2, False)
+
+
+def test_the_doctor_wants_a_robot_for_its_arm(tmp_path):
+    done = subprocess.run([*COMMAND, "doctor", "--arm", "x"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "--arm goes with --robot" in done.stderr
+    done = subprocess.run(
+        [*COMMAND, "doctor", "--robot", "r2d2"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "known: franka, galaxea_a1, ur7e" in done.stderr
+
+
+def test_a_robot_that_is_not_simulated_says_what_moves_it(tmp_path):
+    done = subprocess.run([*COMMAND, "--robot", "ur7e"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "ROBOT_UNSIMULATED" in done.stderr
+    assert "--live --arm ADDRESS" in done.stderr
+
+
+def test_no_library_of_a_robot_or_camera_is_imported_before_it_is_asked_for():
+    code = (
+        "import sys\nfrom importlib.metadata import entry_points\n"
+        "for group in ('dvgwm.robots', 'dvgwm.cameras', 'dvgwm.arm'):\n"
+        "    [entry.load() for entry in entry_points(group=group)]\n"
+        "print({'rospy', 'rtde_control', 'rtde_receive', 'franky', 'pyrealsense2', 'cv2', 'mujoco', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

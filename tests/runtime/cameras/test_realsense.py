@@ -55,7 +55,7 @@ def rs():
 
 
 def test_a_camera_that_is_not_plugged_in_is_told(rs):
-    with pytest.raises(CameraLostError, match="wanted a D435 f12345") as caught:
+    with pytest.raises(CameraLostError, match="wanted D435 f12345") as caught:
         RealSense("f12345", "D435")
     assert caught.value.log_code == "CAMERA_MISSING"
 
