@@ -250,7 +250,8 @@ def test_no_library_of_a_robot_or_camera_is_imported_before_it_is_asked_for():
         "import sys\nfrom importlib.metadata import entry_points\n"
         "for group in ('dvgwm.robots', 'dvgwm.cameras', 'dvgwm.arm'):\n"
         "    [entry.load() for entry in entry_points(group=group)]\n"
-        "print({'rospy', 'rtde_control', 'rtde_receive', 'franky', 'pyrealsense2', 'cv2', 'mujoco', 'torch'} & set(sys.modules))"
+        "theirs = {'rospy', 'rtde_control', 'rtde_receive', 'franky', 'pyrealsense2', 'cv2', 'mujoco', 'torch'}\n"
+        "print(theirs & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
