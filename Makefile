@@ -27,9 +27,10 @@ contracts: links
 test:           ## the tests for two cores without a GPU
 	$(PYTHON) -m pytest
 
-soak:           ## the fuzzes of tests/soak, and motion under signals, faults and load: all that they draw, from a seed of the day (SEED=1 for another)
+soak:           ## the fuzzes of tests/soak, motion and drivers under signals, faults and load, fifty layouts live: all that they draw (SEED=1 for another)
 	$(PYTHON) -m pytest tests/soak tests/robots/test_process_signals.py \
-	  tests/robots/test_process_command.py tests/robots/test_process_ticks.py -n 0 -s -p no:cacheprovider --soak $(or $(SEED),$$(date +%Y%m%d))
+	  tests/robots/test_process_command.py tests/robots/test_process_ticks.py tests/robots/test_driver_faults.py \
+	  tests/robots/test_live_success.py -n 0 -s -p no:cacheprovider --soak $(or $(SEED),$$(date +%Y%m%d))
 
 mutation:       ## change the gate, one expression at a time, and see whether its tests notice (wants mutmut)
 	$(PYTHON) tests/robots/mutation.py

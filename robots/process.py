@@ -27,12 +27,14 @@ from dvgwm.runtime.strict import strict
 
 from .limits import SafetyLimits
 from .link import Line
-from .serve import Driver, Ending, Plant, RealPlant, SimulatedPlant, begin, serve, wait_armed
+from .plant import Driver, Plant, RealPlant, SimulatedPlant
+from .serve import Ending, begin, serve, wait_armed
 from .spec import ArmModel, DriveOptions, RobotSpec, SimulationOptions, driven, simulated
 from .tightening import wider
 
-PRIORITY = 20
-"""Of 1 to 99, where real-time priority is allowed: before all that has none, behind what the kernel does."""
+PRIORITY, OTHERS = 20, 10
+"""Of 1 to 99, where real-time priority is allowed: before all that has none, behind what the kernel does. Whoever says that a
+planner lives, and a simulated robot in a process of its own, come behind motion."""
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 MCL_CURRENT, MCL_FUTURE = 1, 2
 """Of sys/mman.h."""
@@ -50,10 +52,10 @@ def watched_signals() -> Ending:
     return ending
 
 
-def first_in_line() -> None:
-    """Let this thread run before all that is not real-time, where that is allowed; it sleeps for half of every period."""
+def first_in_line(priority: int = PRIORITY) -> None:
+    """Let this thread run before all that is not real-time, where that is allowed: it sleeps for most of the time."""
     with suppress(OSError, AttributeError):  # not allowed; another system
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
 
 
 def kept_in_memory() -> None:

@@ -1,7 +1,6 @@
 """An arm whose motion is another process: what plans talks to it over a link, in real time, and can end or hang as it likes."""
 
 import math
-import re
 import secrets
 import subprocess
 import threading
@@ -14,13 +13,13 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from dvgwm.runtime.errors import ConfigError, GateLatchError, RobotCommunicationError, RobotStopError
+from dvgwm.runtime.errors import ConfigError, GateLatchError, RobotCommunicationError, RobotStopError, told
 from dvgwm.runtime.types import ActionChunk, ArmEvent, ImageArray, MotionRecord, Observation, Scene, Tick
 
 from . import link, messages, motion
 from .arm import RECORDED_S, OnFrame, joint_targets, unreachable
 from .link import Kind
-from .process import command
+from .process import OTHERS, command, first_in_line
 from .serve import CODES
 from .spec import ArmModel, RobotSpec, SimulationOptions, simulated
 
@@ -28,8 +27,7 @@ START_S, REST_S, END_S = 20.0, 5.0, 2.0
 """How long motion may take to start, to come to rest and to end."""
 ALIVE_S = 0.02
 POLL_S = 0.004
-OWN = re.compile(r"E(\d+) ([A-Z_]+) (.+)")
-KINDS = {kind.exit_code: kind for kind in (ConfigError, RobotCommunicationError, RobotStopError, GateLatchError)}
+KINDS = (ConfigError, RobotCommunicationError, RobotStopError, GateLatchError)
 """What motion may say of its own end, on standard error: the better error."""
 SILENT_S = 0.3
 """How long motion, which tells its state every 20 ms, may say nothing."""
@@ -124,7 +122,7 @@ class RemoteArm:
         self._wait(lambda: self._process.poll() is not None or self._silent() or self._resting, REST_S, "come to rest")
 
     def close(self) -> None:
-        """Have motion brake and end, and let go of the mirror."""
+        """Have motion brake and end, and let go of what sees the arm."""
         self._line.send(Kind.END, self.time_s)
         try:
             self._process.wait(END_S)
@@ -166,13 +164,12 @@ class RemoteArm:
 
     def _lost(self) -> NoReturn:
         said = "" if self._process.stderr is None else self._process.stderr.read().strip()
-        lines = said.splitlines()
-        if lines and (own := OWN.fullmatch(lines[-1])) and int(own[1]) in KINDS:
-            raise KINDS[int(own[1])](own[2], own[3])
-        told = f": {lines[-1]}" if lines else ""
+        if (error := told(said, KINDS)) is not None:
+            raise error
+        last = f": {said.splitlines()[-1]}" if said else ""
         raise RobotCommunicationError(
             "MOTION_ENDED",
-            f"the motion process ended with code {self._process.returncode}{told}; look at the arm first",
+            f"the motion process ended with code {self._process.returncode}{last}; look at the arm first",
         )
 
     def _say(self, kind: Kind, body: bytes = b"") -> None:
@@ -224,6 +221,7 @@ class RemoteArm:
 
     def _keep_alive(self) -> None:
         """Say every few milliseconds that whoever plans is there, and how new what it sees is."""
+        first_in_line(OTHERS)
         while not self._line.closed:
             frame_s = self._eyes.frame_s()
             body = link.pack_frame(None if frame_s is None else frame_s - self._origin_s)

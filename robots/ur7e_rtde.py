@@ -125,6 +125,8 @@ class Ur7e:
         Raises `RobotStopError` where the controller does not let itself be controlled.
         """
         library = _library("rtde_control")
+        if self._gripper is not None:
+            self._gripper.activate()  # first: once the watchdog is set, whoever waits for fingers is one that is gone
         try:
             self._control = library.RTDEControlInterface(self.id, CONTROL_HZ)
             watched = self._control.setWatchdog(WATCHDOG_HZ)
@@ -134,8 +136,6 @@ class Ur7e:
             ) from error
         if not watched:
             raise RobotStopError("ARM_WATCHDOG", "the controller did not set its watchdog; nothing is moved without")
-        if self._gripper is not None:
-            self._gripper.activate()
 
     def get_observation(self) -> dict[str, Any]:
         """Return the joint positions (``shoulder_pan.pos`` ..)."""

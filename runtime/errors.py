@@ -4,8 +4,11 @@ A message says what was wanted, what came and what to do, on one line. The comma
 ``E<exit code> <LOG_CODE> <message>`` on the first line of standard error.
 """
 
+import re
+from collections.abc import Iterable
 from typing import ClassVar
 
+LINE = re.compile(r"E(\d+) ([A-Z0-9_]+) (.+)")
 LONGEST_LINE = 2000
 """Characters of an error's one line: a message may quote what came, however long that is."""
 
@@ -26,6 +29,13 @@ class DvgwmError(Exception):
     def line(self) -> str:
         """The one line for standard error and the event log."""
         return shortened(printable(f"E{self.exit_code} {self.log_code} {' '.join(str(self).split())}"))
+
+
+def told(text: str, kinds: Iterable[type[DvgwmError]]) -> DvgwmError | None:
+    """Return the error of one of ``kinds`` whose `line` ends ``text``, what a process of ours wrote; None where it is none."""
+    own = LINE.fullmatch(text.strip().rpartition("\n")[2])
+    kind = next((kind for kind in kinds if own is not None and kind.exit_code == int(own[1])), None)
+    return None if own is None or kind is None else kind(own[2], own[3])
 
 
 def shortened(line: str) -> str:

@@ -8,7 +8,7 @@ import time
 import pytest
 from desk_arm import DESK_ARM, ROBOT
 
-from dvgwm.robots import serve
+from dvgwm.robots import plant, serve
 from dvgwm.robots.link import Chunk, Kind, Line, link, pack_chunk
 from dvgwm.robots.spec import DriveOptions
 from dvgwm.runtime.errors import RobotCommunicationError
@@ -77,7 +77,7 @@ def test_motion_is_in_between(arm, driver):
     here, there = link(1)
     there = Line(there, 1)
     begun_s, ending = time.monotonic(), serve.Ending()
-    motion = serve.Driver(serve.RealPlant(driver), DESK_ARM.joint_names, begun_s)
+    motion = plant.Driver(plant.RealPlant(driver), DESK_ARM.joint_names, begun_s)
     core = serve.begin(DESK_ARM, motion)
     far = (HOME[0] + 0.3, *HOME[1:])
     here.send(Kind.CHUNK, 0.0, pack_chunk(Chunk(1, 0.0, (0.1, 1.5), (far, far))))

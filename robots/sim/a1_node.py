@@ -18,7 +18,7 @@ from dvgwm.runtime.errors import DvgwmError
 
 from .. import galaxea_a1_ros, ros
 from ..a1_model import JOINT_NAMES
-from ..process import first_in_line
+from ..process import OTHERS, first_in_line
 from ..spec import SimulationOptions
 from .cameras import CAMERAS
 from .driver import MujocoRobot
@@ -136,7 +136,7 @@ def main(make: Callable[[MujocoRobot, str], A1Node] = A1Node) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    first_in_line()  # an arm has a computer of its own
+    first_in_line(OTHERS)  # an arm has a computer of its own
     try:
         robot = MujocoRobot(SimulationOptions(said.task, said.seed, said.height, said.width))
         node = make(robot, said.master)

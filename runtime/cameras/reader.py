@@ -1,11 +1,10 @@
 """The camera as the loop sees it: its newest frame, never an old one, and never waited for longer than stated."""
 
 import os
-import re
 import subprocess
 import time
 
-from ..errors import CameraLostError, CameraMismatchError, ConfigError, DvgwmError
+from ..errors import CameraLostError, CameraMismatchError, ConfigError, DvgwmError, told
 from .child import command
 from .slots import Shown, Slots, Tally
 from .source import split
@@ -18,8 +17,6 @@ HUNG_S = 2.0
 """A camera that shows nothing new for so long is started anew."""
 RESTARTS = 3
 POLL_S = 0.002
-OWN = re.compile(r"E(\d+) ([A-Z0-9_]+) (.+)")
-KINDS = {kind.exit_code: kind for kind in (ConfigError, CameraLostError, CameraMismatchError)}
 
 
 class CameraReader:
@@ -131,9 +128,7 @@ class CameraReader:
         """Return what the process that ended said."""
         if self._process is None or self._process.stderr is None:
             return None
-        lines = self._process.stderr.read().strip().splitlines()
-        own = OWN.fullmatch(lines[-1]) if lines else None
-        if own and int(own[1]) in KINDS:
-            return KINDS[int(own[1])](own[2], own[3])
-        said = lines[-1] if lines else f"code {self._process.returncode}"
-        return CameraLostError("CAMERA_PROCESS", f"{self.address}: the camera's process ended: {said}")
+        said = self._process.stderr.read().strip()
+        last = said.splitlines()[-1] if said else f"code {self._process.returncode}"
+        ended = CameraLostError("CAMERA_PROCESS", f"{self.address}: the camera's process ended: {last}")
+        return told(said, (ConfigError, CameraLostError, CameraMismatchError)) or ended

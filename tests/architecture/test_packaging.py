@@ -27,7 +27,7 @@ def test_entry_points_resolve():
     from dvgwm.robots.arm import open_arm
     from dvgwm.runtime.config import plugins
 
-    assert plugins.names("robots") == ("galaxea_a1",)
+    assert plugins.names("robots") == ("franka", "galaxea_a1", "ur7e")
     assert plugins.load_robot("galaxea_a1").name == "galaxea_a1"
     assert plugins.open_backend("fake", None).name == "fake"
     assert plugins.load("arm", "open_arm") is open_arm

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from dvgwm.robots import link, motion, serve
+from dvgwm.robots import link, motion, plant, serve
 from dvgwm.robots.arm import VirtualArm
 from dvgwm.robots.galaxea_a1 import ROBOT
 from dvgwm.robots.lerobot import MEMBERS, GatedRobot, LerobotDriver, Unit
@@ -90,7 +90,7 @@ def test_motion_and_gate_are_in_between(driver):
     here, there = link.link(5)
     there = link.Line(there, 5)
     origin_s, ending = time.monotonic(), serve.Ending()
-    served = serve.Driver(serve.RealPlant(driver), A1.joint_names, origin_s)
+    served = plant.Driver(plant.RealPlant(driver), A1.joint_names, origin_s)
     core = serve.begin(A1, served)
     now_s = time.monotonic() - origin_s
     far = (HOME[0] + 0.3, *HOME[1:])
@@ -119,7 +119,7 @@ def test_a_bus_that_fails_is_a_robot_that_does_not_answer(driver):
     with pytest.raises(ConnectionError, match="status packet"):
         driver.state()
     with pytest.raises(RobotCommunicationError, match="ConnectionError: no status packet") as caught:
-        serve.begin(A1, serve.Driver(serve.RealPlant(driver), A1.joint_names, time.monotonic()))
+        serve.begin(A1, plant.Driver(plant.RealPlant(driver), A1.joint_names, time.monotonic()))
     assert caught.value.log_code == "ROBOT_DRIVER"
 
 

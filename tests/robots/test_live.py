@@ -1,5 +1,6 @@
 """A whole run against the simulated A1 behind the vendor's topics: nothing moves before a person says so, or in a dry run."""
 
+import itertools
 import json
 import os
 import pty
@@ -18,6 +19,7 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 from dvgwm.robots.galaxea_a1 import ROBOT
 from dvgwm.robots.live import open_live_arm
+from dvgwm.runtime.cameras import reader
 from dvgwm.runtime.cameras.reader import CameraReader
 from dvgwm.runtime.errors import CameraLostError, DvgwmError, GateLatchError
 from dvgwm.runtime.types import ActionChunk
@@ -162,6 +164,27 @@ def test_every_mismatch_is_told_at_once(live_arm):
     assert all(check.remedy for check in wrong.values())
     with pytest.raises(DvgwmError):
         arm.arm()
+    assert node.ask()["commands"] == 0
+
+
+def test_every_combination_of_what_is_wrong_keeps_the_arm_locked(live_arm, monkeypatch):
+    """Camera, robot and pose: only where all three are well is there nothing that is not."""
+    monkeypatch.setattr(reader, "LOST_S", 0.3)
+    node, camera, arm = live_arm()
+    camera.latest()
+    place, told = node.ask()["joints"][:6], {}
+    for blind, stopped, moving in itertools.product((False, True), repeat=3):
+        fault = {"mute_frames": blind} | ({"codes": [1 << 9, 0, 0, 0, 0, 0]} if stopped else {})
+        node.say(**fault, go=[place[0] + (0.5 if moving else 0.0), *place[1:]])
+        told[blind, stopped, moving] = {check.what for check in arm.checks() if not check.fine}
+        node.say(go=place)
+        time.sleep(0.8)
+        camera.latest()
+    for (blind, stopped, moving), wrong in told.items():
+        # A camera that shows nothing is not looked through for a second, in which an arm would be seen to move.
+        assert wrong >= {what for what, is_wrong in (("camera", blind), ("robot", stopped)) if is_wrong}
+        assert bool(wrong) == (blind or stopped or moving)
+        assert ("pose" in wrong) == moving or blind
     assert node.ask()["commands"] == 0
 
 

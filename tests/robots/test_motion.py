@@ -423,7 +423,9 @@ def test_an_arm_that_stays_behind_is_let_go():
 
 
 def test_every_code_has_a_sentence_and_every_latch_an_end():
-    text = "".join((Path(motion.__file__).parent / name).read_text() for name in ("gate.py", "motion.py"))
+    text = "".join(
+        (Path(motion.__file__).parent / name).read_text() for name in ("gate.py", "motion.py", "messages.py")
+    )
     used = set(re.findall(r'"((?:GATE|MOTION|ROBOT)_[A-Z_]+)"', text)) | {
         "GATE_LIMIT",
         "GATE_FAST",

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 
-from dvgwm.robots import link, process, serve
+from dvgwm.robots import link, plant, process, serve
 from dvgwm.robots.galaxea_a1 import ROBOT
 from dvgwm.robots.link import Chunk, Kind
 from dvgwm.robots.remote import MirroredArm
@@ -144,7 +144,7 @@ class Deaf:
 
 
 def driven(robot):
-    return serve.Driver(serve.SimulatedPlant(robot, 0.02), ROBOT.arm.joint_names, time.monotonic())
+    return plant.Driver(plant.SimulatedPlant(robot, 0.02), ROBOT.arm.joint_names, time.monotonic())
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ class Outcome:
 def run(bundle, fault, first) -> Outcome:
     """Return what becomes of a run of chunks of two actions that meets the fault at a turn."""
     fake, moving = open_backend("fake", None), []
-    real = open_arm(ROBOT, task=ROBOT.tasks[0], seed=0, height_px=32, width_px=48)
+    real = open_arm(ROBOT, task=ROBOT.simulation.tasks[0], seed=0, height_px=32, width_px=48)
 
     def change(*given):
         moving.append(not real._core.resting)

@@ -14,8 +14,9 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from math import inf
 
-from dvgwm.robots.process import first_in_line
+from dvgwm.robots.process import PRIORITY, first_in_line
 
 HOST = sys.argv[1]
 STATES = {
@@ -82,7 +83,7 @@ class Controller:
         self.target, self.commands, self.fault = None, 0, {}
         self.program, self.ready = False, 0
         self.watched_s, self.heard_s, self.watchdog_stops = None, 0.0, 0
-        self.grip, self.grip_wanted, self.active = 0, 0, False
+        self.grip, self.grip_wanted, self.active_s = 100, 100, inf
 
     def values(self, stamp_s):
         stop = self.fault.get("safety_bits", 1)
@@ -249,7 +250,7 @@ def programs(line):
         text += chunk
         if text.rstrip().endswith(b"end"):
             with robot.lock:
-                robot.program, robot.ready, robot.heard_s, text = True, 1, time.monotonic(), b""
+                robot.program, robot.ready, robot.watched_s, text = True, 1, None, b""
 
 
 def gripper(line):
@@ -262,10 +263,18 @@ def gripper(line):
                 if name == "POS":
                     robot.grip_wanted = int(rest[0])
                 if name == "ACT":
-                    robot.active = True
+                    robot.active_s, robot.grip, robot.grip_wanted = (
+                        time.monotonic() + 0.3,
+                        0,
+                        0,
+                    )  # it opens, whatever it held
                 line.sendall(b"ack\n")
             else:
-                value = {"POS": robot.grip, "STA": 3 if robot.active else 0, "FLT": robot.fault.get("grip_fault", 0)}
+                value = {
+                    "POS": robot.grip,
+                    "STA": 3 if time.monotonic() > robot.active_s else 0,
+                    "FLT": robot.fault.get("grip_fault", 0),
+                }
                 line.sendall(f"{name} {value.get(name, 0)}\n".encode())
 
 
@@ -286,11 +295,12 @@ def accept(port, handle):
 
 def live():
     while True:
-        time.sleep(0.002)
-        robot.pass_time(0.002)
+        time.sleep(0.004)
+        robot.pass_time(0.004)
 
 
-first_in_line()  # a robot has a computer of its own
+sys.setswitchinterval(2e-4)  # a controller has no interpreter whose threads wait for each other
+first_in_line(PRIORITY + 5)  # nor does it wait for who talks to it: ur-rtde spins while it waits for an answer
 for port, handle in ((30004, lambda line: Rtde(line).serve()), (29999, dashboard), (30003, programs), (63352, gripper)):
     accept(port, handle)
 threading.Thread(target=live, daemon=True).start()
@@ -298,7 +308,10 @@ print(json.dumps({"event": "ready"}), flush=True)
 for order in map(json.loads, sys.stdin):
     if order.pop("ask", False):
         told = {"joints": [*robot.joints, robot.grip], "commands": robot.commands, "program": robot.program}
-        print(json.dumps(told | {"watchdog_stops": robot.watchdog_stops, "active": robot.active}), flush=True)
+        print(
+            json.dumps(told | {"watchdog_stops": robot.watchdog_stops, "active": time.monotonic() > robot.active_s}),
+            flush=True,
+        )
     elif order.pop("die", False):
         os._exit(0)
     else:

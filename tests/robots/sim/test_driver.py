@@ -3,6 +3,7 @@ import pytest
 
 from dvgwm.robots.a1_model import KINEMATICS
 from dvgwm.robots.galaxea_a1 import ROBOT
+from dvgwm.robots.sim.cameras import CAMERAS
 from dvgwm.robots.sim.driver import HOME_POSE, MujocoRobot
 from dvgwm.robots.sim.tasks import TASKS
 from dvgwm.robots.spec import SimulationOptions
@@ -106,8 +107,8 @@ def test_ticks_do_not_drift():
 
 def test_observation_carries_joints_and_both_cameras():
     seen = robot_at().get_observation()
-    assert set(seen) == {*KEYS, *ROBOT.cameras}
-    assert all(seen[camera].shape == (32, 48, 3) and seen[camera].dtype == np.uint8 for camera in ROBOT.cameras)
+    assert set(seen) == {*KEYS, *CAMERAS}
+    assert all(seen[camera].shape == (32, 48, 3) and seen[camera].dtype == np.uint8 for camera in CAMERAS)
 
 
 def test_without_mujoco_the_error_says_what_to_install(monkeypatch):

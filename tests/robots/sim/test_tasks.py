@@ -7,9 +7,9 @@ from dvgwm.runtime.errors import ConfigError
 
 
 def test_default_task_and_names():
-    assert ROBOT.tasks == tuple(TASKS)
-    assert ROBOT.tasks[0] == "fruit_in_bowl"
-    assert len(ROBOT.tasks) == 5
+    assert ROBOT.simulation.tasks == tuple(TASKS)
+    assert ROBOT.simulation.tasks[0] == "fruit_in_bowl"
+    assert len(ROBOT.simulation.tasks) == 5
 
 
 @pytest.mark.parametrize("name", TASKS)
