@@ -4,7 +4,6 @@ The controller stops by itself where 20 cycles in a row are missing. A reflex or
 """
 
 import importlib
-import socket
 import threading
 import time
 from contextlib import suppress
@@ -15,6 +14,7 @@ from dvgwm.runtime.arrivals import Arrivals
 from dvgwm.runtime.errors import ConfigError, DvgwmError, RobotCommunicationError, RobotStopError
 
 from .franka_model import FRANKA, JOINT_NAMES
+from .host import ip_address
 from .settings import settings
 from .spec import DriveOptions, JointState
 
@@ -43,12 +43,7 @@ class Franka:
 
     def __init__(self, options: DriveOptions) -> None:
         self.settings = settings(options, FrankaSettings)
-        try:
-            self.id = socket.gethostbyname(options.address)
-        except (OSError, UnicodeError) as error:
-            raise ConfigError(
-                "ARM_ADDRESS", f"wanted a Franka controller's address, got {options.address!r}: {error}"
-            ) from None
+        self.id = ip_address(options.address)
         self._franky: Any = None
         self._robot: Any = None
         self._hand: Hand | None = None
@@ -105,7 +100,7 @@ class Franka:
         """Send joint targets (radians), with the speed at which they are passed, and the hand's (0..1); raises as `connect`."""
         *joints, opening = (float(action[f"{name}.pos"]) for name in JOINT_NAMES)
         before = self._sent or joints
-        speeds = [(now - was) / FRANKA.period_s for now, was in zip(joints, before, strict=True)]
+        speeds = [(to - at) / FRANKA.period_s for to, at in zip(joints, before, strict=True)]
         franky = self._franky
         try:
             target = franky.JointState(joints, speeds)

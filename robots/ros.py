@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from dvgwm.runtime.errors import ConfigError, RobotCommunicationError
 
+from .host import ip_address
+
 PACKAGES = ("/usr/lib/python3/dist-packages", "/opt/ros/noetic/lib/python3/dist-packages")
 PORT = 11311
 ANSWER_S, FIRST_S = 2.0, 3.0
@@ -38,12 +40,7 @@ def master(address: str) -> tuple[str, int]:
             raise ValueError
     except ValueError:
         raise ConfigError("ARM_ADDRESS", f"wanted HOST or HOST:PORT of a ROS master, got {address!r}") from None
-    try:
-        return socket.gethostbyname(host), port
-    except (OSError, UnicodeError) as error:
-        raise RobotCommunicationError(
-            "ARM_HOST", f"no address of the host {host!r} is known: {error}; check the name, or give the IP address"
-        ) from None
+    return ip_address(host), port
 
 
 def found() -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from dvgwm.runtime.arrivals import Arrivals
 from dvgwm.runtime.errors import ConfigError, RobotCommunicationError, RobotStopError
 
+from .host import ip_address
 from .robotiq import Robotiq
 from .settings import settings
 from .spec import DriveOptions, JointState
@@ -72,7 +73,7 @@ class Ur7e:
 
     def __init__(self, options: DriveOptions) -> None:
         self.settings = settings(options, UrSettings)
-        self.id = address(options.address)
+        self.id = ip_address(options.address)
         self._receive: Any = None
         self._control: Any = None
         self._gripper: Robotiq | None = None
@@ -179,18 +180,6 @@ class Ur7e:
         return (
             f"fault {self._gripper.fault} of the gripper" if self._gripper is not None and self._gripper.fault else None
         )
-
-
-def address(host: str) -> str:
-    """Return the IP address of ``host``; raises `ConfigError` for what is no host, `RobotCommunicationError`."""
-    if not host or any(character in host for character in "/:@ "):
-        raise ConfigError("ARM_ADDRESS", f"wanted the name or IP address of a UR controller, got {host!r}")
-    try:
-        return socket.gethostbyname(host)
-    except (OSError, UnicodeError) as error:
-        raise RobotCommunicationError(
-            "ARM_HOST", f"no address of the host {host!r} is known: {error}; check the name, or give the IP address"
-        ) from None
 
 
 def _library(name: str) -> Any:

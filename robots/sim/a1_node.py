@@ -75,7 +75,7 @@ class A1Node:
     def tell_joints(self) -> None:
         """Publish joints and gripper."""
         before, self._joints = self._joints, self.robot.positions()
-        speeds = [(now - was) / PERIOD_S for now, was in zip(self._joints[:6], before[:6], strict=True)]
+        speeds = [(to - at) / PERIOD_S for to, at in zip(self._joints[:6], before[:6], strict=True)]
         joints = self._state(name=list(galaxea_a1_ros.JOINTS), position=list(self._joints[:6]), velocity=speeds)
         stroke = self._state(name=["gripper"], position=[self._joints[6] * self.settings.stroke_max_mm])
         self.publish(self.settings.joint_states, joints)

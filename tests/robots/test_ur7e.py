@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from dvgwm.robots.franka import ROBOT as FRANKA
 from dvgwm.robots.spec import DriveOptions
 from dvgwm.robots.ur7e import ROBOT
 from dvgwm.robots.ur7e_model import KINEMATICS, SAFETY
@@ -31,10 +32,11 @@ def test_settings_are_strict(said):
     assert caught.value.log_code == "ARM_SETTINGS"
 
 
+@pytest.mark.parametrize("robot", [ROBOT, FRANKA])
 @pytest.mark.parametrize("address", ["", "127.0.0.1:30004", "http://robot", "a b"])
-def test_what_is_no_address_is_told(address):
+def test_what_is_no_address_is_told(robot, address):
     with pytest.raises(ConfigError) as caught:
-        ROBOT.drive(DriveOptions(address))
+        robot.drive(DriveOptions(address))
     assert caught.value.log_code == "ARM_ADDRESS"
 
 
