@@ -24,8 +24,8 @@ types: links
 contracts: links
 	PYTHONPATH=build/links lint-imports
 
-test:           ## the tests for two cores without a GPU
-	$(PYTHON) -m pytest
+test:           ## the tests for two cores without a GPU: all of them, also what `python -m pytest` leaves out for its time
+	$(PYTHON) -m pytest tests
 
 soak:           ## the fuzzes of tests/soak, motion and drivers under signals, faults and load, fifty layouts live: all that they draw (SEED=1 for another)
 	$(PYTHON) -m pytest tests/soak tests/robots/test_process_signals.py \

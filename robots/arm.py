@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from dvgwm.runtime.errors import ConfigError, ShapeError
-from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, MotionRecord, Observation, Scene, Tick
+from dvgwm.runtime.seams import Scene
+from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, MotionRecord, Observation, Tick
 
 from . import messages, motion
 from .spec import ArmModel, RobotSpec, SimulatedRobot, SimulationOptions, simulated
@@ -22,7 +23,7 @@ OnFrame = Callable[[Observation, DoubleArray], None]
 
 
 class VirtualArm:
-    """A simulated robot played on its own virtual clock; implements `runtime.types.SimulatedArm`."""
+    """A simulated robot played on its own virtual clock; implements `runtime.seams.SimulatedArm`."""
 
     def __init__(self, model: ArmModel, robot: SimulatedRobot, on_frame: OnFrame | None = None) -> None:
         self.model, self.robot = model, robot

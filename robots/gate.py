@@ -8,15 +8,13 @@ braking every joint as fast as it may keeps joints and tool inside their limits.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import copysign, floor, isfinite, sqrt
+from math import copysign, isfinite
 from numbers import Real
 from typing import Any
 
-from .chain import tool
+from .braking import Commanded, inside, misled, nearest, slower, speed_cap
 from .limits import JointLimits, SafetyLimits
 
-ROUNDING = 1e-9
-"""What rounding may do to an exact command, in rad and rad/s, without being told of; it is still kept inside."""
 TRACKING_TICKS = 3
 """Ticks in a row with too large a tracking error after which the gate latches."""
 WINDOW_S = 1.0
@@ -45,15 +43,13 @@ FRESH = Reading()
 
 
 @dataclass(frozen=True, slots=True)
-class GateState:
-    """What was last emitted, in radians and rad/s, and why the gate is latched, None if it is not.
+class GateState(Commanded):
+    """What was last emitted, and why the gate is latched, None if it is not.
 
     ``hold`` is where a latched arm goes, None: where it comes to rest. ``strained`` counts ticks in a row with too large a
     tracking error; ``clamped`` has a bit for every tick of the last `WINDOW_S`, set where it was clamped, the newest lowest.
     """
 
-    position: tuple[float, ...]
-    velocity: tuple[float, ...]
     latched: str | None = None
     hold: tuple[float, ...] | None = None
     strained: int = 0
@@ -134,54 +130,6 @@ def double(value: object) -> float | None:
         return None
 
 
-def speed_cap(room: float, acceleration: float, period_s: float) -> float:
-    """Return the largest speed from which braking tick by tick, this tick's motion included, stays within ``room``.
-
-    The exact inverse of the tick sum ``(k + 1) v dt - a dt^2 k (k + 1) / 2``; the continuous form overshoots.
-    """
-    ticks = max(room, 0.0) / (acceleration * period_s**2)
-    braking = floor((sqrt(1.0 + 8.0 * ticks) - 1.0) / 2.0)
-    return acceleration * period_s * (ticks / (braking + 1) + braking / 2.0)
-
-
-def nearest(
-    limits: JointLimits, period_s: float, state: GateState, target: Sequence[float]
-) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, int] | None]:
-    """Return the positions nearest to ``target`` that the joints can have next, their velocities, and what was in the way.
-
-    That is a limit of positions (``LIMIT``) or of speeds (``FAST``) and the first joint that met it; None if nothing was.
-    """
-    position, velocity, found = [], [], None
-    for joint, requested in enumerate(target):
-        bounded = min(max(requested, limits.lower[joint]), limits.upper[joint])
-        speed = (bounded - state.position[joint]) / period_s
-        low, high = _allowed(limits, period_s, state, joint)
-        passed = min(max(speed, low), high)
-        exact = low - ROUNDING <= speed <= high + ROUNDING
-        moved = bounded if exact else state.position[joint] + passed * period_s
-        position.append(min(max(moved, limits.lower[joint]), limits.upper[joint]))
-        velocity.append(speed if exact else passed)
-        outside = abs(bounded - requested) > ROUNDING
-        if found is None and (outside or not exact):
-            found = ("LIMIT" if outside else "FAST"), joint
-    return tuple(position), tuple(velocity), found
-
-
-def misled(limits: SafetyLimits, period_s: float, position: Sequence[float], velocity: Sequence[float]) -> str | None:
-    """Return the log code of what the tool would do wrong: leave its workspace, now or while all joints brake; be too fast."""
-    space = limits.workspace
-    if space is None:
-        return None
-    end, parts = tool(space.chain, position)
-    speeds = tuple(sum(part[axis] * v for part, v in zip(parts, velocity, strict=False)) for axis in range(3))
-    while all(low <= at <= high for low, at, high in zip(space.lower_m, end, space.upper_m, strict=True)):
-        if not any(velocity[: len(parts)]):
-            return "GATE_TOOL_FAST" if sum(speed * speed for speed in speeds) > space.speed_m_s**2 else None
-        position, velocity = slower(limits.joints, period_s, position, velocity)
-        end, _ = tool(space.chain, position)
-    return "GATE_WORKSPACE"
-
-
 def _known(limits: SafetyLimits, state: GateState, reading: Reading) -> GateState:
     """Return the state, latched where what is known of planner and robot demands it whatever is asked for."""
     if not fresh(reading.heartbeat_age_s, limits.heartbeat_age_s):
@@ -198,7 +146,7 @@ def _known(limits: SafetyLimits, state: GateState, reading: Reading) -> GateStat
     errors = zip(state.position, measured, limits.tracking, strict=True)
     strained = state.strained + 1 if any(abs(at - seen) > most for at, seen, most in errors) else 0
     if strained >= TRACKING_TICKS:
-        return latch(state, "GATE_TRACKING", _inside(limits.joints, measured))
+        return latch(state, "GATE_TRACKING", inside(limits.joints, measured))
     return replace(state, strained=strained)
 
 
@@ -237,34 +185,6 @@ def _pass(
         return _brake(limits, period_s, state, wrong)
     code, joint = (None, None) if found is None else (f"GATE_{found[0]}", found[1])
     return replace(state, position=position, velocity=velocity), Verdict(position, code, joint)
-
-
-def _allowed(limits: JointLimits, period_s: float, state: GateState, joint: int) -> tuple[float, float]:
-    """Return the slowest and fastest velocity that acceleration, speed and stopping distance leave."""
-    change = limits.acceleration[joint] * period_s
-    before, at = state.velocity[joint], state.position[joint]
-    down = speed_cap(at - limits.lower[joint], limits.acceleration[joint], period_s)
-    up = speed_cap(limits.upper[joint] - at, limits.acceleration[joint], period_s)
-    low = max(before - change, -limits.velocity[joint], -down)
-    high = min(before + change, limits.velocity[joint], up)
-    return min(low, high), high
-
-
-def _inside(limits: JointLimits, position: Sequence[float]) -> tuple[float, ...]:
-    rows = zip(position, limits.lower, limits.upper, strict=True)
-    return tuple(min(max(at, low), high) for at, low, high in rows)
-
-
-def slower(
-    limits: JointLimits, period_s: float, position: Sequence[float], velocity: Sequence[float]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return positions and velocities a tick later, every joint braked as fast as it may be."""
-    slowed = []
-    for before, acceleration in zip(velocity, limits.acceleration, strict=True):
-        change = acceleration * period_s
-        slowed.append(0.0 if abs(before) <= change else before - change if before > 0 else before + change)
-    moved = tuple(at + speed * period_s for at, speed in zip(position, slowed, strict=True))
-    return _inside(limits, moved), tuple(slowed)
 
 
 def _brake(limits: SafetyLimits, period_s: float, state: GateState, log_code: str | None) -> tuple[GateState, Verdict]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from math import copysign
 
-from . import gate
+from . import braking
 from .limits import SafetyLimits
 
 HALVINGS = 6
@@ -12,7 +12,7 @@ Positions = tuple[float, ...]
 
 
 def govern(
-    limits: SafetyLimits, period_s: float, state: gate.GateState, plan: Callable[[float], Positions]
+    limits: SafetyLimits, period_s: float, state: braking.Commanded, plan: Callable[[float], Positions]
 ) -> tuple[Positions | None, float, tuple[str, int | None] | None]:
     """Return the positions to ask for at this tick, how much of the plan's tick they are, and what was in the way.
 
@@ -25,9 +25,9 @@ def govern(
     """
     wanted, found = _followed(limits, period_s, state, plan(0.0), plan(1.0))
     wrong = _wrong(limits, period_s, state, wanted)
-    if wrong is None or gate.misled(limits, period_s, plan(1.0), (0.0,) * len(wanted)) is not None:
+    if wrong is None or braking.misled(limits, period_s, plan(1.0), (0.0,) * len(wanted)) is not None:
         return wanted, 1.0, found
-    braked, _ = gate.slower(limits.joints, period_s, state.position, state.velocity)
+    braked, _ = braking.slower(limits.joints, period_s, state.position, state.velocity)
 
     def along(share: float) -> Positions:
         return _followed(limits, period_s, state, plan(0.0), plan(share))[0]
@@ -58,27 +58,27 @@ def _largest(at: Callable[[float], Positions], suits: Callable[[Positions], bool
 
 
 def _followed(
-    limits: SafetyLimits, period_s: float, state: gate.GateState, due: Sequence[float], target: Sequence[float]
+    limits: SafetyLimits, period_s: float, state: braking.Commanded, due: Sequence[float], target: Sequence[float]
 ) -> tuple[Positions, tuple[str, int | None] | None]:
     """Return the positions nearest to ``target`` that the joints can have next, and what was in their way."""
-    wanted, _, found = gate.nearest(limits.joints, period_s, state, target)
+    wanted, _, found = braking.nearest(limits.joints, period_s, state, target)
     if found is not None:
-        wanted, _, _ = gate.nearest(limits.joints, period_s, state, _closing(limits, period_s, state, due, target))
+        wanted, _, _ = braking.nearest(limits.joints, period_s, state, _closing(limits, period_s, state, due, target))
     return wanted, found
 
 
 def _closing(
-    limits: SafetyLimits, period_s: float, state: gate.GateState, due: Sequence[float], target: Sequence[float]
+    limits: SafetyLimits, period_s: float, state: braking.Commanded, due: Sequence[float], target: Sequence[float]
 ) -> Positions:
     """Return positions that go with the plan and close the gap to it; what is left of the acceleration is the plan's own."""
     rows = zip(state.position, due, target, limits.joints.acceleration, strict=True)
     return tuple(
-        at + (to - now) + copysign(gate.speed_cap(abs(now - at), acceleration / 2, period_s) * period_s, now - at)
+        at + (to - now) + copysign(braking.speed_cap(abs(now - at), acceleration / 2, period_s) * period_s, now - at)
         for at, now, to, acceleration in rows
     )
 
 
-def _wrong(limits: SafetyLimits, period_s: float, state: gate.GateState, positions: Sequence[float]) -> str | None:
+def _wrong(limits: SafetyLimits, period_s: float, state: braking.Commanded, positions: Sequence[float]) -> str | None:
     """Return what the gate would brake for, were it asked for these positions."""
-    position, velocity, _ = gate.nearest(limits.joints, period_s, state, positions)
-    return gate.misled(limits, period_s, position, velocity)
+    position, velocity, _ = braking.nearest(limits.joints, period_s, state, positions)
+    return braking.misled(limits, period_s, position, velocity)

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from dvgwm.runtime.errors import ConfigError, GateLatchError, RobotCommunicationError
-from dvgwm.runtime.types import ActionChunk, Check, LiveArm
+from dvgwm.runtime.seams import LiveArm
+from dvgwm.runtime.types import ActionChunk, Check
 
 from .spec import ArmModel, JointState
 
@@ -225,7 +226,7 @@ class GatedRobot:
     def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
         """Have the arm go there within a tenth of a second, as far as motion and gate let it, and return where that is.
 
-        Raises as `runtime.types.Arm.play`.
+        Raises as `runtime.seams.Arm.play`.
         """
         arm = self._opened()
         target = np.array([[float(action[key]) for key in self.action_features]])

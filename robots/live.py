@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from dvgwm.runtime.errors import DvgwmError
-from dvgwm.runtime.types import Camera, Check, ImageArray
+from dvgwm.runtime.seams import Camera
+from dvgwm.runtime.types import Check, ImageArray
 
 from . import link, motion
 from .arm import OnFrame
@@ -36,7 +37,7 @@ class CameraEyes:
 
 
 class LiveArm(RemoteArm):
-    """A real arm, locked until `arm`; implements `runtime.types.LiveArm`.
+    """A real arm, locked until `arm`; implements `runtime.seams.LiveArm`.
 
     With ``dry_run`` nothing is ever sent, and the arm is shown where it would have been commanded to.
     """

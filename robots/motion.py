@@ -12,7 +12,7 @@ from typing import Any
 from dvgwm.runtime.errors import GateLatchError, RobotCommunicationError, ShapeError
 from dvgwm.runtime.types import ArmEvent
 
-from . import gate, governor, player
+from . import braking, gate, governor, player
 from .limits import SafetyLimits
 from .messages import event
 
@@ -132,7 +132,7 @@ def start(limits: SafetyLimits, period_s: float, measured: Sequence[float]) -> M
             raise GateLatchError(
                 "ARM_OUTSIDE", f"joint {joint + 1} stands at {q:.3f}, outside of {span}; move it inside"
             )
-    if gate.misled(limits, period_s, inside, (0.0,) * joints.dof) is not None:
+    if braking.misled(limits, period_s, inside, (0.0,) * joints.dof) is not None:
         raise GateLatchError("ARM_OUTSIDE", "the tool stands outside of its workspace; move the arm inside")
     return MotionState(limits, period_s, gate.rest(inside))
 

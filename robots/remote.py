@@ -14,14 +14,14 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from dvgwm.runtime.errors import ConfigError, GateLatchError, RobotCommunicationError, RobotStopError, told
-from dvgwm.runtime.types import ActionChunk, ArmEvent, ImageArray, MotionRecord, Observation, Scene, Tick
+from dvgwm.runtime.types import ActionChunk, ArmEvent, ImageArray, MotionRecord, Observation, Tick
 
 from . import link, messages, motion
 from .arm import RECORDED_S, OnFrame, joint_targets, unreachable
 from .link import Kind
 from .process import OTHERS, command, first_in_line
 from .serve import CODES
-from .spec import ArmModel, RobotSpec, SimulationOptions, simulated
+from .spec import ArmModel
 
 START_S, REST_S, END_S = 20.0, 5.0, 2.0
 """How long motion may take to start, to come to rest and to end."""
@@ -47,7 +47,7 @@ class Eyes(Protocol):
 
 
 class RemoteArm:
-    """An arm whose motion and gate run in a process of their own; implements `runtime.types.Arm`.
+    """An arm whose motion and gate run in a process of their own; implements `runtime.seams.Arm`.
 
     ``order`` names the robot to the process, ``eyes`` are closed with the arm. Raises `RobotCommunicationError` where motion
     does not start or another runtime has the robot, and what the driver raises.
@@ -227,39 +227,3 @@ class RemoteArm:
             body = link.pack_frame(None if frame_s is None else frame_s - self._origin_s)
             self._line.send(Kind.ALIVE, self.time_s, body)
             time.sleep(ALIVE_S)
-
-
-class Mirror:
-    """The eyes of a simulated robot that is simulated elsewhere: its cameras look at a mirror of that world."""
-
-    def __init__(self, spec: RobotSpec, options: SimulationOptions) -> None:
-        robot: Any = simulated(spec, options)
-        if not hasattr(robot, "mirror"):
-            raise ConfigError("PROCESS_MIRROR", f"the simulated {spec.name} cannot be mirrored; leave --process out")
-        robot.connect()
-        self.robot, self.close = robot, robot.disconnect
-
-    def images(self, state: link.State) -> Mapping[str, ImageArray]:
-        """Return what the cameras see of the state's world."""
-        self.robot.mirror(state.world)
-        images: Mapping[str, ImageArray] = self.robot.images()
-        return images
-
-    def frame_s(self) -> None:
-        """Nothing is waited for: what is simulated can be looked at any time."""
-
-
-class MirroredArm(RemoteArm):
-    """A simulated robot whose motion, gate and physics run elsewhere; implements `runtime.types.SimulatedArm`."""
-
-    def __init__(self, spec: RobotSpec, options: SimulationOptions, on_frame: OnFrame | None = None) -> None:
-        mirror = Mirror(spec, options)
-        self.scene: Scene = mirror.robot
-        super().__init__(spec.arm, {"robot": spec.name, "options": asdict(options)}, mirror, on_frame)
-
-
-def open_remote_arm(
-    spec: RobotSpec, *, task: str, seed: int, height_px: int, width_px: int, on_frame: OnFrame | None = None
-) -> MirroredArm:
-    """`arm.open_arm` with motion, gate and physics in a process of their own, in real time."""
-    return MirroredArm(spec, SimulationOptions(task, seed, height_px, width_px), on_frame)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dvgwm.runtime.errors import ConfigError
-from dvgwm.runtime.types import DoubleArray, ImageArray, Observation, Robot, Scene
+from dvgwm.runtime.seams import Robot, Scene
+from dvgwm.runtime.types import DoubleArray, ImageArray, Observation
 
 from .limits import SafetyLimits
 

@@ -26,7 +26,8 @@ from .errors import (
 )
 from .pipeline import Pipeline, silent
 from .profiler import Profiler
-from .types import ActionChunk, Arm, ArmEvent, ImageArray, Observation, Plan, SimulatedArm
+from .seams import Arm, SimulatedArm
+from .types import ActionChunk, ArmEvent, ImageArray, Observation, Plan
 
 STOPS = GateLatchError, RobotStopError, RobotCommunicationError, CameraLostError, DeadlineError, DeclinedPlanError
 """What stops an arm, loses it or its camera, or keeps it from a plan. What was seen until then is shown; then the run ends."""

@@ -102,7 +102,7 @@ def finished(name: str, options: argparse.Namespace, limit_s: float) -> bool:
 def part(bench: object) -> None:
     """Measure one part and record that it is done."""
     # One module each: what a part does not need may be missing.
-    module = {"ceilings": "kernel_parts", "attention": "kernel_parts", "kernels": "kernel_parts", "decode": "plan_parts",
+    module = {"ceilings": "kernel_parts", "attention": "attention_parts", "kernels": "kernel_parts", "decode": "plan_parts",
               "plan": "plan_parts", "package": "plan_parts"}.get(bench.part, "denoiser_parts")  # fmt: skip
     started = time.perf_counter()
     getattr(importlib.import_module(module), f"run_{bench.part}")(bench)

@@ -20,7 +20,7 @@ POLL_S = 0.002
 
 
 class CameraReader:
-    """A camera at ``address``, its frames fitted to a size; implements `runtime.types.Camera`.
+    """A camera at ``address``, its frames fitted to a size; implements `runtime.seams.Camera`.
 
     Raises `ConfigError` for an address that is none, or a library that is not installed, `CameraLostError` where it shows
     nothing, `CameraMismatchError` where it shows another size than at first.

@@ -10,7 +10,8 @@ from ..denoise import Progress
 from ..loop import Imagine
 from ..pipeline import Pipeline
 from ..profiler import Profiler
-from ..types import ImageArray, Observation, Plan, Scene
+from ..seams import Scene
+from ..types import ImageArray, Observation, Plan
 
 
 def imagination(

@@ -22,7 +22,8 @@ from ..errors import ConfigError, DeclinedPlanError, DvgwmError, GateLatchError
 from ..loop import EpisodeOptions, Imagine, run_episode
 from ..pipeline import Pipeline, silent
 from ..profiler import Profiler
-from ..types import ImageArray, LiveArm, Observation, Plan
+from ..seams import LiveArm
+from ..types import ImageArray, Observation, Plan
 from .readiness import check_actions
 
 ANOTHER_SEED = 1_000_003

@@ -132,7 +132,7 @@ def _robot(settings: ReadinessSettings, seen: Seen) -> Sequence[Check]:
 
 
 class NoCamera:
-    """A camera that is not there; implements `runtime.types.Camera`."""
+    """A camera that is not there; implements `runtime.seams.Camera`."""
 
     recorded = False
 

@@ -10,7 +10,8 @@ from ..backends.backend import Backend
 from ..bundle.disk import Bundle, read_bundle
 from ..errors import BundleMissingError, ConfigError, DvgwmError
 from ..pipeline import Pipeline
-from ..types import Camera, LiveArm, Observation, RobotSpec, SimulatedArm, Simulation
+from ..seams import Camera, LiveArm, RobotSpec, SimulatedArm, Simulation
+from ..types import Observation
 
 DEFAULT_BUNDLE = "a1_tiny"
 
@@ -87,7 +88,7 @@ def open_simulation(
     With ``process`` motion, gate and physics are a process of their own, in real time; else all is on a virtual clock.
     """
     size_px = {"height_px": pipeline.manifest.input.height_px, "width_px": pipeline.manifest.input.width_px}
-    opened = load("arm", "open_remote_arm" if process else "open_arm")
+    opened = load("arm", "open_mirrored_arm" if process else "open_arm")
     arm: SimulatedArm = opened(spec, task=task, seed=seed, on_frame=on_frame, **size_px)
     return arm
 

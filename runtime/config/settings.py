@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from ..bundle.disk import Bundle
 from ..errors import ConfigError
 from ..pipeline import Overrides, Pipeline
+from ..seams import SimulatedArm
 from ..strict import read_toml
-from ..types import SimulatedArm
 from . import plugins
 
 

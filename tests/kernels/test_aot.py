@@ -17,7 +17,7 @@ from dvgwm.kernels.aot import variants
 from dvgwm.kernels.variant import ARCHITECTURES, FP8_ARCHITECTURES
 from dvgwm.runtime.backends.cuda import read_kernel
 
-pytestmark = [pytest.mark.torch, pytest.mark.slow]
+pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.thorough]
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 MATRIX = {

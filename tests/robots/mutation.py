@@ -1,6 +1,7 @@
 """Mutates the gate and sees whether its tests notice: `make mutation`, about two minutes on two cores.
 
-mutmut changes one expression of `robots/gate.py` at a time, in a copy under build/, and runs tests/robots/test_gate.py on it.
+mutmut changes one expression of `robots/gate.py` or `robots/braking.py` at a time, in a copy under build/, and runs
+tests/robots/test_gate.py on it.
 The last lines are the score and what survived, each with the reason why that is no fault; one without a reason fails the run.
 """
 
@@ -13,13 +14,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 COPY = ROOT / "build" / "mutation"
 MODULES = {
-    "robots": ("__init__", "gate", "chain", "limits", "a1_model", "kinematics", "spec"),
+    "robots": ("__init__", "gate", "braking", "chain", "limits", "a1_model", "kinematics", "spec"),
     "runtime": ("__init__", "errors", "types"),
 }
 SETTINGS = """
 [tool.mutmut]
 source_paths = ["dvgwm/robots"]
-only_mutate = ["dvgwm/robots/gate.py"]
+only_mutate = ["dvgwm/robots/gate.py", "dvgwm/robots/braking.py"]
 also_copy = ["dvgwm"]
 pytest_add_cli_args_test_selection = ["tests/"]
 """

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from dvgwm.robots import gate, motion
+from dvgwm.robots import braking, motion
 from dvgwm.robots.a1_model import A1, SAFETY
 from dvgwm.robots.motion import JointChunk, Mailbox
 
@@ -103,7 +103,7 @@ def nominal():
 
 def braked(before, after):
     """Whether the command is the one of a full brake, of an arm that moves."""
-    position, _ = gate.slower(SAFETY.joints, T, before.position, before.velocity)
+    position, _ = braking.slower(SAFETY.joints, T, before.position, before.velocity)
     return after.position == position
 
 

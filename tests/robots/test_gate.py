@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from dvgwm.robots import gate
+from dvgwm.robots import braking, gate
 from dvgwm.robots.a1_model import SAFETY
 from dvgwm.robots.chain import tool
 from dvgwm.robots.limits import JointLimits, SafetyLimits
@@ -67,7 +67,7 @@ def test_every_speed_and_its_change_has_a_limit_both_ways(sign, joint, most, cha
     for ticks, way in ((40, sign), (70, -sign)):
         for _ in range(ticks):
             target = [q + 99.0 * way * (index == joint) for index, q in enumerate(state.position)]
-            position, velocity, found = gate.nearest(joints, PERIOD_S, state, target)
+            position, velocity, found = braking.nearest(joints, PERIOD_S, state, target)
             before, after = state.velocity[joint], velocity[joint]
             assert after == pytest.approx(max(min(before + way * change, most), -most), abs=1e-12)
             assert position[joint] == pytest.approx(state.position[joint] + after * PERIOD_S, abs=1e-12)
@@ -79,7 +79,7 @@ def test_every_speed_and_its_change_has_a_limit_both_ways(sign, joint, most, cha
 def test_both_ends_of_a_range_are_reached_without_a_stop_that_is_too_hard(sign):
     state = gate.rest((-0.9 * sign, 0.5))
     for _ in range(200):
-        position, velocity, _ = gate.nearest(JOINTS, PERIOD_S, state, (9.0 * sign, 0.5))
+        position, velocity, _ = braking.nearest(JOINTS, PERIOD_S, state, (9.0 * sign, 0.5))
         seen = (position[0] - state.position[0]) / PERIOD_S
         assert abs(seen - state.velocity[0]) <= 4.0 * PERIOD_S + 1e-9
         state = gate.GateState(position, velocity)
@@ -89,7 +89,7 @@ def test_both_ends_of_a_range_are_reached_without_a_stop_that_is_too_hard(sign):
 def test_what_is_exact_but_for_a_rounding_keeps_its_own_speed():
     state = gate.GateState((0.0, 0.5), (1.0, 0.0))
     target = (0.02 + 1e-12, 0.5)
-    _, velocity, found = gate.nearest(JOINTS, PERIOD_S, state, target)
+    _, velocity, found = braking.nearest(JOINTS, PERIOD_S, state, target)
     assert (velocity[0], found) == (target[0] / PERIOD_S, None)
     assert velocity[0] > 1.0
 
@@ -104,10 +104,10 @@ def test_limits_themselves_pass():
             face = [*getattr(ARM.workspace, side)]
             face[axis] = end[axis]
             space = replace(ARM.workspace, **{side: tuple(face)})
-            assert gate.misled(replace(ARM, workspace=space), PERIOD_S, HOME, (0.0,) * 7) is None
+            assert braking.misled(replace(ARM, workspace=space), PERIOD_S, HOME, (0.0,) * 7) is None
             face[axis] += 1e-9 if side == "lower_m" else -1e-9
             space = replace(ARM.workspace, **{side: tuple(face)})
-            assert gate.misled(replace(ARM, workspace=space), PERIOD_S, HOME, (0.0,) * 7) == "GATE_WORKSPACE"
+            assert braking.misled(replace(ARM, workspace=space), PERIOD_S, HOME, (0.0,) * 7) == "GATE_WORKSPACE"
 
 
 def test_a_rounding_past_the_limit_is_kept_inside_without_a_word():
@@ -121,7 +121,7 @@ def test_a_rounding_past_the_limit_is_kept_inside_without_a_word():
 def test_a_target_at_the_limit_is_reached():
     state = REST
     for _ in range(300):
-        nearest, _, _ = gate.nearest(JOINTS, PERIOD_S, state, (1.0, 1.0))
+        nearest, _, _ = braking.nearest(JOINTS, PERIOD_S, state, (1.0, 1.0))
         state, verdict = gate.check(LIMITS, PERIOD_S, state, nearest)
         assert verdict == gate.Verdict(nearest, None), "what is nearest passes"
     assert state.position == pytest.approx((1.0, 1.0), abs=1e-6)
@@ -341,7 +341,7 @@ def test_the_tool_brakes_in_time_for_every_face_of_its_workspace():
             if verdict.log_code != "GATE_WORKSPACE":
                 continue
             assert after.clamped & 1
-            assert gate.misled(
+            assert braking.misled(
                 ARM, PERIOD_S, target, tuple((t - q) / PERIOD_S for t, q in zip(target, state.position, strict=True))
             )
             state, _ = play(after, None, 40, limits=ARM)
@@ -374,9 +374,9 @@ def test_a_tool_that_is_too_fast_brakes():
 
 
 def test_a_gripper_does_not_move_the_tool():
-    assert gate.misled(ARM, PERIOD_S, HOME, (0.0,) * 6 + (2.0,)) is None
-    assert gate.misled(replace(ARM, workspace=None), PERIOD_S, HOME, (9.0,) * 7) is None
-    assert gate.misled(ARM, PERIOD_S, (0.0, 0.2, *HOME[2:]), (0.0,) * 7) == "GATE_WORKSPACE"
+    assert braking.misled(ARM, PERIOD_S, HOME, (0.0,) * 6 + (2.0,)) is None
+    assert braking.misled(replace(ARM, workspace=None), PERIOD_S, HOME, (9.0,) * 7) is None
+    assert braking.misled(ARM, PERIOD_S, (0.0, 0.2, *HOME[2:]), (0.0,) * 7) == "GATE_WORKSPACE"
 
 
 def test_an_arm_that_does_not_follow_stays_in_the_workspace_on_its_way_back():
@@ -401,12 +401,12 @@ def test_speed_cap_is_the_exact_inverse_of_the_tick_sum():
     rng = random.Random(1)
     for _ in range(2000):
         room, a = rng.uniform(0, 2), rng.uniform(0.5, 20)
-        v, travelled = gate.speed_cap(room, a, PERIOD_S), 0.0
+        v, travelled = braking.speed_cap(room, a, PERIOD_S), 0.0
         while v > 0:
             travelled += v * PERIOD_S
             v -= a * PERIOD_S
         assert travelled == pytest.approx(room, abs=1e-9)
-    assert gate.speed_cap(-1.0, 4.0, PERIOD_S) == 0.0
+    assert braking.speed_cap(-1.0, 4.0, PERIOD_S) == 0.0
 
 
 @pytest.mark.parametrize(

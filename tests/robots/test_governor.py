@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dvgwm.robots import gate, governor
+from dvgwm.robots import braking, gate, governor
 from dvgwm.robots.a1_model import A1, SAFETY
 from dvgwm.robots.chain import tool
 
@@ -83,7 +83,7 @@ def test_joints_that_stayed_behind_catch_up_without_going_past():
     assert max(state.position[5] for state in states) < 0.304
     state, most = gate.rest(HOME), 0.0
     for _ in range(60):
-        near, _, _ = gate.nearest(SAFETY.joints, T, state, (*HOME[:5], 0.3, HOME[6]))
+        near, _, _ = braking.nearest(SAFETY.joints, T, state, (*HOME[:5], 0.3, HOME[6]))
         state, _ = gate.check(SAFETY, T, state, near)
         most = max(most, state.position[5])
     assert most > 0.39, "a negative control: as fast as the joint can, it swings past"
@@ -94,7 +94,7 @@ def test_without_it_the_gate_brakes_and_latches():
     begin, targets = stretched(120)
     state, codes = begin, []
     for target in targets:
-        near, _, _ = gate.nearest(SAFETY.joints, T, state, target)
+        near, _, _ = braking.nearest(SAFETY.joints, T, state, target)
         state, verdict = gate.check(SAFETY, T, state, near)
         codes.append(verdict.log_code)
     assert {"GATE_TOOL_FAST", "GATE_CLAMPED"} <= set(codes)
@@ -133,10 +133,10 @@ def test_a_tool_that_braking_makes_faster_is_braked_all_the_same():
     """Joints whose motions cancel in part at the tool: the slower one is at rest first, and the tool goes with the other."""
     position = (0.1937115, 1.5074609, -1.7212625, 2.2214432, -0.3907948, -0.2609552, 0.0)
     velocity = (0.045114, 0.045114, -0.9022816, -0.9022816, -0.045114, 0.0, 1.8045632)
-    assert gate.misled(SAFETY, T, position, velocity) is None
+    assert braking.misled(SAFETY, T, position, velocity) is None
     state = replace(gate.rest(position), velocity=velocity)
-    braked, slowed = gate.slower(SAFETY.joints, T, position, velocity)
-    assert gate.misled(SAFETY, T, braked, slowed) == "GATE_TOOL_FAST"
+    braked, slowed = braking.slower(SAFETY.joints, T, position, velocity)
+    assert braking.misled(SAFETY, T, braked, slowed) == "GATE_TOOL_FAST"
     signs = (-1, 1, -1, -1, 1, -1, 1)
     wanted = tuple(q + (v + 0.08 * sign) * T for q, v, sign in zip(position, velocity, signs, strict=True))
     asked, share, found = governor.govern(SAFETY, T, state, between((position, wanted), 0.0))
@@ -155,7 +155,7 @@ def test_whatever_is_asked_for_the_gate_has_nothing_to_do(seed):
             target = tuple(
                 q + rng.uniform(-w, w) for q, w in zip(HOME, (2.0, 0.4, 0.4, 2.0, 1.0, 1.8, 0.5), strict=True)
             )
-            if gate.misled(SAFETY, T, target, (0.0,) * 7) is not None:
+            if braking.misled(SAFETY, T, target, (0.0,) * 7) is not None:
                 target = HOME
         wanted, _, found = governor.govern(SAFETY, T, state, between((due, target), 0.0))
         state, verdict = gate.check(SAFETY, T, state, wanted)

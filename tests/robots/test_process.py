@@ -17,7 +17,7 @@ pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 from dvgwm.robots import link, plant, process, serve
 from dvgwm.robots.galaxea_a1 import ROBOT
 from dvgwm.robots.link import Chunk, Kind
-from dvgwm.robots.remote import MirroredArm
+from dvgwm.robots.mirrored import MirroredArm
 from dvgwm.robots.spec import SimulationOptions
 from dvgwm.runtime.display.inspection import realtime
 from dvgwm.runtime.errors import GateLatchError, RobotCommunicationError

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 
-pytestmark = [pytest.mark.sim, pytest.mark.slow]
+pytestmark = [pytest.mark.sim, pytest.mark.slow, pytest.mark.thorough]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 REST_S, END_S = 1.0, 2.0
 BESIDE_OTHERS_S = 20.0

@@ -70,7 +70,7 @@ def test_it_goes_where_it_is_sent_and_its_gripper_too(held):
     there, motion = held
     motion.arm()
     told = there.ask()
-    assert told["program"]
+    assert told["program"], f"{told}, {motion.said}"
     assert told["active"]
     before = motion.state.commanded
     motion.play(2.0)

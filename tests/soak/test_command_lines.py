@@ -140,6 +140,7 @@ def environment(rng: random.Random, home: Path) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_no_command_line_crashes_hangs_or_is_told_in_more_than_a_line(make_bundle, places, tmp_path, soak):
     rng, bundle = random.Random(soak.seed), make_bundle().path
     Image.fromarray(np.full((48, 64, 3), 99, np.uint8)).save(tmp_path / "scene.png")

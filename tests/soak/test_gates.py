@@ -149,6 +149,8 @@ ALWAYS = {
 SHARE = 125_000
 
 
+@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("part", range(4))
 @pytest.mark.parametrize(("limits", "home"), [(PLANAR, (0.0, 0.5)), (ARM, HOME)], ids=["planar", "a1"])
 def test_no_action_of_a_million_is_unsafe(limits, home, part, soak):

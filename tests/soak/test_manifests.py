@@ -123,6 +123,7 @@ def outcome(path, backend, observation):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_no_edit_crashes_hangs_or_plans_with_what_is_not_finite(make_bundle, observation, soak):
     backend, rng = open_backend("fake", None), random.Random(soak.seed)
     paths = [make_bundle("dvgwm", "dvgwm").path, make_bundle("dream4manip", "dream").path]

@@ -66,6 +66,7 @@ def stopped(folder, number, after_s, longest_s):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.ort
 def test_signals_spread_over_start_up_and_planning_end_it_and_leave_nothing(tmp_path, soak):
     pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")

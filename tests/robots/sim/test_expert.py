@@ -28,6 +28,7 @@ def test_expert_solves_the_first_layouts_unclamped(task):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("task", TASKS)
 def test_expert_solves_ninety_five_of_a_hundred_layouts(task):
     shown = [episode(task, seed) for seed in range(100)]

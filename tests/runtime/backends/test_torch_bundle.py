@@ -21,7 +21,7 @@ from dvgwm.runtime.errors import BundleIncompatibleError, ConfigError
 from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.types import Observation
 
-pytestmark = [pytest.mark.torch, pytest.mark.slow]
+pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.thorough]
 
 
 def silent(step, part, done, total):
