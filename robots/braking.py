@@ -80,10 +80,10 @@ def misled(limits: SafetyLimits, period_s: float, position: Sequence[float], vel
     space = limits.workspace
     if space is None:
         return None
-    end, parts = tool(space.chain, position)
-    speeds = tuple(sum(part[axis] * v for part, v in zip(parts, velocity, strict=False)) for axis in range(3))
+    end, columns = tool(space.chain, position)
+    speeds = tuple(sum(column[axis] * v for column, v in zip(columns, velocity, strict=False)) for axis in range(3))
     while all(low <= at <= high for low, at, high in zip(space.lower_m, end, space.upper_m, strict=True)):
-        if not any(velocity[: len(parts)]):
+        if not any(velocity[: len(columns)]):
             return "GATE_TOOL_FAST" if sum(speed * speed for speed in speeds) > space.speed_m_s**2 else None
         position, velocity = slower(limits.joints, period_s, position, velocity)
         end, _ = tool(space.chain, position)

@@ -108,12 +108,12 @@ def tokens(bench: Bench, cubins: CudaKernels | None) -> None:
     qkv = torch.randn(batch, length, 3 * width, device=bench.device, dtype=torch.bfloat16)
     norms = [torch.randn(64, device=bench.device, dtype=torch.bfloat16) for _ in range(4)]
     angles = torch.randn(length - text_length, 32, device=bench.device)
-    turns = angles.cos(), angles.sin()
+    rotary = angles.cos(), angles.sin()
     moved = qkv.nbytes * 4 // 3
-    compare(bench, cubins, qk_norm_rope, "qk_norm_rope", (qkv, *norms, *turns, None, heads, 1e-6), moved)
+    compare(bench, cubins, qk_norm_rope, "qk_norm_rope", (qkv, *norms, *rotary, None, heads, 1e-6), moved)
     centre = torch.zeros(batch, heads, 64, device=bench.device)
     moved = qkv.nbytes * 2 // 3 + qkv.nbytes // 3
-    compare(bench, cubins, qk_norm_rope, "qk_norm_rope", (qkv, *norms, *turns, centre, heads, 1e-6), moved, "8bit")
+    compare(bench, cubins, qk_norm_rope, "qk_norm_rope", (qkv, *norms, *rotary, centre, heads, 1e-6), moved, "8bit")
     x, y = (torch.randn(batch, length, width, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
     modulations = [torch.randn(2, 3, width, device=bench.device, dtype=torch.bfloat16) for _ in range(2)]
     norm = [torch.randn(width, device=bench.device, dtype=torch.bfloat16) for _ in range(2)]

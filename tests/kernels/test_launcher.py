@@ -34,7 +34,7 @@ def prepare(name, device):
 
     query, key, value = (draw(1, 150, 2, 64).transpose(1, 2) for _ in range(3))
     parts = (*qk_norm_rope.quantise_blocks(query.float()), *qk_norm_rope.quantise_blocks(key.float()))
-    qkv, norms, turns = (
+    qkv, norms, rotary = (
         draw(1, 150, 384),
         [draw(64) for _ in range(4)],
         [draw(140, 32, dtype=torch.float32) for _ in "cs"],
@@ -65,9 +65,9 @@ def prepare(name, device):
         "modulate_first": lambda: modulate.launch_modulate(x, None, after, after, weight, bias, 4, 1e-5, False),
         "modulate_8bit": lambda: modulate.launch_modulate(x, y, before, after, weight, bias, 4, 1e-5, True),
         "modulate_first_8bit": lambda: modulate.launch_modulate(x, None, after, after, weight, bias, 4, 1e-5, True),
-        "qk_norm_rope": lambda: qk_norm_rope.launch_qk_norm_rope(qkv, *norms, *turns, None, 2, 1e-6),
+        "qk_norm_rope": lambda: qk_norm_rope.launch_qk_norm_rope(qkv, *norms, *rotary, None, 2, 1e-6),
         "qk_norm_rope_8bit": lambda: qk_norm_rope.launch_qk_norm_rope(
-            qkv, *norms, *turns, draw(1, 2, 64, dtype=torch.float32), 2, 1e-6
+            qkv, *norms, *rotary, draw(1, 2, 64, dtype=torch.float32), 2, 1e-6
         ),
         "quantise": lambda: quantise.launch_quantise(x, False),
         "quantise_gelu": lambda: quantise.launch_quantise(draw(1, 9, 7680), True),
