@@ -311,14 +311,14 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Give every core a worker that takes whole files, where folders are tested and pytest-xdist is installed.
 
     ``-n 0`` keeps all in this process, as does a GPU: it has room for one. What is thorough is left out where nothing was
-    asked for: no file, no folder, no marker.
+    asked for: no file or folder, no marker, no name.
     """
     folders = any(Path(argument).is_dir() for argument in config.args)
     if folders and not GPU and not WORKER and getattr(config.option, "numprocesses", 0) is None:
         config.option.numprocesses, config.option.dist = "logical", "loadfile"
         config.option.loadscopereorder = False
-    named = config.args_source is pytest.Config.ArgsSource.ARGS
-    if not named and not config.option.markexpr and config.option.soak is None:
+    named = config.args_source is pytest.Config.ArgsSource.ARGS or config.option.markexpr or config.option.keyword
+    if not named and config.option.soak is None:
         config.option.markexpr = "not thorough"
 
 
