@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dvgwm.robots import gate
+from dvgwm.robots import braking, gate
 from dvgwm.robots.a1_model import ORIGINS, SAFETY, TOOL_LENGTH_M
 from dvgwm.robots.limits import JointLimits, SafetyLimits, Workspace
 
@@ -181,7 +181,8 @@ WRONG = {
 def test_the_oracle_sees_a_gate_that_is_wrong(monkeypatch, name):
     """Negative controls."""
     part, wrong, violation = WRONG[name]
-    monkeypatch.setattr(gate, part, wrong)
+    for module in (gate, braking):
+        monkeypatch.setattr(module, part, wrong, raising=module is gate)
     try:
         found = violations(ARM, *play(ARM, HOME, 1, 10_000))
     except (ValueError, TypeError, OverflowError):  # what a row is taken for that is none
