@@ -87,7 +87,7 @@ def test_it_goes_where_it_is_sent_and_its_gripper_too(controlled):
         if told["program"] or turn == 2:
             break
         motion.close()
-        assert told["watchdog_stops"] == turn + 1, "two cores, tests on both: it is the watchdog alone that may end it here"
+        assert told["watchdog_stops"] == turn + 1, "two cores, tests on both: only the watchdog may end it here"
     assert told["program"]
     assert told["active"]
     before = motion.state.commanded
