@@ -53,9 +53,12 @@ def watched_signals() -> Ending:
 
 
 def first_in_line(priority: int = PRIORITY) -> None:
-    """Let this thread run before all that is not real-time, where that is allowed: it sleeps for most of the time."""
+    """Let this thread run before all that is not real-time, where that is allowed: it sleeps for most of the time.
+
+    In turns, with threads of its own priority: a vendor's library may spin until a thread that it began has heard the robot.
+    """
     with suppress(OSError, AttributeError):  # not allowed; another system
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(priority))
 
 
 def kept_in_memory() -> None:
