@@ -4,20 +4,19 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from dvgwm.models.networks import Networks, build
-from dvgwm.models.precision import precision
-from dvgwm.models.weights import save_exactly
+from dvgwm.models.networks import Networks
+from dvgwm.models.precision import ALWAYS_FLOAT32, precision
 from dvgwm.runtime import __version__
 from dvgwm.runtime.backends.backend import Backend, EngineSpec
 from dvgwm.runtime.bundle.disk import Bundle, read_bundle, record_of, write_bundle
-from dvgwm.runtime.bundle.manifest import Manifest, Parity
+from dvgwm.runtime.bundle.manifest import Manifest, ModelCard, Parity
 from dvgwm.runtime.bundle.prompts import PROMPTS_FILE, save_prompts
 from dvgwm.runtime.config.plugins import open_backend
 from dvgwm.runtime.pipeline import Pipeline
@@ -25,12 +24,14 @@ from dvgwm.runtime.profiler import Profiler
 from dvgwm.runtime.types import Observation
 
 from .aoti import export_package, traced, write_weights
-from .describe import card_of, describe
-from .graphs import ALWAYS_FLOAT32, Graph, graphs
+from .describe import describe
+from .graphs import Graph, graphs
+from .intake import intake
 from .interface import engine_spec
 from .onnx_graph import check_graph, export_onnx
 from .order import Order
-from .shared_weights import Place, places
+from .shared_weights import Place, places, weights_of
+from .stored import Stored
 from .verify import engine_parity, gate_of, plan_parity
 from .workshop import Workshop
 
@@ -51,27 +52,32 @@ class Outcome:
     seconds: dict[str, float]
 
 
-def build_bundle(order: Order, report: Report) -> Outcome:
+def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lambda line: None) -> Outcome:
     """Return the outcome of ``order``; raises `ConfigError` for what cannot be built, `ParityError` for a failed gate.
 
+    ``tell`` is told what is needed before anything is made.
     Products are kept beside ``out`` until the bundle is written, so that a stopped build goes on where it was.
     """
     preset = order.checked()
     backend = open_backend(order.backend, None)
-    networks = build(preset, order.seed)
-    card = card_of(preset, networks, *order.load_weights(networks))
+    taken = intake(order, preset)
+    stored, networks = taken.stored, taken.stored.networks
     reference = graphs(preset, networks)
     compiled = reference if order.backend == "onnx" else graphs(preset, networks, precision(order.precision))
     versions = {"torch": str(torch.__version__), "dvgwm": __version__, "source": source_hash(), **backend.fingerprint}
-    facts = [repr(preset), card.hashes, versions, order.precision]
+    facts = [repr(preset), stored.facts, versions, order.precision]
     workshop = Workshop.open(order.out.with_name(f".{order.out.name}.build"), facts)
-    files, made = _export(compiled, networks, workshop, report)
+    free = order.check_room(max(0, stored.size_bytes - workshop.size_bytes))
+    tell(f"{stored.size_bytes / 1e9:.1f} GB of weights, {free / 1e9:.0f} GB free")
+    weights, files, made = _export(compiled, stored, workshop, report)
     reused = tuple(name for name in files if name not in made)
     if order.steps[-1] == "export":
         return Outcome(None, made, reused, {})
     specs = _build(compiled, reference, files, report)
     if order.steps[-1] == "build":
         return Outcome(None, made, reused, {})
+    stored.fill(weights)
+    card = ModelCard(preset.name, preset.family, taken.told, taken.trained, stored.hashes(weights))
     manifest = describe(preset, specs, card, order.backend, order.precision, backend.fingerprint)
     bundle = _verified(order, manifest, reference, files, workshop, backend, report)
     workshop.clear()
@@ -80,34 +86,44 @@ def build_bundle(order: Order, report: Report) -> Outcome:
 
 
 def _export(
-    compiled: Sequence[Graph], networks: Networks, workshop: Workshop, report: Report
-) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Return every file of the bundle by name, and the names of those that were made now."""
-    files, made = {}, []
+    compiled: Sequence[Graph], stored: Stored, workshop: Workshop, report: Report
+) -> tuple[dict[str, list[Path]], dict[str, Path], tuple[str, ...]]:
+    """Return every part's files of weights, every file of the bundle by name, and the names of those that were made now."""
+    files: dict[str, Path] = {}
+    made: list[str] = []
 
     def product(name: str, write: Callable[[Path], None]) -> None:
         files[name], new = workshop.product(name, write)
         made.extend([name] if new else [])
 
-    stored: Mapping[bytes, Place] = {}
-    if compiled[0].suffix == "onnx":
-        for name, network in networks.parts().items():
-            product(f"{name}.safetensors", partial(save_exactly, network))
-        stored = places(files.values())
-    for index, graph in enumerate(compiled):
-        report("export", graph.name, index, len(compiled))
-        for name, write in _products(graph, stored).items():
+    onnx = compiled[0].suffix == "onnx"
+    parts = stored.files() if onnx else {}
+    total, done = len(compiled) + sum(map(len, parts.values())), 0
+    for writes in parts.values():
+        for name, write in writes.items():
+            report("export", name, done, total)
             product(name, write)
-    report("export", "", len(compiled), len(compiled))
-    return files, tuple(made)
+            done += 1
+    weights = {part: [files[name] for name in writes] for part, writes in parts.items()}
+    known = {part: places(paths) for part, paths in weights.items()}
+    for graph in compiled:
+        report("export", graph.name, done, total)
+        for name, write in _products(graph, stored.networks, known).items():
+            product(name, write)
+        done += 1
+    report("export", "", total, total)
+    return weights, files, tuple(made)
 
 
-def _products(graph: Graph, stored: Mapping[bytes, Place]) -> dict[str, Callable[[Path], None]]:
-    """Return what writes each file of ``graph``; an ONNX graph's weights are ``stored`` in the networks' files."""
+def _products(
+    graph: Graph, networks: Networks, known: Mapping[str, Mapping[str, Place]]
+) -> dict[str, Callable[[Path], None]]:
+    """Return what writes each file of ``graph``; an ONNX graph reads its weights from where they are ``known`` to be."""
     if graph.suffix == "onnx":
 
         def write(path: Path) -> None:
-            export_onnx(graph.module, graph.inputs, graph.outputs, graph.dynamic, path, graph.opset, stored)
+            weights = weights_of(graph.module, networks.parts(), known)
+            export_onnx(graph.module, graph.inputs, graph.outputs, graph.dynamic, path, graph.opset, weights)
 
         return {graph.file: write}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from dvgwm.models.precision import SHORT
 from dvgwm.runtime.bundle.disk import MANIFEST
 from dvgwm.runtime.commands.program import exit_code
 from dvgwm.runtime.config.plugins import shipped as shipped_bundle
@@ -40,7 +41,7 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         options.random_weights or 0,
         _steps(options.steps),
         read_instructions(options.instructions) if options.instructions else (),
-        options.precision,
+        SHORT.get(options.precision, options.precision),
         _weights(options),
     )
     source = f"weights from {order.weights}" if order.weights else "seeded random weights, untrained"
@@ -56,7 +57,10 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             if done == total:
                 progress.stop_task(tasks[step])
 
-        outcome = build_bundle(order, report)
+        def tell(line: str) -> None:
+            progress.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+        outcome = build_bundle(order, report, tell)
     _show(console, order, outcome)
     return {
         "command": "build",

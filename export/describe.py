@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from torch import nn
 
 from dvgwm.models.denoisers import rescaling
-from dvgwm.models.networks import Networks
 from dvgwm.models.presets import Preset, Scaling
 from dvgwm.runtime import __version__
 from dvgwm.runtime.backends.backend import EngineSpec
@@ -51,12 +50,6 @@ def describe(
         parity={},
         files={},
     )
-
-
-def card_of(preset: Preset, networks: Networks, weights: str, trained: bool) -> ModelCard:
-    """Return the model card with a hash of every network's weights."""
-    hashes = {name: weights_hash(module) for name, module in networks.parts().items()}
-    return ModelCard(preset.name, preset.family, weights, trained, hashes)
 
 
 def weights_hash(module: nn.Module) -> str:

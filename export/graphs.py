@@ -20,20 +20,17 @@ from dvgwm.models.engines import (
     streaming,
 )
 from dvgwm.models.fused import FusedTransformer
+from dvgwm.models.hollow import beside
 from dvgwm.models.networks import Networks, moving_shapes
 from dvgwm.models.precision import Precision
 from dvgwm.models.presets import Preset
 from dvgwm.models.vae import CHUNKS
 
-from .onnx_attention import OperatorAttention
+from .onnx_attention import OperatorTransformer
 from .onnx_graph import ATTENTION_OPSET, PLAIN_OPSET
 
 BRANCHES, FRAMES, CHUNKS_DRAWN = "branches", "frames", "chunks"
 """Sizes chosen at run time: guidance branches, frames encoded in one batch, and samples of all action chunks in one."""
-
-
-ALWAYS_FLOAT32 = ("frame_encoder", "policy")
-"""Graphs that no precision lowers: they are small, and what they give moves the arm."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def graphs(preset: Preset, networks: Networks, precision: Precision | None = Non
             frame_encoder=deepcopy(networks.frame_encoder),
             policy=deepcopy(networks.policy),
         )
-    dtype = torch.float32 if precision is None else precision.dtype
+    dtype = next(iter(networks.codec.state_dict().values())).dtype
     ordered = [
         _encode_text(preset, networks),
         *_encode_images(preset, networks, dtype),
@@ -152,11 +149,7 @@ def _denoiser(
     precision: Precision | None,
     flow: bool,
 ) -> DenoiseEngine:
-    network: nn.Module = transformer
-    if precision is None:
-        transformer.set_attn_processor(OperatorAttention())
-    else:
-        network = FusedTransformer(transformer, precision)
+    network = OperatorTransformer(transformer) if precision is None else FusedTransformer(transformer, precision)
     return denoise_engine(network, preset, flow, networks)
 
 
@@ -183,7 +176,7 @@ def _decoders(preset: Preset, codec: Any, quantise: bool, dtype: torch.dtype) ->
     )
     head = _randn(1, CHUNKS[0], channels, *grid)
     with torch.no_grad():
-        cache = first(head)[1 : 1 + len(names)]
+        cache = first(*beside(codec, {"latents": head}).values())[1 : 1 + len(names)]
     outputs = ("frames", *(f"next__{name}" for name in names), *(["frames_mean"] if quantise else []))
     carry = {f"next__{name}": name for name in names}
     inputs = {"latents": _randn(1, CHUNKS[1], channels, *grid)} | dict(zip(names, cache, strict=True))

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dvgwm.models.hollow import beside
 from dvgwm.runtime.backends.backend import EngineSpec
 from dvgwm.runtime.types import TensorSpec
 
@@ -13,9 +14,8 @@ from .graphs import Graph
 
 def engine_spec(graph: Graph) -> EngineSpec:
     """Return names, shapes, dtypes, carried tensors and FLOP (per unit of the dynamic size) of ``graph``."""
-    # A module that was compiled for a GPU is there by now.
-    device = next((tensor.device for tensor in graph.module.state_dict().values()), torch.device("cpu"))
-    inputs = [tensor.to(device) for tensor in graph.inputs.values()]
+    # A module that was compiled for a GPU is there by now; a hollow one computes shapes only.
+    inputs = beside(graph.module, graph.inputs).values()
     # The plain form of attention is counted operator by operator; fused ones are unknown to the counter on a CPU.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         outputs = run_module(graph.module, inputs)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dvgwm.runtime.errors import BundleCorruptError
 
-from .shared_weights import Place, refer
+from .shared_weights import Place, referred
 from .tracing import dynamic_shapes, quiet
 
 ATTENTION_OPSET = 23
@@ -25,12 +25,12 @@ def export_onnx(
     dynamic: Mapping[str, str],
     path: Path,
     opset: int = PLAIN_OPSET,
-    stored: Mapping[bytes, Place] | None = None,
+    weights: Mapping[str, Place] | None = None,
 ) -> None:
     """Write ``module`` to ``path`` as ONNX; ``inputs`` are example tensors in the order of forward's parameters.
 
-    ``dynamic`` maps those whose first size is chosen at run time to that size's name. Weights that are ``stored`` beside
-    ``path`` are read from there.
+    ``dynamic`` maps those whose first size is chosen at run time to that size's name. ``weights``, by their names in
+    ``module``, are read from where they are beside ``path``: their numbers are not looked at, so the module may be hollow.
     """
     with quiet():
         program = torch.onnx.export(
@@ -42,15 +42,17 @@ def export_onnx(
             output_names=list(outputs),
             dynamic_shapes=dynamic_shapes(inputs, dynamic),
             verbose=False,
+            optimize=False,
         )
-    assert program is not None
+        assert program is not None
+        with referred(program.model, weights or {}):
+            program.optimize()
     model = program.model_proto
     # Which lines of code, on which machine, every node comes from is four fifths of a small graph.
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
     del model.graph.value_info[:]
-    refer(model, stored or {})
     path.write_bytes(model.SerializeToString())
 
 

@@ -1,19 +1,18 @@
-"""Weights kept once: an ONNX graph reads them from its network's own safetensors file, which torch reads too."""
+"""Weights kept once: an ONNX graph reads them from its network's own safetensors files, which torch reads too."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import onnx
-from onnx import TensorProto, external_data_helper, helper, numpy_helper
+from onnx import TensorProto
+from onnxscript import ir
+from torch import nn
 
-SMALLEST = 1024
-"""Numbers from which a tensor is worth a reference; smaller ones stay in the graph."""
+from dvgwm.models.hollow import slots
 
-_DTYPES = {"F16": (np.float16, TensorProto.FLOAT16), "F32": (np.float32, TensorProto.FLOAT)}
+_DTYPES = {"BF16": TensorProto.BFLOAT16, "F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,56 +26,59 @@ class Place:
     shape: tuple[int, ...]
 
 
-def places(files: Iterable[Path]) -> dict[bytes, Place]:
-    """Return the place of every tensor in safetensors ``files`` by the digest of its numbers."""
+def places(files: Iterable[Path]) -> dict[str, Place]:
+    """Return the place of every floating tensor in one network's safetensors ``files`` by its name; headers are read only."""
     found = {}
     for path in files:
-        data = path.read_bytes()
-        start = 8 + int.from_bytes(data[:8], "little")
-        for name, entry in json.loads(data[8:start]).items():
-            if name == "__metadata__" or entry["dtype"] not in _DTYPES:
-                continue
-            kind, dtype = _DTYPES[entry["dtype"]]
-            begin, end = (start + offset for offset in entry["data_offsets"])
-            values = np.frombuffer(data[begin:end], kind).reshape(entry["shape"])
-            found[_digest(values)] = Place(path.name, begin, end - begin, dtype, values.shape)
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        for name, entry in header.items():
+            if name != "__metadata__" and entry["dtype"] in _DTYPES:
+                begin, end = (8 + length + offset for offset in entry["data_offsets"])
+                shape = tuple(entry["shape"])
+                found[name] = Place(path.name, begin, end - begin, _DTYPES[entry["dtype"]], shape)
     return found
 
 
-def refer(model: onnx.ModelProto, stored: Mapping[bytes, Place]) -> None:
-    """Let ``model`` read its large weights from where they are ``stored``, cast and transposed as it has them.
+def weights_of(
+    module: nn.Module, parts: Mapping[str, nn.Module], stored: Mapping[str, Mapping[str, Place]]
+) -> dict[str, Place]:
+    """Return the places of those tensors of a graph's ``module`` that are a part's own, by their names in ``module``.
 
-    An engine does that once, when it is loaded. What is stored nowhere stays in the graph.
+    ``stored`` has the places of every part's tensors.
     """
-    casts = []
-    for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size < SMALLEST:
-            continue
-        place = stored.get(_digest(values))
-        turned = place is None and values.ndim == 2
-        if turned:
-            place = stored.get(_digest(values.T))
-        if place is None:
-            continue
-        name = tensor.name
-        steps = [("Cast", {"to": TensorProto.FLOAT})] if place.dtype != TensorProto.FLOAT else []
-        steps += [("Transpose", {"perm": [1, 0]})] if turned else []
-        names = [f"{name}.stored", *(f"{name}.{step}" for step, _ in steps[:-1]), name] if steps else [name]
-        casts += [
-            helper.make_node(step, [source], [target], **attributes)
-            for (step, attributes), source, target in zip(steps, names[:-1], names[1:], strict=True)
-        ]
-        tensor.Clear()
-        tensor.name, tensor.data_type = names[0], place.dtype
-        tensor.dims.extend(place.shape)
-        tensor.raw_data = b""
-        external_data_helper.set_external_data(tensor, place.file, place.offset, place.length)
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    known = {}
+    for part, network in parts.items():
+        state = network.state_dict(keep_vars=True)
+        for name, slot in slots(network).items():
+            if name in stored.get(part, {}):
+                known[id(state[slot.names[0]])] = stored[part][name]
+    tensors = module.state_dict(keep_vars=True)
+    return {name: known[id(tensor)] for name, tensor in tensors.items() if id(tensor) in known}
 
 
-def _digest(values: np.ndarray) -> bytes:
-    plain = np.ascontiguousarray(values, np.float32)
-    return hashlib.sha256(repr(plain.shape).encode() + plain.tobytes()).digest()
+@contextmanager
+def referred(model: ir.Model, weights: Mapping[str, Place]) -> Iterator[None]:
+    """Let ``model`` read its ``weights`` from where they are, cast where they are kept in half precision.
+
+    An engine does that once, when it is loaded. Meanwhile they are unknown, so that no optimiser computes with them.
+    """
+    initializers = model.graph.initializers
+    dtypes = {name: initializers[name].const_value.dtype for name in weights if name in initializers}
+    for name in dtypes:
+        initializers[name].const_value = None
+    yield
+    for name in [name for name in dtypes if name in initializers]:
+        place, value = weights[name], initializers[name]
+        kind, shape = ir.DataType(place.dtype), ir.Shape(place.shape)
+        stored = ir.ExternalTensor(place.file, place.offset, place.length, kind, shape=shape, name=name)
+        if kind == dtypes[name]:
+            value.const_value = stored
+            continue
+        source = ir.Value(name=f"{name}.stored", shape=shape, type=ir.TensorType(kind), const_value=stored)
+        cast = ir.node("Cast", [source], {"to": dtypes[name]})
+        value.replace_all_uses_with(cast.outputs[0])
+        del initializers[name]
+        model.graph.register_initializer(source)
+        model.graph.insert_before(model.graph[0], cast)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-LOGGERS = ("torch.export", "torch.onnx", "torch._inductor", "torch._dynamo", "onnxscript")
+LOGGERS = ("torch.export", "torch.onnx", "torch._inductor", "torch._dynamo", "onnxscript", "onnx_ir")
 
 
 def dynamic_shapes(inputs: Mapping[str, Any], dynamic: Mapping[str, str]) -> tuple[Any, ...] | None:

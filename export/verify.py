@@ -177,15 +177,14 @@ def seeded_inputs(graph: Graph, seed: int) -> dict[str, NDArray[Any]]:
 
 def _seeded(graph: Graph, rng: np.random.Generator) -> Iterator[tuple[str, NDArray[Any]]]:
     for name, example in graph.inputs.items():
-        array = example.numpy()
-        if array.dtype == np.uint8:
-            yield name, rng.integers(0, 256, array.shape, np.uint8)
-        elif array.dtype == np.int64:
-            yield name, rng.integers(3, 250, array.shape)
+        if example.dtype == torch.uint8:
+            yield name, rng.integers(0, 256, example.shape, np.uint8)
+        elif example.dtype == torch.int64:
+            yield name, rng.integers(3, 250, example.shape)
         elif name == "time":
-            yield name, (array * rng.uniform(0.2, 1.8)).astype(np.float32)
+            yield name, (example.numpy() * rng.uniform(0.2, 1.8)).astype(np.float32)
         else:
-            yield name, rng.standard_normal(array.shape, np.float32)
+            yield name, rng.standard_normal(example.shape, np.float32)
 
 
 def _run(engine: Any, backend: Backend, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:

@@ -36,9 +36,15 @@ class Workshop:
             return target, False
         unfinished = self.path / f"unfinished.{name}"
         make(unfinished)
+        unfinished.chmod(0o644)  # safetensors' are the owner's alone
         unfinished.replace(target)
         write_atomic(receipt, record_of(target).sha256.encode())
         return target, True
+
+    @property
+    def size_bytes(self) -> int:
+        """How much is finished."""
+        return sum(receipt.with_suffix("").stat().st_size for receipt in self.path.glob("*.done"))
 
     def clear(self) -> None:
         """Remove the directory after the bundle is written."""

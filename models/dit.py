@@ -34,15 +34,10 @@ class JointAttention:
             for project in (attn.to_q, attn.to_k, attn.to_v)
         )
         assert image_rotary_emb is not None
-        rotary = self.positions(image_rotary_emb, text_length, tokens.shape[0])
-        query, key = (self.rotated(x, rotary, text_length) for x in (attn.norm_q(query), attn.norm_k(key)))
+        query, key = (self.rotated(x, image_rotary_emb, text_length) for x in (attn.norm_q(query), attn.norm_k(key)))
         mixed = functional.scaled_dot_product_attention(query, key, value)
         mixed = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
         return mixed[:, text_length:], mixed[:, :text_length]
-
-    def positions(self, rotary: tuple[Tensor, Tensor], text_length: int, batch: int) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines as `rotated` takes them."""
-        return rotary
 
     def rotated(self, x: Tensor, rotary: tuple[Tensor, Tensor], text_length: int) -> Tensor:
         """Return queries or keys, B H S D, with the video tokens turned by their places."""

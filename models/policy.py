@@ -69,8 +69,9 @@ class FrameEncoder(nn.Module):
         average = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.pool = SpatialSoftmax() if policy.pooling == "spatial_softmax" else average
         self.width = (2 if policy.pooling == "spatial_softmax" else 1) * 8 * c
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        # Constants, of which a network without numbers (on the meta device) has them too.
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN, device="cpu").view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD, device="cpu").view(3, 1, 1), persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return features float32 N F of uint8 N H W 3 frames."""

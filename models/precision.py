@@ -22,6 +22,9 @@ class Precision:
     attention: str = "library"
 
 
+ALWAYS_FLOAT32 = ("frame_encoder", "policy")
+"""Networks that no precision lowers: they are small, and what they give moves the arm."""
+
 PRECISIONS: Mapping[str, Precision] = MappingProxyType(
     {
         "float32": Precision(torch.float32),
@@ -33,6 +36,10 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
         "fp8_fp8": Precision(torch.bfloat16, fp8=True, attention="fp8"),
     }
 )
+
+
+SHORT = MappingProxyType({"fp32": "float32", "bf16": "bfloat16"})
+"""Other names of precisions."""
 
 
 def precision(name: str) -> Precision:

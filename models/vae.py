@@ -70,6 +70,6 @@ class StreamingDecoder(nn.Module):
 
         diffusers also caches the whole input of convolutions that look at one frame only, and never reads it.
         """
-        device = next(self.decoder.parameters()).device
-        _, cache = self.forward(torch.zeros(1, channels, CHUNKS[0], *grid, device=device), None)
+        weight = next(self.decoder.parameters())
+        _, cache = self.forward(weight.new_zeros(1, channels, CHUNKS[0], *grid), None)
         return tuple(name for name, tensor in flatten_cache(cache) if tensor.shape[2] == KERNEL_FRAMES - 1)

@@ -15,8 +15,8 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 from dvgwm.export import assembly as building
 from dvgwm.export.assembly import build_bundle
-from dvgwm.export.describe import card_of
 from dvgwm.export.graphs import decoders, graphs
+from dvgwm.export.intake import intake
 from dvgwm.export.interface import engine_spec, run_module
 from dvgwm.export.onnx_graph import export_onnx
 from dvgwm.export.order import STEPS, Order, read_instructions
@@ -71,10 +71,16 @@ def test_the_bundle_says_what_it_is(built):
 
 def test_the_networks_of_a_bundle_are_taken_up_from_it_and_are_as_trained_as_it_says(built):
     bundle, size = built[1].bundle, preset("test_tiny")
-    networks = build(size, 5)
-    assert card_of(size, networks, "", False).hashes != bundle.manifest.model.hashes
-    told = Order("test_tiny", "onnx", bundle.path, 5, weights=bundle.path).load_weights(networks)
-    assert card_of(size, networks, *told) == bundle.manifest.model
+    again = intake(Order("test_tiny", "onnx", bundle.path, 5, weights=bundle.path), size)
+    assert (again.told, again.trained) == (bundle.manifest.model.weights, bundle.manifest.model.trained)
+    held = intake(Order("test_tiny", "torch", bundle.path, 5, weights=bundle.path), size).stored.networks
+    other = intake(Order("test_tiny", "onnx", bundle.path, 5), size).stored
+    for part, network in again.stored.networks.parts().items():
+        source, here = again.stored.sources[part], held.parts()[part].state_dict()
+        assert all(torch.equal(source.read(name), here[name]) for name in source.dtypes), part
+        weight = max(source.dtypes, key=lambda name: source.read(name).numel())
+        assert not torch.equal(other.sources[part].read(weight), source.read(weight)), part
+        assert network.state_dict().keys() == here.keys()
 
 
 def test_it_runs_without_its_torch_half(built):
@@ -193,7 +199,6 @@ def test_a_bounded_gate_measures_relative_error_around_middle_grey():
     [
         (("giant", "onnx"), "PRESET_UNKNOWN"),
         (("a1_tiny", "abacus"), "BACKEND_BUILD"),
-        (("dvgwm_5b", "onnx"), "PRESET_SIZE"),
     ],
 )
 def test_what_cannot_be_built_is_refused(tmp_path, order, log_code):

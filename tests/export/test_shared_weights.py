@@ -10,7 +10,7 @@ ort = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 from safetensors.torch import load_file
 
 from dvgwm.export.onnx_graph import check_graph, export_onnx
-from dvgwm.export.shared_weights import places
+from dvgwm.export.shared_weights import places, weights_of
 from dvgwm.models.weights import save_exactly
 
 pytestmark = [pytest.mark.torch, pytest.mark.ort]
@@ -46,9 +46,9 @@ def test_a_graph_reads_its_weights_from_the_networks_file(net, tmp_path):
     assert kept["wide.weight"].dtype == kept["conv.weight"].dtype == torch.float16
     assert kept["deep.weight"].dtype == torch.float32, "halves would lose something"
     x = torch.randn(1, 40, 40)
-    stored = places([tmp_path / "net.safetensors"])
+    weights = weights_of(net, {"net": net}, {"net": places([tmp_path / "net.safetensors"])})
     export_onnx(net, {"x": x}, ("y",), {}, tmp_path / "whole.onnx")
-    export_onnx(net, {"x": x}, ("y",), {}, tmp_path / "small.onnx", stored=stored)
+    export_onnx(net, {"x": x}, ("y",), {}, tmp_path / "small.onnx", weights=weights)
     check_graph(tmp_path / "small.onnx")
     whole, small = ((tmp_path / name).stat().st_size for name in ("whole.onnx", "small.onnx"))
     assert whole > 4 * (2 * 2400 + 4800)
@@ -62,8 +62,8 @@ def test_a_graph_reads_its_weights_from_the_networks_file(net, tmp_path):
 def test_what_the_file_holds_is_what_the_graph_computes_with(net, tmp_path):
     save_exactly(net, tmp_path / "net.safetensors")
     x = torch.randn(1, 40, 40)
-    stored = places([tmp_path / "net.safetensors"])
-    export_onnx(net, {"x": x}, ("y",), {}, tmp_path / "net.onnx", stored=stored)
+    weights = weights_of(net, {"net": net}, {"net": places([tmp_path / "net.safetensors"])})
+    export_onnx(net, {"x": x}, ("y",), {}, tmp_path / "net.onnx", weights=weights)
     before = run(tmp_path / "net.onnx", x)
     with torch.no_grad():
         net.wide.weight.mul_(2.0)
@@ -75,9 +75,11 @@ def test_what_the_file_holds_is_what_the_graph_computes_with(net, tmp_path):
 
 
 def test_weights_that_are_stored_nowhere_stay_in_the_graph_and_no_graph_tells_where_it_was_made(net, tmp_path):
-    save_exactly(Net(), tmp_path / "other.safetensors")
-    x = torch.randn(1, 40, 40)
-    export_onnx(net, {"x": x}, ("y",), {}, tmp_path / "net.onnx", stored=places([tmp_path / "other.safetensors"]))
+    other, x = Net(), torch.randn(1, 40, 40)
+    save_exactly(other, tmp_path / "other.safetensors")
+    weights = weights_of(net, {"net": other}, {"net": places([tmp_path / "other.safetensors"])})
+    assert weights == {}
+    export_onnx(net, {"x": x}, ("y",), {}, tmp_path / "net.onnx", weights=weights)
     model = onnx.load(tmp_path / "net.onnx")
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)

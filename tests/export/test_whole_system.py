@@ -11,15 +11,16 @@ diffusers = pytest.importorskip("diffusers", reason="the export extra is not ins
 from PIL import Image
 from torch.nn import functional
 
-from dvgwm.export.describe import card_of, describe
+from dvgwm.export.describe import describe
 from dvgwm.export.graphs import graphs
 from dvgwm.export.interface import engine_spec
+from dvgwm.export.stored import Held
 from dvgwm.export.verify import torch_backend
 from dvgwm.models.dit import rotary_positions
 from dvgwm.models.networks import build
 from dvgwm.models.presets import preset
 from dvgwm.runtime.bundle.disk import Bundle
-from dvgwm.runtime.bundle.manifest import FileRecord
+from dvgwm.runtime.bundle.manifest import FileRecord, ModelCard
 from dvgwm.runtime.noise import draw
 from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.types import Observation
@@ -39,7 +40,7 @@ def image():
 def ours(tmp_path_factory, image):
     networks = build(SIZE, 0)
     parts = graphs(SIZE, networks)
-    card = card_of(SIZE, networks, "seeded", trained=False)
+    card = ModelCard(SIZE.name, SIZE.family, "seeded", False, Held(networks).hashes({}))
     manifest = describe(SIZE, {part.name: engine_spec(part) for part in parts}, card, "onnx", "float32", {})
     listed = {part.file: FileRecord(0, "") for part in parts}
     bundle = Bundle(tmp_path_factory.mktemp("draft"), replace(manifest, files=listed))

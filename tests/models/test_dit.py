@@ -7,7 +7,7 @@ diffusers = pytest.importorskip("diffusers", reason="the export extra is not ins
 
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
 
-from dvgwm.export.onnx_attention import OperatorAttention
+from dvgwm.export.onnx_attention import OperatorTransformer
 from dvgwm.models.denoisers import DenoiseEngine
 from dvgwm.models.dit import JointAttention, rotary_positions
 from dvgwm.models.presets import DiT, preset
@@ -22,8 +22,9 @@ def test_our_attention_is_diffusers(tiny):
     ours = engine(*inputs)
     tiny.preview.set_attn_processor(CogVideoXAttnProcessor2_0())
     theirs = engine(*inputs)
-    tiny.preview.set_attn_processor(OperatorAttention())
+    engine.transformer = OperatorTransformer(tiny.preview)
     exported = engine(*inputs)
+    engine.transformer = tiny.preview
     tiny.preview.set_attn_processor(JointAttention())
     assert torch.allclose(ours, theirs, atol=1e-6)
     assert torch.allclose(exported, theirs, atol=1e-6)
