@@ -178,7 +178,7 @@ def _verified(
             prompts = {text: pipeline.prompts.embed(text) for text in ("", *order.instructions)}
         sources[PROMPTS_FILE] = workshop.path / PROMPTS_FILE
         save_prompts(sources[PROMPTS_FILE], manifest.text, prompts)
-    return write_bundle(order.out, replace(manifest, parity=parity), sources)
+    return write_bundle(order.out, replace(manifest, parity=parity), sources, take=True)
 
 
 def _benchmark(bundle: Bundle, report: Report, rounds: int = 3) -> dict[str, float]:

@@ -54,6 +54,16 @@ def parser() -> argparse.ArgumentParser:
     options_parser.add_argument(
         "--instructions", type=Path, metavar="FILE", help="instructions, one a line, to precompute"
     )
+    options_parser.add_argument(
+        "--layers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the first N layers of every transformer only: a proof that fits",
+    )
+    options_parser.add_argument(
+        "--frames", type=int, default=0, metavar="N", help="clips of N frames (9, 17, ...) instead of the preset's own"
+    )
     options_parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     return options_parser
 

@@ -43,6 +43,8 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         read_instructions(options.instructions) if options.instructions else (),
         SHORT.get(options.precision, options.precision),
         _weights(options),
+        options.layers,
+        options.frames,
     )
     source = f"weights from {order.weights}" if order.weights else "seeded random weights, untrained"
     line = printable(f"{order.preset} for {order.backend} in {order.precision} into {order.out}: {source}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from dvgwm.models.denoisers import rescaling
-from dvgwm.models.presets import Preset, Scaling
+from dvgwm.models.sizes import Preset, Scaling
 from dvgwm.runtime import __version__
 from dvgwm.runtime.backends.backend import EngineSpec
 from dvgwm.runtime.bundle.manifest import (

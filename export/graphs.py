@@ -23,7 +23,7 @@ from dvgwm.models.fused import FusedTransformer
 from dvgwm.models.hollow import beside
 from dvgwm.models.networks import Networks, moving_shapes
 from dvgwm.models.precision import Precision
-from dvgwm.models.presets import Preset
+from dvgwm.models.sizes import Preset
 from dvgwm.models.vae import CHUNKS
 
 from .onnx_attention import OperatorTransformer

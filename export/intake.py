@@ -7,7 +7,7 @@ import torch
 from dvgwm.models.checkpoints import Checkpoint, Seeded, files_of, part_files
 from dvgwm.models.hollow import hollow, slots
 from dvgwm.models.networks import build
-from dvgwm.models.presets import Preset, VaeSize
+from dvgwm.models.sizes import Preset, VaeSize
 from dvgwm.models.weights import load_parts
 from dvgwm.runtime.bundle.disk import MANIFEST
 from dvgwm.runtime.bundle.manifest import parse

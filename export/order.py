@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dvgwm.models.precision import precision
-from dvgwm.models.presets import Preset, preset
+from dvgwm.models.presets import preset
+from dvgwm.models.sizes import Preset
 from dvgwm.runtime.bundle.disk import MANIFEST
 from dvgwm.runtime.bundle.tokenizer import check_instruction
 from dvgwm.runtime.errors import ConfigError
@@ -22,7 +23,8 @@ ROOM_BYTES = 500e6
 class Order:
     """What to build: ``steps`` is how far to go; ``instructions`` are precomputed into the bundle.
 
-    ``weights`` is a folder of trained networks; those that it lacks are random, from ``seed``.
+    ``weights`` is a folder of trained networks; those that it lacks are random, from ``seed``. ``layers`` and ``frames``
+    shorten the preset (0: all of them).
     """
 
     preset: str
@@ -33,10 +35,12 @@ class Order:
     instructions: tuple[str, ...] = ()
     precision: str = "float32"
     weights: Path | None = None
+    layers: int = 0
+    frames: int = 0
 
     def checked(self) -> Preset:
         """Return the preset to build; raises `ConfigError` for what cannot be built, or not there."""
-        size = preset(self.preset)
+        size = preset(self.preset).shortened(self.layers, self.frames)
         if self.backend not in BACKENDS:
             raise ConfigError("BACKEND_BUILD", f"wanted --backend {' or '.join(BACKENDS)}; got {self.backend!r}")
         precision(self.precision)

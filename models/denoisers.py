@@ -12,7 +12,7 @@ from dvgwm.runtime.samplers.schedule import cogvideox_signal
 from .codec import LinearCodec
 from .dit import rotary_positions
 from .networks import Networks
-from .presets import DiT, Preset, Scaling
+from .sizes import DiT, Preset, Scaling
 from .waypoints import Waypoints, along, first_frame
 
 

@@ -9,7 +9,7 @@ from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_regi
 from torch import Tensor
 from torch.nn import functional
 
-from .presets import DiT, Preset
+from .sizes import DiT, Preset
 
 BASE_GRID = (30, 45)
 """Tokens of 480x720, the size CogVideoX was trained at: stretched positions span it at every size."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .codec import LinearCodec, StreamingLinear
 from .fused_vae import FusedDecoder
 from .policy import ActionUNet, FrameEncoder
-from .presets import Scaling
+from .sizes import Scaling
 from .text import embed
 from .vae import StreamingDecoder, flatten_cache, nest_cache
 

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from .networks import Networks, build
 from .precision import ALWAYS_FLOAT32
-from .presets import Preset
+from .sizes import Preset
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .codec import LinearCodec
 from .dit import build_transformer
 from .policy import ActionUNet, FrameEncoder
-from .presets import LinearCodecSize, Preset, VaeSize
+from .sizes import LinearCodecSize, Preset, VaeSize
 from .text import build_text_encoder
 from .vae import build_vae
 from .waypoints import Waypoints, path_channels

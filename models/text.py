@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
-from .presets import Text
+from .sizes import Text
 
 
 def embed(encoder: nn.Module, tokens: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKLCogVideoX
 from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXSafeConv3d
 from torch import Tensor, nn
 
-from .presets import VaeSize
+from .sizes import VaeSize
 
 KERNEL_FRAMES = 3
 """Frames that each causal convolution sees."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from dvgwm.models.networks import Networks
-from dvgwm.models.presets import Preset, Scaling
+from dvgwm.models.sizes import Preset, Scaling
 from dvgwm.runtime.chunks import Chunking
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.files import write_json

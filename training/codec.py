@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dvgwm.models.codec import LinearCodec, fit
-from dvgwm.models.presets import Preset
+from dvgwm.models.sizes import Preset
 from dvgwm.runtime.cameras.image import fit as fit_image
 from dvgwm.runtime.types import ImageArray
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dvgwm.models.presets import LinearCodecSize
+from dvgwm.models.sizes import LinearCodecSize
 from dvgwm.models.weights import load_parts, load_weights, save_parts, save_tensors
 from dvgwm.robots.sim.tasks import TASKS
 from dvgwm.runtime.bundle.disk import read_bundle

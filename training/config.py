@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from dvgwm.models.presets import Preset, preset
+from dvgwm.models.presets import preset
+from dvgwm.models.sizes import Preset
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.strict import strict
 

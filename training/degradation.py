@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dvgwm.models.denoisers import rescaling
-from dvgwm.models.presets import Scaling
+from dvgwm.models.sizes import Scaling
 
 KERNELS = ("area", "bilinear", "bicubic")
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from dvgwm.models.denoisers import denoise_engine
 from dvgwm.models.networks import Networks
-from dvgwm.models.presets import Preset
+from dvgwm.models.sizes import Preset
 
 from .objectives import diffuse, drop, preview_levels
 

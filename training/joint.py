@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dvgwm.models.denoisers import denoise_engine, preview_signal
 from dvgwm.models.networks import Networks
-from dvgwm.models.presets import Preset
+from dvgwm.models.sizes import Preset
 from dvgwm.models.text import embed
 from dvgwm.runtime.chunks import Chunking
 

@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from dvgwm.models.codec import LinearCodec
 from dvgwm.models.networks import Networks, build
-from dvgwm.models.presets import LinearCodecSize, Preset
+from dvgwm.models.sizes import LinearCodecSize, Preset
 from dvgwm.models.weights import load_parts, load_weights
 from dvgwm.runtime.bundle.tokenizer import byte_tokens
 from dvgwm.runtime.errors import ConfigError

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dvgwm.models.networks import Networks
 from dvgwm.models.policy import FrameEncoder
-from dvgwm.models.presets import Actions, Policy, Preset
+from dvgwm.models.sizes import Actions, Policy, Preset
 from dvgwm.runtime.chunks import Chunking
 from dvgwm.runtime.types import FloatArray
 

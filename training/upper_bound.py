@@ -11,7 +11,7 @@ from dvgwm.export.graphs import acting
 from dvgwm.export.interface import engine_spec
 from dvgwm.export.verify import torch_backend
 from dvgwm.models.networks import Networks
-from dvgwm.models.presets import Preset
+from dvgwm.models.sizes import Preset
 from dvgwm.robots.arm import open_arm
 from dvgwm.robots.galaxea_a1 import ROBOT
 from dvgwm.robots.sim.expert import demonstrate

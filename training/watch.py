@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from dvgwm.models.presets import Preset
+from dvgwm.models.sizes import Preset
 from dvgwm.runtime.samplers.rows import build_sampler
 from dvgwm.runtime.samplers.spec import SamplerSpec
 from dvgwm.runtime.types import ImageArray

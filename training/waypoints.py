@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from dvgwm.models.codec import LinearCodec
 from dvgwm.models.networks import Networks
-from dvgwm.models.presets import Preset
+from dvgwm.models.sizes import Preset
 from dvgwm.models.text import embed
 from dvgwm.models.waypoints import first_frame
 from dvgwm.runtime.errors import ConfigError

@@ -18,7 +18,8 @@ from dvgwm.models.denoisers import DenoiseEngine
 from dvgwm.models.dit import build_transformer
 from dvgwm.models.fused import FusedTransformer
 from dvgwm.models.precision import PRECISIONS
-from dvgwm.models.presets import DiT, Preset, preset
+from dvgwm.models.presets import preset
+from dvgwm.models.sizes import DiT, Preset
 from dvgwm.runtime.samplers.rows import build_sampler
 from dvgwm.runtime.samplers.spec import SamplerSpec
 

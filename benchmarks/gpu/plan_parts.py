@@ -23,7 +23,7 @@ from dvgwm.models.engines import DecodeEngine
 from dvgwm.models.fused import FusedTransformer
 from dvgwm.models.fused_vae import FusedDecoder
 from dvgwm.models.precision import PRECISIONS
-from dvgwm.models.presets import Preset, VaeSize
+from dvgwm.models.sizes import Preset, VaeSize
 from dvgwm.models.vae import CHUNKS, build_vae
 from dvgwm.runtime.backends.torch import TorchBackend
 from dvgwm.runtime.samplers.rows import build_sampler

@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
@@ -105,21 +106,33 @@ def _read(path: Path, backend: str | None) -> Bundle:
     return Bundle(path, manifest, verified)
 
 
-def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path]) -> Bundle:
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path], take: bool = False) -> Bundle:
     """Return the bundle written to ``path`` from ``files`` (name to source), whole or not at all.
 
+    With ``take`` they are the bundle's afterwards and no longer where they were: no copy where both are on one disk.
     The manifest's own ``files`` are filled in here and it is written last. An older bundle at ``path`` is replaced;
     any other content there is left alone. Raises as `files.whole_directory`.
     """
     with whole_directory(path, MANIFEST, "bundle") as staging:
         try:
             for name, source in files.items():
-                shutil.copyfile(source, staging / name)
+                _put(source, staging / name, take)
         except OSError as error:
             raise RecordingError("BUNDLE_WRITE", f"cannot write the bundle {path}: {error}") from error
         records = {name: record_of(staging / name) for name in sorted(files)}
         write_atomic(staging / MANIFEST, dump(replace(manifest, files=records)))
+    for source in files.values() if take else ():
+        source.unlink()
     return read_bundle(path)
+
+
+def _put(source: Path, target: Path, take: bool) -> None:
+    """Copy a file, or give it a second name until all of the bundle is written."""
+    if take:
+        with suppress(OSError):  # another disk
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
 
 
 def record_of(path: Path) -> FileRecord:

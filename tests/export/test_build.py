@@ -22,7 +22,8 @@ from dvgwm.export.onnx_graph import export_onnx
 from dvgwm.export.order import STEPS, Order, read_instructions
 from dvgwm.export.verify import BFLOAT16, LOSSLESS, ParityError, gate, tolerance
 from dvgwm.models.networks import build
-from dvgwm.models.presets import LinearCodecSize, preset
+from dvgwm.models.presets import preset
+from dvgwm.models.sizes import LinearCodecSize
 from dvgwm.runtime.backends.onnx import open_backend
 from dvgwm.runtime.bundle.disk import read_bundle
 from dvgwm.runtime.errors import ConfigError

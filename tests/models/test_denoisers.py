@@ -10,7 +10,8 @@ diffusers = pytest.importorskip("diffusers", reason="the export extra is not ins
 
 from dvgwm.models.denoisers import DenoiseEngine, denoise_engine, preview_signal, rescaling
 from dvgwm.models.networks import build
-from dvgwm.models.presets import LinearCodecSize, preset
+from dvgwm.models.presets import preset
+from dvgwm.models.sizes import LinearCodecSize
 from dvgwm.runtime.samplers.rows import build_sampler
 from dvgwm.runtime.samplers.spec import SamplerSpec
 

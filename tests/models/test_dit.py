@@ -10,7 +10,8 @@ from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
 from dvgwm.export.onnx_attention import OperatorTransformer
 from dvgwm.models.denoisers import DenoiseEngine
 from dvgwm.models.dit import JointAttention, rotary_positions
-from dvgwm.models.presets import DiT, preset
+from dvgwm.models.presets import preset
+from dvgwm.models.sizes import DiT
 
 pytestmark = pytest.mark.torch
 

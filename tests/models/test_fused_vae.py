@@ -12,7 +12,8 @@ from dvgwm.models import fused_vae
 from dvgwm.models.engines import DecodeEngine
 from dvgwm.models.fused_vae import FusedDecoder
 from dvgwm.models.networks import build
-from dvgwm.models.presets import Scaling, VaeSize, preset
+from dvgwm.models.presets import preset
+from dvgwm.models.sizes import Scaling, VaeSize
 from dvgwm.models.vae import CHUNKS, StreamingDecoder, build_vae, flatten_cache, nest_cache
 
 pytestmark = pytest.mark.torch

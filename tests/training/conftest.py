@@ -41,7 +41,8 @@ def demonstrations(tmp_path_factory):
 @pytest.fixture
 def small_run(demonstrations, tmp_path):
     """A run of `a1_tiny` made smaller, on those episodes."""
-    from dvgwm.models.presets import DiT, LinearCodecSize, preset
+    from dvgwm.models.presets import preset
+    from dvgwm.models.sizes import DiT, LinearCodecSize
     from dvgwm.training.config import read_run
 
     run = read_run("a1_tiny", tmp_path / "run")

@@ -10,7 +10,7 @@ diffusers = pytest.importorskip("diffusers", reason="the train extra is not inst
 
 from dvgwm.models.codec import LinearCodec
 from dvgwm.models.denoisers import preview_signal
-from dvgwm.models.presets import Scaling
+from dvgwm.models.sizes import Scaling
 from dvgwm.training import objectives as o
 from dvgwm.training.degradation import degrade_pixels, raised
 from dvgwm.training.policy import noise_error
