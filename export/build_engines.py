@@ -49,6 +49,21 @@ def parser() -> argparse.ArgumentParser:
         "(default: those of the shipped bundle, where the preset has one)",
     )
     options_parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="DIR",
+        help="a diffusers pipeline (transformer, vae, text_encoder, tokenizer, scheduler)",
+    )
+    options_parser.add_argument(
+        "--preview-lora",
+        type=Path,
+        metavar="PATH",
+        help="a LoRA for its transformer, of peft or diffusers, to merge into it",
+    )
+    options_parser.add_argument(
+        "--lora-alpha", type=float, metavar="A", help="the LoRA's alpha (default: what it says, else its rank)"
+    )
+    options_parser.add_argument(
         "--steps", default="export,build,verify,benchmark", help="how far to go, of export,build,verify,benchmark"
     )
     options_parser.add_argument(

@@ -45,6 +45,9 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         _weights(options),
         options.layers,
         options.frames,
+        options.base,
+        options.preview_lora,
+        options.lora_alpha,
     )
     source = f"weights from {order.weights}" if order.weights else "seeded random weights, untrained"
     line = printable(f"{order.preset} for {order.backend} in {order.precision} into {order.out}: {source}")

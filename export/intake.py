@@ -1,18 +1,22 @@
 """What a lab gives, as the networks of a build and where the weights of each come from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
+from dvgwm.models.adapters import Merged, updates_of
 from dvgwm.models.checkpoints import Checkpoint, Seeded, files_of, part_files
-from dvgwm.models.hollow import hollow, slots
-from dvgwm.models.networks import build
+from dvgwm.models.hollow import Slot, hollow, slots
+from dvgwm.models.networks import Networks, build
+from dvgwm.models.presets import preset as preset_of
 from dvgwm.models.sizes import Preset, VaeSize
 from dvgwm.models.weights import load_parts
 from dvgwm.runtime.bundle.disk import MANIFEST
 from dvgwm.runtime.bundle.manifest import parse
 from dvgwm.runtime.errors import ConfigError
 
+from .lab import read_base
 from .order import Order
 from .stored import Held, Stored, Streamed
 
@@ -30,10 +34,17 @@ def intake(order: Order, preset: Preset) -> Intake:
     """Return what ``order`` builds ``preset`` from.
 
     ONNX graphs of a system with a VAE are made from hollow networks, so that it may be larger than memory. Raises
-    `ConfigError` for weights that do not fit.
+    `ConfigError` for weights that do not fit, before any is read.
     """
     streamed = order.backend == "onnx" and isinstance(preset.codec, VaeSize)
+    if (order.base or order.lora) and not streamed:
+        raise ConfigError(
+            "BASE_PRESET", f"--base and --preview-lora are for {_LARGE} and --backend onnx; use --weights"
+        )
     return _streamed(order, preset) if streamed else _held(order, preset)
+
+
+_LARGE = "presets with a VAE (dvgwm_5b)"
 
 
 def _held(order: Order, preset: Preset) -> Intake:
@@ -44,27 +55,46 @@ def _held(order: Order, preset: Preset) -> Intake:
 
 def _streamed(order: Order, preset: Preset) -> Intake:
     networks = hollow(preset, torch.bfloat16 if order.precision == "bfloat16" else torch.float32)
-    wanted = {part: slots(network) for part, network in networks.parts().items()}
-    sources: dict[str, Checkpoint] = {part: Seeded(order.seed, part, state) for part, state in wanted.items()}
-    found: tuple[str, ...] = ()
+    # A checkpoint is one of the whole preset, of which a shortened one takes what it has.
+    whole = build(preset_of(preset.name), device="meta")
+    wanted = {part: slots(network) for part, network in whole.parts().items()}
+    found = _found(order, preset, whole, wanted)
+    here = {part: slots(network) for part, network in networks.parts().items()}
+    random = {part: Seeded(order.seed, part, state) for part, state in here.items() if part not in found}
+    return Intake(Streamed(networks, random | found), *_told(order, tuple(here), tuple(found)))
+
+
+def _found(
+    order: Order, preset: Preset, networks: Networks, wanted: Mapping[str, Mapping[str, Slot]]
+) -> dict[str, Checkpoint]:
+    """Return the trained weights that the order names, by part; a part of ours goes before the base's."""
+    found: dict[str, Checkpoint] = {}
+    if order.base is not None:
+        found |= read_base(order.base, preset, networks, wanted)
     if order.weights is not None:
         files = {part: part_files(order.weights, part) for part in wanted}
-        found = tuple(part for part in wanted if files[part])
-        if not found:
+        if not any(files.values()):
             names = ", ".join(f"{part}.safetensors" for part in wanted)
             raise ConfigError("WEIGHTS_MISSING", f"wanted {names} in {order.weights}, found none of them")
-        sources |= {part: files_of(part, files[part], wanted[part]) for part in found}
-    return Intake(Streamed(networks, sources), *_told(order, tuple(wanted), found))
+        found |= {part: files_of(part, paths, wanted[part]) for part, paths in files.items() if paths}
+    if order.lora is not None:
+        if "preview" not in found:
+            raise ConfigError("LORA_BASE", "wanted the preview that the LoRA is for; name it with --base or --weights")
+        updates = updates_of(order.lora, wanted["preview"], order.lora_alpha)
+        found["preview"] = Merged(found["preview"], updates)
+    return found
 
 
 def _told(order: Order, parts: tuple[str, ...], found: tuple[str, ...]) -> tuple[str, bool]:
     """Return where the weights come from and whether all of them are trained; a bundle's are what its manifest says of them."""
     random = f"seeded random weights (seed {order.seed}), untrained"
-    if order.weights is None:
+    if not found:
         return random, False
-    if (order.weights / MANIFEST).is_file():
+    if order.weights is not None and not order.base and (order.weights / MANIFEST).is_file():
         card = parse((order.weights / MANIFEST).read_bytes()).model
         return card.weights, card.trained and set(found) == set(parts)
     left = [part for part in parts if part not in found]
-    trained = f"trained {', '.join(found)}"
+    trained = f"trained {', '.join(found)}{' with a LoRA' if order.lora else ''}"
+    if order.layers:
+        return f"{trained}, the first {order.layers} layers of each, which alone mean nothing", False
     return (f"{trained}; {', '.join(left)} from {random}", False) if left else (trained, True)

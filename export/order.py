@@ -24,7 +24,7 @@ class Order:
     """What to build: ``steps`` is how far to go; ``instructions`` are precomputed into the bundle.
 
     ``weights`` is a folder of trained networks; those that it lacks are random, from ``seed``. ``layers`` and ``frames``
-    shorten the preset (0: all of them).
+    shorten the preset (0: all of them). ``base`` is a diffusers pipeline, with a ``lora`` for its transformer merged in.
     """
 
     preset: str
@@ -37,6 +37,9 @@ class Order:
     weights: Path | None = None
     layers: int = 0
     frames: int = 0
+    base: Path | None = None
+    lora: Path | None = None
+    lora_alpha: float | None = None
 
     def checked(self) -> Preset:
         """Return the preset to build; raises `ConfigError` for what cannot be built, or not there."""
@@ -55,6 +58,8 @@ class Order:
                 f"ONNX Runtime has no {self.precision} convolution on a CPU, so these graphs are not checked here: build them "
                 "with --steps build, and a shortened float32 bundle (--layers 2) for the proof",
             )
+        if self.lora_alpha is not None and not 0 < self.lora_alpha < 2**31:
+            raise ConfigError("LORA_ALPHA", f"wanted a positive --lora-alpha, got {self.lora_alpha:g}")
         if not 0 <= self.seed < 2**63:
             raise ConfigError("SEED", f"wanted --random-weights from 0 to {2**63 - 1}, got {self.seed}")
         check_place(self.out, MANIFEST, "bundle")

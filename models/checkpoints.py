@@ -1,10 +1,11 @@
 """Where a network's weights come from, tensor by tensor: nothing is read before it is asked for."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +17,10 @@ from .hollow import Slot
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Safetensors' names of the floating dtypes that weights come in."""
+
+
+SETTINGS_BYTES = 4 << 20
+"""The largest file of settings, or list of shards, that is read."""
 
 
 class Checkpoint(Protocol):
@@ -89,31 +94,67 @@ def part_files(folder: Path, part: str) -> Sequence[Path]:
     return [whole] if whole.is_file() else sorted(folder.glob(f"{part}-[0-9]*-of-[0-9]*.safetensors"))
 
 
-def files_of(part: str, paths: Sequence[Path], wanted: Mapping[str, Slot]) -> Files:
+def files_of(
+    part: str, paths: Sequence[Path], wanted: Mapping[str, Slot], spare: frozenset[str] = frozenset()
+) -> Files:
     """Return the tensors of ``paths`` as the weights of ``part``, whose state is ``wanted``; their headers are read only.
 
-    Raises `ConfigError` with everything that does not fit.
+    Those called ``spare`` are left out knowingly. Raises `ConfigError` with everything that does not fit.
     """
     first = {name: slot.names[0] for slot in wanted.values() for name in slot.names}
     where: dict[str, tuple[Path, str]] = {}
     dtypes, wrong = {}, []
     for path in paths:
-        for stored, shape, dtype in _header(path):
-            name = first.get(stored)
+        for tensor in header(path):
+            name = first.get(tensor.name)
             if name is None:
-                wrong.append(f"{stored} is none of its tensors")
+                wrong += [] if tensor.name in spare else [f"{tensor.name} is none of its tensors"]
                 continue
             if name in where and where[name][0] != path:
-                wrong.append(f"{stored} is there twice")
-            if shape != wanted[name].shape:
-                wrong.append(f"{stored} is {_told(shape)} and not {_told(wanted[name].shape)}")
-            if dtype not in DTYPES:
-                wrong.append(f"{stored} is {dtype} and not of {', '.join(DTYPES)}")
-            where[name], dtypes[name] = (path, stored), DTYPES.get(dtype, torch.float32)
+                wrong.append(f"{tensor.name} is there twice")
+            if tensor.shape != wanted[name].shape:
+                wrong.append(f"{tensor.name} is {_told(tensor.shape)} and not {_told(wanted[name].shape)}")
+            if tensor.dtype not in DTYPES:
+                wrong.append(f"{tensor.name} is {tensor.dtype} and not of {', '.join(DTYPES)}")
+            where[name], dtypes[name] = (path, tensor.name), DTYPES.get(tensor.dtype, torch.float32)
     wrong += [f"{name} is missing" for name in wanted if name not in where]
     if wrong:
         raise ConfigError("WEIGHTS_SIZE", f"{paths[0].parent} does not fit {part}: {listed(wrong)}")
     return Files(where, dtypes)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHeader:
+    """What a safetensors file says of one tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def header(path: Path) -> list[TensorHeader]:
+    """Return what the safetensors file at ``path`` holds; raises `ConfigError` where it is none, or shorter than it says."""
+    try:
+        with safe_open(path, "pt") as file:
+            slices = [(name, file.get_slice(name)) for name in file.keys()]  # noqa: SIM118 (no mapping)
+            return [TensorHeader(name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices]
+    except (OSError, SafetensorError) as error:
+        raise ConfigError("WEIGHTS_FILE", f"{path} is no safetensors file that can be read: {error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of settings; raises `ConfigError` where it holds none."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(SETTINGS_BYTES + 1)
+        value = json.loads(data) if len(data) <= SETTINGS_BYTES else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError("SETTINGS_FILE", f"cannot read {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(
+            "SETTINGS_FILE", f"wanted a JSON object of at most {SETTINGS_BYTES >> 20} MB in {path}, found none"
+        )
+    return value
 
 
 def listed(wrong: Sequence[str], most: int = 20) -> str:
@@ -121,15 +162,6 @@ def listed(wrong: Sequence[str], most: int = 20) -> str:
     more = f"; and {len(wrong) - most} more" if len(wrong) > most else ""
     told = "; ".join(wrong[:most])
     return told if len(wrong) == 1 else f"{len(wrong)} things: {told}{more}"
-
-
-def _header(path: Path) -> list[tuple[str, tuple[int, ...], str]]:
-    try:
-        with safe_open(path, "pt") as file:
-            slices = [(name, file.get_slice(name)) for name in file.keys()]  # noqa: SIM118 (no mapping)
-            return [(name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices]
-    except (OSError, SafetensorError) as error:
-        raise ConfigError("WEIGHTS_FILE", f"{path} is no safetensors file that can be read: {error}") from None
 
 
 def _told(shape: tuple[int, ...]) -> str:
