@@ -4,18 +4,16 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from dvgwm.models.networks import Networks
 from dvgwm.models.precision import ALWAYS_FLOAT32, precision
 from dvgwm.runtime import __version__
 from dvgwm.runtime.backends.backend import Backend, EngineSpec
-from dvgwm.runtime.bundle.disk import Bundle, read_bundle, record_of, write_bundle
+from dvgwm.runtime.bundle.disk import MANIFEST, Bundle, put_bundle, read_bundle, record_of
 from dvgwm.runtime.bundle.manifest import Manifest, ModelCard, Parity
 from dvgwm.runtime.bundle.prompts import PROMPTS_FILE, save_prompts
 from dvgwm.runtime.config.plugins import open_backend
@@ -23,20 +21,15 @@ from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.profiler import Profiler
 from dvgwm.runtime.types import Observation
 
-from .aoti import export_package, traced, write_weights
-from .describe import describe
+from .describe import describe, without_text_encoder
 from .graphs import Graph, graphs
 from .intake import intake
 from .interface import engine_spec
-from .onnx_graph import check_graph, export_onnx
+from .onnx_graph import check_graph
 from .order import Order
-from .shared_weights import Place, places, weights_of
-from .stored import Stored
+from .products import Products, Report, make_products
 from .verify import engine_parity, gate_of, plan_parity
 from .workshop import Workshop
-
-Report = Callable[[str, str, int, int], None]
-"""Called with a step, what it works on, how many parts are done and how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,77 +58,37 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     reference = graphs(preset, networks)
     compiled = reference if order.backend == "onnx" else graphs(preset, networks, precision(order.precision))
     versions = {"torch": str(torch.__version__), "dvgwm": __version__, "source": source_hash(), **backend.fingerprint}
-    facts = [repr(preset), stored.facts, versions, order.precision]
+    tokenizer = hashlib.sha256(taken.tokenizer or b"").hexdigest()
+    facts = [repr(preset), stored.facts, tokenizer, versions, order.precision]
     workshop = Workshop.open(order.out.with_name(f".{order.out.name}.build"), facts)
     free = order.check_room(max(0, stored.size_bytes - workshop.size_bytes))
     tell(f"{stored.size_bytes / 1e9:.1f} GB of weights, {free / 1e9:.0f} GB free")
-    weights, files, made = _export(compiled, stored, workshop, report)
-    reused = tuple(name for name in files if name not in made)
+    if "verify" in order.steps and workshop.is_finished(order.out / MANIFEST):
+        return _finished(order, workshop, Products({}, {}, ()), report)
+    products = make_products(compiled, taken, workshop, report)
     if order.steps[-1] == "export":
-        return Outcome(None, made, reused, {})
-    specs = _build(compiled, reference, files, report)
+        return Outcome(None, products.made, products.reused, {})
+    specs = _build(compiled, reference, products.files, report)
     if order.steps[-1] == "build":
-        return Outcome(None, made, reused, {})
-    stored.fill(weights)
-    card = ModelCard(preset.name, preset.family, taken.told, taken.trained, stored.hashes(weights))
-    manifest = describe(preset, specs, card, order.backend, order.precision, backend.fingerprint)
-    bundle = _verified(order, manifest, reference, files, workshop, backend, report)
-    workshop.clear()
+        return Outcome(None, products.made, products.reused, {})
+    stored.fill(products.weights)
+    card = ModelCard(preset.name, preset.family, taken.told, taken.trained, stored.hashes(products.weights))
+    manifest = describe(preset, specs, card, order.backend, order.precision, backend.fingerprint, taken.tokenizer)
+    _write_verified(order, manifest, reference, products, workshop, backend, report)
+    return _finished(order, workshop, products, report)
+
+
+def _finished(order: Order, workshop: Workshop, products: Products, report: Report) -> Outcome:
+    """Return the outcome of a build whose bundle is written."""
+    workshop.finish(order.out / MANIFEST)
+    bundle = read_bundle(order.out, order.backend)
     seconds = _benchmark(bundle, report) if "benchmark" in order.steps else {}
-    return Outcome(bundle, made, reused, seconds)
-
-
-def _export(
-    compiled: Sequence[Graph], stored: Stored, workshop: Workshop, report: Report
-) -> tuple[dict[str, list[Path]], dict[str, Path], tuple[str, ...]]:
-    """Return every part's files of weights, every file of the bundle by name, and the names of those that were made now."""
-    files: dict[str, Path] = {}
-    made: list[str] = []
-
-    def product(name: str, write: Callable[[Path], None]) -> None:
-        files[name], new = workshop.product(name, write)
-        made.extend([name] if new else [])
-
-    onnx = compiled[0].suffix == "onnx"
-    parts = stored.files() if onnx else {}
-    total, done = len(compiled) + sum(map(len, parts.values())), 0
-    for writes in parts.values():
-        for name, write in writes.items():
-            report("export", name, done, total)
-            product(name, write)
-            done += 1
-    weights = {part: [files[name] for name in writes] for part, writes in parts.items()}
-    known = {part: places(paths) for part, paths in weights.items()}
-    for graph in compiled:
-        report("export", graph.name, done, total)
-        for name, write in _products(graph, stored.networks, known).items():
-            product(name, write)
-        done += 1
-    report("export", "", total, total)
-    return weights, files, tuple(made)
-
-
-def _products(
-    graph: Graph, networks: Networks, known: Mapping[str, Mapping[str, Place]]
-) -> dict[str, Callable[[Path], None]]:
-    """Return what writes each file of ``graph``; an ONNX graph reads its weights from where they are ``known`` to be."""
-    if graph.suffix == "onnx":
-
-        def write(path: Path) -> None:
-            weights = weights_of(graph.module, networks.parts(), known)
-            export_onnx(graph.module, graph.inputs, graph.outputs, graph.dynamic, path, graph.opset, weights)
-
-        return {graph.file: write}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    program = cache(lambda: traced(graph.module, graph.inputs, graph.dynamic, device))
-    return {
-        graph.file: lambda path: export_package(program(), path),
-        graph.weights: lambda path: write_weights(program(), graph.inputs, path),
-    }
+    workshop.clear()
+    return Outcome(bundle, products.made, products.reused if products.files else tuple(bundle.manifest.files), seconds)
 
 
 def _build(
-    compiled: Sequence[Graph], reference: Sequence[Graph], files: dict[str, Path], report: Report
+    compiled: Sequence[Graph], reference: Sequence[Graph], files: Mapping[str, Path], report: Report
 ) -> dict[str, EngineSpec]:
     """Check every graph and state its interface; the work is counted on the reference, operator by operator."""
     specs = {}
@@ -149,16 +102,17 @@ def _build(
     return specs
 
 
-def _verified(
+def _write_verified(
     order: Order,
     manifest: Manifest,
     reference: tuple[Graph, ...],
-    files: dict[str, Path],
+    products: Products,
     workshop: Workshop,
     backend: Backend,
     report: Report,
-) -> Bundle:
-    """Return the bundle, written once every engine and a whole plan have passed their gates."""
+) -> None:
+    """Write the bundle once every engine and a whole plan have passed their gates."""
+    files = products.files
     limits, exact = gate_of(precision(order.precision)), gate_of(precision("float32"))
     specs = {Path(engine.file).stem: engine for stage in manifest.pipeline for engine in stage.engines.values()}
     parity: dict[str, Parity] = {}
@@ -178,7 +132,12 @@ def _verified(
             prompts = {text: pipeline.prompts.embed(text) for text in ("", *order.instructions)}
         sources[PROMPTS_FILE] = workshop.path / PROMPTS_FILE
         save_prompts(sources[PROMPTS_FILE], manifest.text, prompts)
-    return write_bundle(order.out, replace(manifest, parity=parity), sources, take=True)
+    if not order.text_encoder:
+        manifest = without_text_encoder(manifest)
+        left = {"text_encoder.onnx", "text_encoder.pt2", "text_encoder.safetensors"}
+        left |= {path.name for path in products.weights.get("text", ())}
+        sources = {name: path for name, path in sources.items() if name not in left}
+    put_bundle(order.out, replace(manifest, parity=parity), sources, link=True)
 
 
 def _benchmark(bundle: Bundle, report: Report, rounds: int = 3) -> dict[str, float]:

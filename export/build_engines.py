@@ -70,6 +70,11 @@ def parser() -> argparse.ArgumentParser:
         "--instructions", type=Path, metavar="FILE", help="instructions, one a line, to precompute"
     )
     options_parser.add_argument(
+        "--no-text-encoder",
+        action="store_true",
+        help="leave it out of the bundle, which then knows --instructions only",
+    )
+    options_parser.add_argument(
         "--layers",
         type=int,
         default=0,

@@ -48,22 +48,26 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         options.base,
         options.preview_lora,
         options.lora_alpha,
+        not options.no_text_encoder,
     )
-    source = f"weights from {order.weights}" if order.weights else "seeded random weights, untrained"
+    given = [str(path) for path in (order.base, order.lora, order.weights) if path]
+    source = f"weights from {', '.join(given)}" if given else "seeded random weights, untrained"
     line = printable(f"{order.preset} for {order.backend} in {order.precision} into {order.out}: {source}")
     console.print(line, markup=False, highlight=False, soft_wrap=True)
     with _progress(console) as progress:
         tasks = {step: progress.add_task(step, total=None, start=False, part="") for step in order.steps}
 
+        def tell(line: str) -> None:
+            progress.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
         def report(step: str, part: str, done: int, total: int) -> None:
+            if not console.is_terminal and part:
+                tell(f"{time.perf_counter() - started:7.0f} s {step} {done + 1} of {total}: {part}")
             if done == 0:
                 progress.start_task(tasks[step])
             progress.update(tasks[step], completed=done, total=total, part=part)
             if done == total:
                 progress.stop_task(tasks[step])
-
-        def tell(line: str) -> None:
-            progress.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
         outcome = build_bundle(order, report, tell)
     _show(console, order, outcome)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import nn
 
@@ -31,8 +32,12 @@ def describe(
     backend: str,
     precision: str,
     fingerprint: Mapping[str, str],
+    tokenizer: bytes | None = None,
 ) -> Manifest:
-    """Return the manifest of ``preset`` for one backend; parity and files are filled in when the bundle is written."""
+    """Return the manifest of ``preset`` for one backend; parity and files are filled in when the bundle is written.
+
+    ``tokenizer`` is the bundle's `tokenizer.json`, None where it takes bytes.
+    """
     per_plan = preset.frames - 1
     return Manifest(
         schema=SCHEMA,
@@ -44,7 +49,7 @@ def describe(
         input=InputContract("scene", *preset.high, preset.fps),
         action=action_contract(preset),
         rates=Rates(preset.execute or per_plan, per_plan, 1),
-        text=_text(preset, card),
+        text=_text(preset, card, tokenizer),
         pipeline=(*_imagining(preset, engines), act_stage(preset, engines)),
         fingerprint=dict(fingerprint),
         parity={},
@@ -61,15 +66,22 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def without_text_encoder(manifest: Manifest) -> Manifest:
+    """Return ``manifest`` of a bundle that knows its stored instructions only."""
+    stages = (replace(stage, engines={}) if stage.kind == "encode_text" else stage for stage in manifest.pipeline)
+    return replace(manifest, pipeline=tuple(stages))
+
+
 def action_contract(preset: Preset) -> ActionContract:
     """Return what the policy's numbers mean."""
     actions = preset.actions
     return ActionContract(actions.space, actions.names, actions.units, actions.lower, actions.upper, 1 / preset.fps)
 
 
-def _text(preset: Preset, card: ModelCard) -> TextContract:
-    tokenizer = hashlib.sha256(preset.text.tokenizer.encode()).hexdigest()
-    return TextContract(preset.text.tokenizer, preset.text.max_tokens, tokenizer, card.hashes["text"])
+def _text(preset: Preset, card: ModelCard, tokenizer: bytes | None) -> TextContract:
+    text = preset.text
+    digest = hashlib.sha256(text.tokenizer.encode() if tokenizer is None else tokenizer).hexdigest()
+    return TextContract(text.tokenizer, text.max_tokens, digest, card.hashes["text"])
 
 
 def _imagining(preset: Preset, engines: Mapping[str, EngineSpec]) -> tuple[StageSpec, ...]:

@@ -14,20 +14,26 @@ from dvgwm.models.sizes import Preset, VaeSize
 from dvgwm.models.weights import load_parts
 from dvgwm.runtime.bundle.disk import MANIFEST
 from dvgwm.runtime.bundle.manifest import parse
+from dvgwm.runtime.bundle.tokenizer import TOKENIZER_FILE
 from dvgwm.runtime.errors import ConfigError
 
 from .lab import read_base
-from .order import Order
+from .order import Order, check_memory
 from .stored import Held, Stored, Streamed
+from .tokenizer import of_bytes, read_tokenizer
 
 
 @dataclass(frozen=True)
 class Intake:
-    """Networks and their weights; ``told`` is what the bundle says of them, ``trained`` whether all of them are."""
+    """Networks and their weights; ``told`` is what the bundle says of them, ``trained`` whether all of them are.
+
+    ``tokenizer`` is the bundle's `tokenizer.json`, None where it takes bytes as they are.
+    """
 
     stored: Stored
     told: str
     trained: bool
+    tokenizer: bytes | None = None
 
 
 def intake(order: Order, preset: Preset) -> Intake:
@@ -48,9 +54,15 @@ _LARGE = "presets with a VAE (dvgwm_5b)"
 
 
 def _held(order: Order, preset: Preset) -> Intake:
+    numbers = sum(
+        slot.numbers for part in build(preset, device="meta").parts().values() for slot in slots(part).values()
+    )
+    check_memory(
+        4 * numbers, f"{preset.name} for --backend {order.backend}", "export it with --backend onnx, or --layers 2"
+    )
     networks = build(preset, order.seed)
     found = () if order.weights is None else load_parts(networks, order.weights)
-    return Intake(Held(networks), *_told(order, tuple(networks.parts()), found))
+    return Intake(Held(networks), *_told(order, tuple(networks.parts()), found), _tokenizer(order, preset))
 
 
 def _streamed(order: Order, preset: Preset) -> Intake:
@@ -61,7 +73,23 @@ def _streamed(order: Order, preset: Preset) -> Intake:
     found = _found(order, preset, whole, wanted)
     here = {part: slots(network) for part, network in networks.parts().items()}
     random = {part: Seeded(order.seed, part, state) for part, state in here.items() if part not in found}
-    return Intake(Streamed(networks, random | found), *_told(order, tuple(here), tuple(found)))
+    stored = Streamed(networks, random | found)
+    if "verify" in order.steps:
+        # torch's and the engines' own.
+        check_memory(
+            2 * stored.size_bytes, f"{preset.name} beside its reference", "go as far as --steps build, or --layers 2"
+        )
+    return Intake(stored, *_told(order, tuple(here), tuple(found)), _tokenizer(order, preset))
+
+
+def _tokenizer(order: Order, preset: Preset) -> bytes | None:
+    if preset.text.tokenizer != TOKENIZER_FILE:
+        return None
+    if order.base is not None:
+        return read_tokenizer(order.base / "tokenizer", preset.text)
+    if order.weights is not None and (order.weights / TOKENIZER_FILE).is_file():
+        return read_tokenizer(order.weights, preset.text)
+    return of_bytes()
 
 
 def _found(

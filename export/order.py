@@ -1,6 +1,7 @@
 """What is to be built: a preset, for which backend, from which weights; checked before anything is made."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Order:
 
     ``weights`` is a folder of trained networks; those that it lacks are random, from ``seed``. ``layers`` and ``frames``
     shorten the preset (0: all of them). ``base`` is a diffusers pipeline, with a ``lora`` for its transformer merged in.
+    Without its ``text_encoder`` a bundle knows the instructions only.
     """
 
     preset: str
@@ -40,6 +42,7 @@ class Order:
     base: Path | None = None
     lora: Path | None = None
     lora_alpha: float | None = None
+    text_encoder: bool = True
 
     def checked(self) -> Preset:
         """Return the preset to build; raises `ConfigError` for what cannot be built, or not there."""
@@ -57,6 +60,11 @@ class Order:
                 "PRECISION_CPU",
                 f"ONNX Runtime has no {self.precision} convolution on a CPU, so these graphs are not checked here: build them "
                 "with --steps build, and a shortened float32 bundle (--layers 2) for the proof",
+            )
+        if not self.text_encoder and not self.instructions:
+            raise ConfigError(
+                "INSTRUCTIONS_NONE",
+                "wanted --instructions FILE with --no-text-encoder: nothing else could be asked of the bundle",
             )
         if self.lora_alpha is not None and not 0 < self.lora_alpha < 2**31:
             raise ConfigError("LORA_ALPHA", f"wanted a positive --lora-alpha, got {self.lora_alpha:g}")
@@ -76,6 +84,21 @@ class Order:
                 "--out",
             )
         return free
+
+
+def check_memory(needed_bytes: float, what: str, instead: str) -> None:
+    """Return if ``what`` fits into the memory that is available; raises `ConfigError` if not, with what to do ``instead``.
+
+    Where the system does not say how much there is, it fits.
+    """
+    with suppress(OSError):
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        if needed_bytes > available:
+            raise ConfigError(
+                "BUILD_MEMORY",
+                f"{what} wants {needed_bytes / 1e9:.0f} GB of memory, {available / 1e9:.0f} GB are available; {instead}",
+            )
 
 
 def read_instructions(path: Path) -> tuple[str, ...]:

@@ -10,6 +10,9 @@ from pathlib import Path
 from dvgwm.runtime.bundle.disk import record_of
 from dvgwm.runtime.files import write_atomic
 
+FINISHED = "bundle"
+"""The note of which bundle the products are in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
@@ -29,7 +32,7 @@ class Workshop:
             write_atomic(note, key.encode())
         return Workshop(path, key)
 
-    def product(self, name: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
+    def product(self, name: str, make: Callable[[Path], object]) -> tuple[Path, bool]:
         """Return the file called ``name`` and whether it was made now; ``make`` writes it to the path it is given."""
         target, receipt = self.path / name, self.path / f"{name}.done"
         if target.is_file() and receipt.is_file() and receipt.read_text() == record_of(target).sha256:
@@ -46,6 +49,18 @@ class Workshop:
         """How much is finished."""
         return sum(receipt.with_suffix("").stat().st_size for receipt in self.path.glob("*.done"))
 
+    def finish(self, manifest: Path) -> None:
+        """Remember that the products are in the bundle that ``manifest`` belongs to, and remove them here."""
+        write_atomic(self.path / FINISHED, record_of(manifest).sha256.encode())
+        for entry in self.path.iterdir():
+            if entry.name not in (FINISHED, "key"):
+                entry.unlink()
+
+    def is_finished(self, manifest: Path) -> bool:
+        """Return whether the bundle of ``manifest`` was made from these products."""
+        note = self.path / FINISHED
+        return note.is_file() and manifest.is_file() and note.read_text() == record_of(manifest).sha256
+
     def clear(self) -> None:
-        """Remove the directory after the bundle is written."""
+        """Remove the directory after all is done."""
         shutil.rmtree(self.path, ignore_errors=True)

@@ -106,29 +106,31 @@ def _read(path: Path, backend: str | None) -> Bundle:
     return Bundle(path, manifest, verified)
 
 
-def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path], take: bool = False) -> Bundle:
-    """Return the bundle written to ``path`` from ``files`` (name to source), whole or not at all.
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path]) -> Bundle:
+    """Return the bundle written to ``path`` from copies of ``files`` (name to source); as `put_bundle`."""
+    put_bundle(path, manifest, files, link=False)
+    return read_bundle(path)
 
-    With ``take`` they are the bundle's afterwards and no longer where they were: no copy where both are on one disk.
-    The manifest's own ``files`` are filled in here and it is written last. An older bundle at ``path`` is replaced;
-    any other content there is left alone. Raises as `files.whole_directory`.
+
+def put_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path], link: bool) -> None:
+    """Write a bundle to ``path`` from ``files`` (name to source), whole or not at all.
+
+    With ``link`` its files are the sources under a second name, where both are on one disk: once they have lost the first,
+    the bundle can be read. The manifest's own ``files`` are filled in here and it is written last. An older bundle at
+    ``path`` is replaced; any other content there is left alone. Raises as `files.whole_directory`.
     """
     with whole_directory(path, MANIFEST, "bundle") as staging:
         try:
             for name, source in files.items():
-                _put(source, staging / name, take)
+                _put(source, staging / name, link)
         except OSError as error:
             raise RecordingError("BUNDLE_WRITE", f"cannot write the bundle {path}: {error}") from error
         records = {name: record_of(staging / name) for name in sorted(files)}
         write_atomic(staging / MANIFEST, dump(replace(manifest, files=records)))
-    for source in files.values() if take else ():
-        source.unlink()
-    return read_bundle(path)
 
 
-def _put(source: Path, target: Path, take: bool) -> None:
-    """Copy a file, or give it a second name until all of the bundle is written."""
-    if take:
+def _put(source: Path, target: Path, link: bool) -> None:
+    if link:
         with suppress(OSError):  # another disk
             os.link(source, target)
             return

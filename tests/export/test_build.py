@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 from dvgwm.export import assembly as building
+from dvgwm.export import products
 from dvgwm.export.assembly import build_bundle
 from dvgwm.export.graphs import decoders, graphs
 from dvgwm.export.intake import intake
@@ -26,7 +27,7 @@ from dvgwm.models.presets import preset
 from dvgwm.models.sizes import LinearCodecSize
 from dvgwm.runtime.backends.onnx import open_backend
 from dvgwm.runtime.bundle.disk import read_bundle
-from dvgwm.runtime.errors import ConfigError
+from dvgwm.runtime.errors import BundleIncompatibleError, ConfigError
 from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.types import Observation
 
@@ -143,7 +144,7 @@ def test_a_failed_gate_writes_no_bundle(tmp_path, monkeypatch):
         raise ParityError("PARITY", "preview: too far")
 
     monkeypatch.setattr(building, "engine_parity", spoil)
-    monkeypatch.setattr(building, "export_onnx", lambda m, i, o, d, path, *_: path.write_bytes(b"\x08"))
+    monkeypatch.setattr(products, "export_onnx", lambda m, i, o, d, path, *_: path.write_bytes(b"\x08"))
     monkeypatch.setattr(building, "check_graph", lambda path: None)
     with pytest.raises(ParityError):
         build_bundle(Order("test_tiny", "onnx", tmp_path / "b", 0), silent)
@@ -255,9 +256,31 @@ def test_uninstalled_it_says_what_to_install(tmp_path):
     assert "--preset" in script("--help").stdout
 
 
-def test_the_last_line_is_json(tmp_path, built):
-    done = script("--preset", "test_tiny", "--steps", "export", "--out", str(tmp_path / "b"))
+def test_the_script_builds_a_bundle_without_a_text_encoder_that_knows_its_instructions_only(tmp_path):
+    (tmp_path / "tasks.txt").write_text("stack the cube\n")
+    asked = "--preset test_tiny --layers 1 --frames 9 --steps verify --out b --no-text-encoder --instructions tasks.txt"
+    done = script(*asked.split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts["preset"] == "test_tiny"
     assert len(facts["made"]) == 9 + 6
+    assert "export 1 of 15: preview.safetensors" in done.stdout, "progress, a line each where there is no terminal"
+    bundle = read_bundle(tmp_path / "b", "onnx")
+    assert not any(name.startswith("text") for name in bundle.manifest.files)
+    contract = bundle.manifest.input
+    seen = [Observation({"scene": np.full((contract.height_px, contract.width_px, 3), 99, np.uint8)}, np.zeros(7), 0.0)]
+    with Pipeline(bundle, open_backend(1)) as pipeline:
+        assert pipeline.imagine(seen, "stack the cube", 0).frames.shape == (9, 64, 96, 3)
+        with pytest.raises(BundleIncompatibleError, match="nearest known: stack the cube"):
+            pipeline.imagine(seen, "stack the cubes", 0)
+
+
+def test_without_instructions_the_text_encoder_stays(tmp_path):
+    with pytest.raises(ConfigError, match="--instructions"):
+        Order("test_tiny", "onnx", tmp_path / "c", 0, text_encoder=False).checked()
+
+
+@pytest.mark.parametrize("given", [{"layers": 3}, {"layers": -1}, {"frames": 10}, {"frames": 57}])
+def test_what_a_preset_cannot_be_shortened_to_is_refused(tmp_path, given):
+    with pytest.raises(ConfigError, match="wanted --"):
+        Order("test_tiny", "onnx", tmp_path / "c", 0, **given).checked()
