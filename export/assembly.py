@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dvgwm.models.graph import Graph
 from dvgwm.models.precision import ALWAYS_FLOAT32, precision
 from dvgwm.runtime import __version__
 from dvgwm.runtime.backends.backend import Backend, EngineSpec
@@ -22,13 +23,14 @@ from dvgwm.runtime.profiler import Profiler
 from dvgwm.runtime.types import Observation
 
 from .describe import describe, without_text_encoder
-from .graphs import Graph, graphs
+from .graphs import graphs
 from .intake import intake
 from .interface import engine_spec
 from .onnx_graph import check_graph
 from .order import Order
+from .parity import gate_of
 from .products import Products, Report, make_products
-from .verify import engine_parity, gate_of, plan_parity
+from .verify import engine_parity, plan_parity
 from .workshop import Workshop
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from dvgwm.models import wan
 from dvgwm.models.denoisers import rescaling
 from dvgwm.models.sizes import Preset, Scaling
 from dvgwm.runtime import __version__
@@ -88,18 +89,23 @@ def _imagining(preset: Preset, engines: Mapping[str, EngineSpec]) -> tuple[Stage
     """Return the stages from an instruction and a first frame to frames."""
     sampling = preset.sampling
     sampler = SamplerSpec(
-        "ddim_v", sampling.preview_steps, sampling.preview_guidance, snr_shift=sampling.preview_snr_shift
+        sampling.preview,
+        sampling.preview_steps,
+        sampling.preview_guidance,
+        snr_shift=sampling.preview_snr_shift,
+        time_shift=sampling.preview_time_shift,
     )
     text = {"encode": engines["text_encoder"]}
     encode_text = _stage("encode_text", "encode_text", "text", text, {"instruction": "instruction"})
-    encode_low = _encode("encode_low", "low_image", engines, preset.preview_scaling)
-    conditions = {"text": "text", "image": "low_image"}
+    encoders = {"encode_low": ("image", preset.preview_scaling)} if preset.family != "wan" else wan.encoders(preset)
+    encode_low = [_encode(name, f"low_{made}", engines, scaling) for name, (made, scaling) in encoders.items()]
+    conditions = {"text": "text"} | {made: f"low_{made}" for made, _ in encoders.values()}
     preview = _stage("denoise", "preview", "low_latents", {"denoise": engines["preview"]}, conditions, sampler)
     decoders = {name: engines[name] for name in ("decode_first", "decode_next")}
     if preset.refiner is None:
         return (
             encode_text,
-            encode_low,
+            *encode_low,
             preview,
             _stage("decode", "decode", "frames", decoders, {"latents": "low_latents"}),
         )
@@ -109,7 +115,7 @@ def _imagining(preset: Preset, engines: Mapping[str, EngineSpec]) -> tuple[Stage
     sampler = SamplerSpec("euler_flow", sampling.refine_steps)
     return (
         encode_text,
-        encode_low,
+        *encode_low,
         _encode("encode_high", "high_image", engines, preset.refiner_scaling),
         preview,
         _bridge(preset),

@@ -1,14 +1,14 @@
 """Lists the graphs that a preset needs: a torch module, example inputs and an interface for every engine file."""
 
-from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
 
+from dvgwm.models import wan
 from dvgwm.models.codec import LinearCodec, fit
 from dvgwm.models.denoisers import DenoiseEngine, denoise_engine
 from dvgwm.models.engines import (
@@ -20,44 +20,13 @@ from dvgwm.models.engines import (
     streaming,
 )
 from dvgwm.models.fused import FusedTransformer
+from dvgwm.models.graph import ATTENTION_OPSET, BRANCHES, CHUNKS_DRAWN, FRAMES, HALF_OPSET, Graph
 from dvgwm.models.hollow import beside
 from dvgwm.models.networks import Networks, moving_shapes
-from dvgwm.models.precision import Precision
+from dvgwm.models.precision import ALWAYS_FLOAT32, Precision
 from dvgwm.models.sizes import Preset
-from dvgwm.models.vae import CHUNKS
 
 from .onnx_attention import OperatorTransformer
-from .onnx_graph import ATTENTION_OPSET, PLAIN_OPSET
-
-BRANCHES, FRAMES, CHUNKS_DRAWN = "branches", "frames", "chunks"
-"""Sizes chosen at run time: guidance branches, frames encoded in one batch, and samples of all action chunks in one."""
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A module that takes ``inputs`` by position and gives ``outputs`` in order.
-
-    ``dynamic`` names the inputs whose first size is chosen at run time; their outputs follow it.
-    """
-
-    name: str
-    module: nn.Module
-    inputs: Mapping[str, Tensor]
-    outputs: tuple[str, ...]
-    dynamic: Mapping[str, str] = field(default_factory=dict)
-    carry: Mapping[str, str] = field(default_factory=dict)
-    opset: int = PLAIN_OPSET
-    suffix: str = "onnx"
-
-    @property
-    def file(self) -> str:
-        """The engine's file name in the bundle."""
-        return f"{self.name}.{self.suffix}"
-
-    @property
-    def weights(self) -> str:
-        """The file of its weights, empty where the engine's own holds them."""
-        return "" if self.suffix == "onnx" else f"{self.name}.safetensors"
 
 
 def graphs(preset: Preset, networks: Networks, precision: Precision | None = None) -> tuple[Graph, ...]:
@@ -78,16 +47,26 @@ def graphs(preset: Preset, networks: Networks, precision: Precision | None = Non
             policy=deepcopy(networks.policy),
         )
     dtype = next(iter(networks.codec.state_dict().values())).dtype
-    ordered = [
-        _encode_text(preset, networks),
-        *_encode_images(preset, networks, dtype),
-        _preview(preset, networks, precision),
-    ]
+    if preset.family == "wan":
+        ordered = [*wan.graphs(preset, networks)]
+    else:
+        ordered = [
+            _encode_text(preset, networks),
+            *_encode_images(preset, networks, dtype),
+            _preview(preset, networks, precision),
+        ]
     if preset.refiner is not None:
         ordered.append(_refine(preset, networks, precision))
     decoder = streaming(networks.codec, fused=precision is not None)
     ordered += [*_decoders(preset, decoder, True, dtype), *acting(preset, networks)]
-    return tuple(ordered) if precision is None else tuple(replace(part, suffix="pt2") for part in ordered)
+    if precision is not None:
+        return tuple(replace(part, suffix="pt2") for part in ordered)
+    if dtype != torch.float32:
+        ordered = [
+            part if part.name in ALWAYS_FLOAT32 else replace(part, opset=max(part.opset, HALF_OPSET))
+            for part in ordered
+        ]
+    return tuple(ordered)
 
 
 def ready_codec(preset: Preset, networks: Networks) -> None:
@@ -174,12 +153,12 @@ def _decoders(preset: Preset, codec: Any, quantise: bool, dtype: torch.dtype) ->
     first, following = (
         DecodeEngine(codec, preset.refiner_scaling, names, is_first, quantise, dtype) for is_first in (True, False)
     )
-    head = _randn(1, CHUNKS[0], channels, *grid)
+    head = _randn(1, codec.chunks[0], channels, *grid)
     with torch.no_grad():
         cache = first(*beside(codec, {"latents": head}).values())[1 : 1 + len(names)]
     outputs = ("frames", *(f"next__{name}" for name in names), *(["frames_mean"] if quantise else []))
     carry = {f"next__{name}": name for name in names}
-    inputs = {"latents": _randn(1, CHUNKS[1], channels, *grid)} | dict(zip(names, cache, strict=True))
+    inputs = {"latents": _randn(1, codec.chunks[1], channels, *grid)} | dict(zip(names, cache, strict=True))
     return (
         Graph("decode_first", first, {"latents": head}, outputs),
         Graph("decode_next", following, inputs, outputs, carry=carry),

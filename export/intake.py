@@ -10,7 +10,7 @@ from dvgwm.models.checkpoints import Checkpoint, Seeded, files_of, part_files
 from dvgwm.models.hollow import Slot, hollow, slots
 from dvgwm.models.networks import Networks, build
 from dvgwm.models.presets import preset as preset_of
-from dvgwm.models.sizes import Preset, VaeSize
+from dvgwm.models.sizes import LinearCodecSize, Preset
 from dvgwm.models.weights import load_parts
 from dvgwm.runtime.bundle.disk import MANIFEST
 from dvgwm.runtime.bundle.manifest import parse
@@ -42,7 +42,7 @@ def intake(order: Order, preset: Preset) -> Intake:
     ONNX graphs of a system with a VAE are made from hollow networks, so that it may be larger than memory. Raises
     `ConfigError` for weights that do not fit, before any is read.
     """
-    streamed = order.backend == "onnx" and isinstance(preset.codec, VaeSize)
+    streamed = order.backend == "onnx" and not isinstance(preset.codec, LinearCodecSize)
     if (order.base or order.lora) and not streamed:
         raise ConfigError(
             "BASE_PRESET", f"--base and --preview-lora are for {_LARGE} and --backend onnx; use --weights"

@@ -5,11 +5,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dvgwm.models.graph import Graph
 from dvgwm.models.hollow import beside
 from dvgwm.runtime.backends.backend import EngineSpec
 from dvgwm.runtime.types import TensorSpec
-
-from .graphs import Graph
 
 
 def engine_spec(graph: Graph) -> EngineSpec:

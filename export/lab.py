@@ -23,8 +23,17 @@ _T5 = (
     "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "vocab_size", "relative_attention_num_buckets",
     "relative_attention_max_distance", "layer_norm_epsilon", "feed_forward_proj",
 )  # fmt: skip
-_POSITIONS = frozenset({"patch_embed.pos_embedding"})
-"""CogVideoX-5B-I2V's learned positions."""
+_CLIP = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "image_size",
+    "patch_size",
+    "hidden_act",
+)
+_SPARE = frozenset({"patch_embed.pos_embedding", *(f"blocks.{layer}.attn2.norm_added_q.weight" for layer in range(40))})
+"""CogVideoX-5B-I2V's learned positions, and what Wan's checkpoints have and its network never uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +45,23 @@ class Folder:
     stem: str
     settings: Mapping[str, Any]
     spare: frozenset[str] = frozenset()
+    prefix: str = ""
 
 
 def folders(networks: Networks) -> tuple[Folder, ...]:
-    """Return the folders that a pipeline has for the preview, the VAE and the text encoder of ``networks``."""
+    """Return the folders that a pipeline has for ``networks``: its transformer, VAE, text encoder and, Wan's, CLIP."""
     stem = "diffusion_pytorch_model"
-    transformer, vae, t5 = (cast(Any, module).config for module in (networks.preview, networks.codec, networks.text))
-    text = t5.to_dict()
-    return (
-        Folder("transformer", "preview", stem, _settings(transformer), _POSITIONS),
+    transformer, vae, text = (cast(Any, module).config for module in (networks.preview, networks.codec, networks.text))
+    found = (
+        Folder("transformer", "preview", stem, _settings(transformer), _SPARE),
         Folder("vae", "codec", stem, _settings(vae)),
-        Folder("text_encoder", "text", "model", {key: text[key] for key in _T5}),
+        Folder("text_encoder", "text", "model", {key: getattr(text, key) for key in _T5}),
     )
+    if networks.vision is None:
+        return found
+    clip = cast(Any, networks.vision).config
+    settings = {key: getattr(clip, key) for key in _CLIP}
+    return (*found, Folder("image_encoder", "vision", "model", settings, prefix="vision_model."))
 
 
 def read_base(
@@ -67,7 +81,9 @@ def read_base(
     if wrong:
         raise ConfigError("BASE_SETTINGS", f"{base} is another system than {preset.name}: {listed(wrong)}")
     return {
-        part.part: files_of(part.part, weight_files(base / part.name, part.stem), wanted[part.part], part.spare)
+        part.part: files_of(
+            part.part, weight_files(base / part.name, part.stem), wanted[part.part], part.spare, part.prefix
+        )
         for part in parts
     }
 
@@ -123,11 +139,13 @@ def _schedule(path: Path, preset: Preset) -> Iterator[str]:
     """Yield how a scheduler differs from the one that the preview's sampler is (`schedule.cogvideox_signal`)."""
     if not path.is_file():
         return
-    wanted = {
+    wanted: dict[str, Any] = {
         "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
         "prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
         "snr_shift_scale": preset.sampling.preview_snr_shift,
     }  # fmt: skip
+    if preset.sampling.preview == "euler_flow":
+        wanted = {"num_train_timesteps": 1000, "prediction_type": "flow_prediction", "use_flow_sigmas": True}
     yield from _differing(path, wanted)
 
 

@@ -7,15 +7,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from dvgwm.models.graph import PLAIN_OPSET
 from dvgwm.runtime.errors import BundleCorruptError
 
 from .shared_weights import Place, referred
 from .tracing import dynamic_shapes, quiet
-
-ATTENTION_OPSET = 23
-"""The first opset with one `Attention` operator, which ONNX Runtime runs faster than the decomposed form."""
-PLAIN_OPSET = 20
-"""Before `GroupNormalization`, which ONNX Runtime expands less exactly: decode error 1.3e-5 against 8e-6."""
 
 
 def export_onnx(

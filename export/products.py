@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
+from dvgwm.models.graph import Graph
 from dvgwm.models.networks import Networks
 from dvgwm.runtime.bundle.tokenizer import TOKENIZER_FILE
 
 from .aoti import export_package, traced, write_weights
-from .graphs import Graph
 from .intake import Intake
 from .onnx_graph import export_onnx
 from .shared_weights import Place, places, weights_of

@@ -1,60 +1,25 @@
 """The gate between a build and a bundle: every engine, and the plan's latents and actions, against torch."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dvgwm.models.precision import Precision
+from dvgwm.models.graph import Graph
 from dvgwm.runtime.backends.backend import Backend, EngineSpec
 from dvgwm.runtime.backends.host import HostBackend
 from dvgwm.runtime.bundle.disk import Bundle
 from dvgwm.runtime.bundle.manifest import Parity
-from dvgwm.runtime.errors import DvgwmError
 from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.types import Observation, Tensor
 
-from .graphs import Graph
 from .interface import run_module
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """How far an engine and a whole plan may be from torch in float32, in ``measure`` (max_abs or relative_l2).
-
-    ``engine`` is per dtype of the output, a max_abs of float32 for numbers up to 1; ``control`` is how many tolerances
-    another seed has to be away, or the check would pass on a stale buffer.
-    """
-
-    measure: str
-    engine: Mapping[str, float]
-    plan: float
-    control: float
-
-
-LOSSLESS = Gate("max_abs", {"float32": 1e-4, "uint8": 1.0}, 1e-3, 10.0)
-"""float32: frames may be one of 255 levels off where rounding falls apart; actions are a share of their range."""
-BFLOAT16 = Gate("relative_l2", {"float32": 0.045, "uint8": 0.045}, 0.15, 3.0)
-"""A cosine of at least 0.999 for every engine; a plan's errors add up over its steps."""
-FP8 = Gate("relative_l2", {"float32": 0.14, "uint8": 0.14}, 0.3, 3.0)
-"""A cosine of at least 0.99 for every engine."""
-
-
-def gate_of(precision: Precision) -> Gate:
-    """Return the gate that a precision has to pass."""
-    return FP8 if precision.fp8 else LOSSLESS if precision.dtype == torch.float32 else BFLOAT16
-
-
-ROW = 1 << 22
-"""Numbers that are compared at a time: a VAE's cache is gigabytes."""
-
-
-class ParityError(DvgwmError, ArithmeticError, exit_code=32):
-    """An engine that does not compute what its torch module computes."""
+from .parity import Gate, distances, gate, judge, tolerance
 
 
 def engine_parity(graph: Graph, backend: Backend, path: Path, spec: EngineSpec, limits: Gate) -> dict[str, Parity]:
@@ -62,29 +27,34 @@ def engine_parity(graph: Graph, backend: Backend, path: Path, spec: EngineSpec, 
 
     Raises `ParityError` beyond the tolerance.
     """
+    # On disk, and one run's outputs at a time: those of a large decoder, its cache among them, are gigabytes.
+    with TemporaryDirectory(dir=path.parent, prefix="reference.") as folder:
+        expected = _reference(graph, Path(folder))
+        apart, controls = (
+            _engine_distances(backend, path, spec, seeded_inputs(graph, seed), expected) for seed in (1, 2)
+        )
+        parity = {}
+        for dtype in apart:
+            name = graph.name if len(apart) == 1 else f"{graph.name} ({dtype})"
+            allowed = tolerance(limits, _of_dtype(expected, dtype))
+            parity[name] = judge(name, apart[dtype], controls[dtype], limits, allowed)
+        return parity
+
+
+def _reference(graph: Graph, folder: Path) -> list[Path]:
+    """Return the files into which the outputs of the graph's module were written, for inputs of seed 1."""
+    tensors = [torch.from_numpy(array) for array in seeded_inputs(graph, 1).values()]
     with torch.no_grad():
-        tensors = [torch.from_numpy(array) for array in seeded_inputs(graph, 1).values()]
-        expected = [output.numpy() for output in run_module(graph.module, tensors)]
-        del tensors
-    dtypes = dict.fromkeys(str(array.dtype) for array in expected)
-    # One run's outputs at a time: those of a large decoder, its cache among them, are gigabytes.
-    distances, controls = (
-        _engine_distances(backend, path, spec, seeded_inputs(graph, seed), expected) for seed in (1, 2)
-    )
-    parity = {}
-    for dtype in dtypes:
-        name = graph.name if len(dtypes) == 1 else f"{graph.name} ({dtype})"
-        allowed = tolerance(limits, [array for array in expected if array.dtype == dtype])
-        parity[name] = judge(name, distances[dtype], controls[dtype], limits, allowed)
-    return parity
+        outputs = run_module(graph.module, tensors)
+    paths = [folder / f"{index}.npy" for index in range(len(outputs))]
+    for path, output in zip(paths, outputs, strict=True):
+        np.save(path, output.numpy())
+    return paths
 
 
-def tolerance(limits: Gate, expected: list[NDArray[Any]]) -> float:
-    """Return what ``limits`` allow an engine whose outputs, of one dtype, are ``expected``: rounding grows with the numbers."""
-    allowed = limits.engine[str(expected[0].dtype)]
-    if limits.measure != "max_abs" or expected[0].dtype != np.float32:
-        return allowed
-    return allowed * max(1.0, *(float(np.abs(array).max()) for array in expected))
+def _of_dtype(paths: list[Path], dtype: str) -> Iterator[NDArray[Any]]:
+    """Yield those of the arrays in files that are of ``dtype``."""
+    return (np.load(path) for path in paths if np.load(path, mmap_mode="r").dtype == dtype)
 
 
 def plan_parity(bundle: Bundle, backend: Backend, graphs: tuple[Graph, ...], limits: Gate) -> dict[str, Parity]:
@@ -95,73 +65,6 @@ def plan_parity(bundle: Bundle, backend: Backend, graphs: tuple[Graph, ...], lim
     with Pipeline(bundle, backend) as pipeline:
         got, other = _plan(pipeline, 1), _plan(pipeline, 2)
     return {name: gate(name, [expected[name]], [got[name]], [other[name]], limits, limits.plan) for name in expected}
-
-
-def gate(
-    name: str,
-    expected: list[NDArray[Any]],
-    got: list[NDArray[Any]],
-    other: list[NDArray[Any]],
-    limits: Gate,
-    tolerance: float,
-) -> Parity:
-    """Return how far ``got``, and ``other`` (another seed), are from ``expected`` over all tensors; raises as `judge`."""
-    return judge(name, _distances(expected, got), _distances(expected, other), limits, tolerance)
-
-
-def judge(
-    name: str, distance: Mapping[str, float], control: Mapping[str, float], limits: Gate, tolerance: float
-) -> Parity:
-    """Return the ``distance`` of a result from what is expected, and that of another seed's.
-
-    Raises `ParityError` where the first is over ``tolerance`` or the second too small to prove anything.
-    """
-    parity = Parity(
-        max_abs=distance["max_abs"],
-        relative_l2=distance["relative_l2"],
-        cosine=distance["cosine"],
-        tolerance=tolerance,
-        control=control[limits.measure],
-        measure=limits.measure,
-    )
-    if not distance[limits.measure] <= tolerance:
-        raise ParityError(
-            "PARITY",
-            f"{name}: wanted a {limits.measure} error of at most {tolerance:g}, got {distance[limits.measure]:.3g}; "
-            "not written",
-        )
-    if not parity.control > limits.control * tolerance:
-        raise ParityError(
-            "PARITY_CONTROL",
-            f"{name}: another seed changed the result by {parity.control:.3g} only, so the check proves nothing",
-        )
-    return parity
-
-
-def _distances(left: Iterable[NDArray[Any]], right: Iterable[NDArray[Any]]) -> dict[str, float]:
-    """Return how far all numbers of ``right`` are from those of ``left``, in three measures."""
-    largest, squares = 0.0, np.zeros(4)
-    for a, b in _rows(left, right):
-        difference = b - a
-        largest = np.maximum(largest, np.abs(difference).max())  # NaN stays
-        squares += difference @ difference, a @ a, b @ b, a @ b
-    apart, norm, other_norm, product = squares
-    return {
-        "max_abs": float(largest),
-        "relative_l2": float(np.sqrt(apart) / max(np.sqrt(norm), 1e-12)),
-        "cosine": float(product / max(np.sqrt(norm * other_norm), 1e-12)),
-    }
-
-
-def _rows(
-    left: Iterable[NDArray[Any]], right: Iterable[NDArray[Any]]
-) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield the numbers a few at a time; frames around their middle grey, so that brightness alone is no likeness."""
-    for a, b in zip(left, right, strict=True):
-        middle = 127.5 if a.dtype == np.uint8 else 0.0
-        for begin in range(0, a.size, ROW):
-            part = slice(begin, begin + ROW)
-            yield np.ravel(a)[part].astype(np.float64) - middle, np.ravel(b)[part].astype(np.float64) - middle
 
 
 @dataclass(frozen=True)
@@ -209,7 +112,7 @@ def _seeded(graph: Graph, rng: np.random.Generator) -> Iterator[tuple[str, NDArr
 
 
 def _engine_distances(
-    backend: Backend, path: Path, spec: EngineSpec, inputs: dict[str, NDArray[Any]], expected: list[NDArray[Any]]
+    backend: Backend, path: Path, spec: EngineSpec, inputs: dict[str, NDArray[Any]], expected: list[Path]
 ) -> dict[str, dict[str, float]]:
     """Return how far the outputs of the engine at ``path`` are from what is ``expected``, for each dtype."""
     engine = backend.load(path, spec)
@@ -219,13 +122,17 @@ def _engine_distances(
             if part.dtype == "bfloat16":
                 tensors[part.name] = tensors[part.name].bfloat16()  # numpy has none
         outputs = engine.run(tensors)
-        pairs = [(right, outputs[part.name]) for right, part in zip(expected, spec.outputs, strict=True)]
+        kinds = [str(np.load(path, mmap_mode="r").dtype) for path in expected]
         return {
-            dtype: _distances(
-                [right for right, _ in pairs if right.dtype == dtype],
-                (backend.download(output) for right, output in pairs if right.dtype == dtype),
+            dtype: distances(
+                _of_dtype(expected, dtype),
+                (
+                    backend.download(outputs[p.name])
+                    for p, kind in zip(spec.outputs, kinds, strict=True)
+                    if kind == dtype
+                ),
             )
-            for dtype in dict.fromkeys(str(right.dtype) for right in expected)
+            for dtype in dict.fromkeys(kinds)
         }
     finally:
         engine.close()

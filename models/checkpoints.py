@@ -95,13 +95,15 @@ def part_files(folder: Path, part: str) -> Sequence[Path]:
 
 
 def files_of(
-    part: str, paths: Sequence[Path], wanted: Mapping[str, Slot], spare: frozenset[str] = frozenset()
+    part: str, paths: Sequence[Path], wanted: Mapping[str, Slot], spare: frozenset[str] = frozenset(), prefix: str = ""
 ) -> Files:
     """Return the tensors of ``paths`` as the weights of ``part``, whose state is ``wanted``; their headers are read only.
 
-    Those called ``spare`` are left out knowingly. Raises `ConfigError` with everything that does not fit.
+    Those called ``spare`` are left out knowingly; names may have a ``prefix``. Raises `ConfigError` with everything that
+    does not fit.
     """
     first = {name: slot.names[0] for slot in wanted.values() for name in slot.names}
+    first |= {f"{prefix}{name}": own for name, own in first.items()}
     where: dict[str, tuple[Path, str]] = {}
     dtypes, wrong = {}, []
     for path in paths:

@@ -88,6 +88,8 @@ class LinearCodec(nn.Module):
 class StreamingLinear(nn.Module):
     """`LinearCodec`'s decoder chunk by chunk: latents and the last chunk's cache, None at first, to frames and cache."""
 
+    chunks = (3, 2)  # as CogVideoX's VAE has them
+
     def __init__(self, codec: LinearCodec) -> None:
         super().__init__()
         self.codec = codec

@@ -6,6 +6,7 @@ Latents are B T C H W float32, frames uint8, tokens int64. The denoisers are in 
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from .codec import LinearCodec, StreamingLinear
@@ -14,6 +15,7 @@ from .policy import ActionUNet, FrameEncoder
 from .sizes import Scaling
 from .text import embed
 from .vae import StreamingDecoder, flatten_cache, nest_cache
+from .wan_vae import StreamingWan
 
 
 class EncodeImageEngine(nn.Module):
@@ -117,4 +119,6 @@ def streaming(codec: nn.Module, fused: bool = False) -> nn.Module:
     """Return what `DecodeEngine` decodes with: the linear codec's streaming decoder, or a VAE's, plain or fused."""
     if isinstance(codec, LinearCodec):
         return StreamingLinear(codec)
+    if isinstance(codec, AutoencoderKLWan):
+        return StreamingWan(codec)
     return FusedDecoder(codec) if fused else StreamingDecoder(codec)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dvgwm.kernels.spatial_norm import spatial_norm
 
-from .vae import KERNEL_FRAMES, flatten_cache, nest_cache
+from .vae import CHUNKS, KERNEL_FRAMES, flatten_cache, nest_cache
 
 PAST = KERNEL_FRAMES - 1
 """Frames that each causal convolution looks back on."""
@@ -26,6 +26,8 @@ class FusedDecoder(nn.Module):
 
     It shares the parameters of ``vae``, whose convolutions' weights it lays out channels last.
     """
+
+    chunks = CHUNKS
 
     def __init__(self, vae: AutoencoderKLCogVideoX) -> None:
         super().__init__()

@@ -41,12 +41,16 @@ def slots(module: nn.Module) -> dict[str, Slot]:
 
 
 def hollow(preset: Preset, dtype: torch.dtype = torch.float32) -> Networks:
-    """Return the preset's networks without numbers, in ``dtype`` but for those that no precision lowers."""
+    """Return the preset's networks without numbers, in ``dtype`` but for those that no precision lowers.
+
+    Nor does it where a network says so itself (diffusers' ``_keep_in_fp32_modules``).
+    """
     networks, mode = build(preset, device="meta"), FakeTensorMode(allow_non_fake_inputs=True)
     for part, module in networks.parts().items():
-        kind = torch.float32 if part in ALWAYS_FLOAT32 else dtype
+        kept = ("",) if part in ALWAYS_FLOAT32 else tuple(getattr(module, "_keep_in_fp32_modules", None) or ())
 
-        def fake(_: str, tensor: Tensor, kind: torch.dtype = kind) -> Tensor:
+        def fake(name: str, tensor: Tensor, kept: tuple[str, ...] = kept) -> Tensor:
+            kind = torch.float32 if any(part in name for part in kept) else dtype
             with mode:
                 return torch.empty(tensor.shape, dtype=kind if tensor.is_floating_point() else tensor.dtype)
 

@@ -5,7 +5,25 @@ from types import MappingProxyType
 
 from dvgwm.runtime.errors import ConfigError
 
-from .sizes import COG_2B, COG_5B, DiT, LinearCodecSize, Policy, Preset, Sampling, Scaling, Text, VaeSize
+from .sizes import (
+    CLIP_H,
+    COG_2B,
+    COG_5B,
+    UMT5_XXL,
+    WAN,
+    WAN_14B,
+    WAN_VAE,
+    DiT,
+    LinearCodecSize,
+    Policy,
+    Preset,
+    Sampling,
+    Scaling,
+    Text,
+    VaeSize,
+    Vision,
+    WanVaeSize,
+)
 
 _ALL = (
     Preset(
@@ -43,6 +61,49 @@ _ALL = (
         refiner=None,
         preview_scaling=COG_5B,
         refiner_scaling=COG_5B,
+    ),
+    Preset(
+        name="wan_14b",
+        family="wan",
+        low=(480, 832),
+        high=(480, 832),
+        preview=WAN_14B,
+        refiner=None,
+        preview_scaling=WAN,
+        refiner_scaling=WAN,
+        codec=WAN_VAE,
+        text=UMT5_XXL,
+        vision=CLIP_H,
+        sampling=Sampling("euler_flow", 50, 5.0, preview_time_shift=3.0),
+    ),
+    Preset(
+        name="lvp_14b",  # Wan's with weights of its own; history is the one frame that the camera shows
+        family="wan",
+        low=(480, 832),
+        high=(480, 832),
+        preview=WAN_14B,
+        refiner=None,
+        preview_scaling=WAN,
+        refiner_scaling=WAN,
+        codec=WAN_VAE,
+        text=UMT5_XXL,
+        vision=CLIP_H,
+        sampling=Sampling("euler_flow", 40, 3.0, preview_time_shift=3.0),
+    ),
+    Preset(
+        name="test_wan",
+        family="wan",
+        low=(32, 48),
+        high=(32, 48),
+        preview=DiT(layers=2, heads=2, time_embed=16, head_width=24, feed_forward=64),
+        refiner=None,
+        preview_scaling=Scaling(WAN.mean[:4], WAN.std[:4]),
+        refiner_scaling=Scaling(WAN.mean[:4], WAN.std[:4]),
+        codec=WanVaeSize(8, (1, 1, 2, 2), 1, 4),
+        text=Text(16, 1, 2, 8, 32, 260, 48, "bytes", "umt5"),
+        vision=Vision(16, 3, 2, 32, image=28),
+        policy=Policy(8, "average", (16, 32), 16, groups=4, image_size=(48, 64)),
+        sampling=Sampling("euler_flow", 4, 5.0, preview_time_shift=3.0, policy_steps=4),
     ),
     Preset(
         name="test_tiny",

@@ -8,7 +8,9 @@ from dvgwm.runtime.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class DiT:
-    """A CogVideoX transformer; ``text_width`` and the channels of its latents come from the preset's other parts.
+    """A CogVideoX transformer, or a Wan one, which states its ``feed_forward``.
+
+    The text's width and the channels of its latents come from the preset's other parts.
 
     ``predicts`` says what its output is: the ``velocity`` (CogVideoX, DVG-WM), or the ``clean`` latents, of which the
     engine makes the velocity. A small network cannot pass noise through its narrow layers (Li and He 2025,
@@ -23,6 +25,7 @@ class DiT:
     head_width: int = 64
     patch: int = 2
     rope: str = "stretched"
+    feed_forward: int = 0
     predicts: str = "velocity"
     margin: int = 0
     waypoints: int = 0
@@ -30,7 +33,7 @@ class DiT:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A T5 encoder and its tokenizer (``bytes`` or ``tokenizer.json``)."""
+    """A T5 v1.1 or UMT5 encoder (``kind``) and its tokenizer (``bytes`` or ``tokenizer.json``)."""
 
     width: int
     layers: int
@@ -40,6 +43,19 @@ class Text:
     vocabulary: int
     max_tokens: int
     tokenizer: str
+    kind: str = "t5"
+
+
+@dataclass(frozen=True, slots=True)
+class Vision:
+    """CLIP's picture encoder, which sees ``image`` x ``image`` pixels in patches of ``patch``."""
+
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+    patch: int = 14
+    image: int = 224
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +74,17 @@ class VaeSize:
     layers: int
     channels: int
     groups: int = 32
+    patch: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class WanVaeSize:
+    """AutoencoderKLWan: channels of the first block, how many times more each has, resnets per block."""
+
+    base: int
+    blocks: tuple[int, int, int, int]
+    layers: int
+    channels: int
     patch: int = 8
 
 
@@ -101,11 +128,13 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Step counts and guidance of each stage; ``bridge_step`` is the strength s of Eq. A.8 on the shift-1 grid."""
+    """Samplers, step counts and guidance of each stage; ``bridge_step`` is the strength s of Eq. A.8 on the shift-1 grid."""
 
+    preview: str = "ddim_v"
     preview_steps: int = 50
     preview_guidance: float = 6.0
     preview_snr_shift: float = 1.0
+    preview_time_shift: float = 1.0
     refine_steps: int = 4
     bridge_step: int = 200
     policy_steps: int = 16
@@ -131,6 +160,16 @@ GALAXEA_POSES = Actions(  # the workspace of the simulated tasks; rotations from
     (0.52, 0.2, 0.2, 0.4, 0.4, 0.9, 1.0),
 )
 T5_XXL = Text(4096, 24, 64, 64, 10240, 32128, 226, "tokenizer.json")
+UMT5_XXL = Text(4096, 24, 64, 64, 10240, 256384, 512, "tokenizer.json", "umt5")
+CLIP_H = Vision(1280, 32, 16, 5120)
+WAN_VAE = WanVaeSize(96, (1, 2, 4, 4), 2, 16)
+WAN_14B = DiT(layers=40, heads=40, time_embed=256, head_width=128, feed_forward=13824)
+WAN = Scaling(
+    (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+     0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
+    (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
+)  # fmt: skip
 COG_VAE = VaeSize((128, 256, 256, 512), 3, 16)
 FULL_POLICY = Policy(64, "average", (512, 1024, 2048), 128, image_size=(240, 320))
 COG_5B, COG_2B = Scaling((0.0,), (1 / 0.7,)), Scaling((0.0,), (1 / 1.15258426,))
@@ -153,8 +192,9 @@ class Preset:
     preview_scaling: Scaling
     refiner_scaling: Scaling
     refiner_sees_preview: bool = False
-    codec: LinearCodecSize | VaeSize = COG_VAE
+    codec: LinearCodecSize | VaeSize | WanVaeSize = COG_VAE
     text: Text = T5_XXL
+    vision: Vision | None = None
     policy: Policy = FULL_POLICY
     sampling: Sampling = Sampling()
     actions: Actions = GALAXEA_POSES

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from transformers import T5Config, T5EncoderModel
+from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 from .sizes import Text
 
@@ -12,10 +12,11 @@ def embed(encoder: nn.Module, tokens: Tensor) -> Tensor:
     return encoder(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
 
 
-def build_text_encoder(text: Text) -> T5EncoderModel:
-    """Return a T5 v1.1 encoder: tokens B L to embeddings B L D."""
-    return T5EncoderModel(
-        T5Config(
+def build_text_encoder(text: Text) -> T5EncoderModel | UMT5EncoderModel:
+    """Return a T5 v1.1 encoder, or UMT5's (with positions in every layer): tokens B L to embeddings B L D."""
+    config, model = (UMT5Config, UMT5EncoderModel) if text.kind == "umt5" else (T5Config, T5EncoderModel)
+    return model(
+        config(
             vocab_size=text.vocabulary,
             d_model=text.width,
             d_kv=text.head_width,

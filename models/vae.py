@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLCogVideoX
-from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXSafeConv3d
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXSafeConv3d, CogVideoXSpatialNorm3D
 from torch import Tensor, nn
 
 from .sizes import VaeSize
@@ -48,8 +48,34 @@ def nest_cache(names: tuple[str, ...], tensors: tuple[Tensor, ...]) -> dict[str,
     return cache
 
 
+def conditioned(norm: Any, f: Tensor, zq: Tensor, conv_cache: Any = None) -> tuple[Tensor, dict[str, Any]]:
+    """Return diffusers' spatial norm of ``f``, B C T H W, under the latents ``zq``, B c t h w, and no cache.
+
+    Scale and shift are made of the latents as they are, and spread over each of their blocks of pixels as they are used:
+    diffusers makes them as large as ``f``, two tensors more at the decoder's full size.
+    """
+    out, (height, width) = norm.norm_layer(f), zq.shape[-2:]
+    block = f.shape[-1] // width
+    out = out.unflatten(-1, (width, block)).unflatten(-3, (height, block))
+    scale, shift = (
+        _in_time(causal.conv(zq), f.shape[2])[..., :, None, :, None] for causal in (norm.conv_y, norm.conv_b)
+    )
+    return (out * scale + shift).flatten(-2).flatten(-3, -2), {}
+
+
+def _in_time(latents: Tensor, frames: int) -> Tensor:
+    """Return B C t h w as B C ``frames`` h w, the nearest each; the first of an odd number stands for itself."""
+    count, alone = latents.shape[2], int(frames > 1 and frames % 2 == 1)
+    if count == frames:
+        return latents
+    rest = [alone + index * (count - alone) // (frames - alone) for index in range(frames - alone)]
+    return latents[:, :, [0] * alone + rest]
+
+
 class StreamingDecoder(nn.Module):
     """One chunk of latents and the last chunk's cache to frames and the next cache: equal to decoding all at once."""
+
+    chunks = CHUNKS
 
     def __init__(self, vae: AutoencoderKLCogVideoX) -> None:
         super().__init__()
@@ -58,6 +84,8 @@ class StreamingDecoder(nn.Module):
             if isinstance(module, CogVideoXSafeConv3d):
                 # Its own forward branches on the tensor's size, which no exporter can follow.
                 module.forward = nn.Conv3d.forward.__get__(module)
+            elif isinstance(module, CogVideoXSpatialNorm3D):
+                module.forward = conditioned.__get__(module)
 
     def forward(self, latents: Tensor, cache: dict[str, Any] | None) -> tuple[Tensor, dict[str, Any]]:
         """Return frames B 3 T H W in [-1, 1] of latents B C t h w, and the cache for the next chunk."""

@@ -14,7 +14,6 @@ from measure import Bench, alternate, first_call, psnr, relative, seconds, usabl
 from torch import Tensor, nn
 
 from dvgwm.export.aoti import export_package, traced, write_weights
-from dvgwm.export.graphs import Graph
 from dvgwm.export.interface import engine_spec
 from dvgwm.kernels.affine_step import affine_step
 from dvgwm.kernels.bridge import bridge
@@ -22,6 +21,7 @@ from dvgwm.models.denoisers import DenoiseEngine, rescaling
 from dvgwm.models.engines import DecodeEngine
 from dvgwm.models.fused import FusedTransformer
 from dvgwm.models.fused_vae import FusedDecoder
+from dvgwm.models.graph import Graph
 from dvgwm.models.precision import PRECISIONS
 from dvgwm.models.sizes import Preset, VaeSize
 from dvgwm.models.vae import CHUNKS, build_vae

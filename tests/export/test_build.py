@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
+onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 from dvgwm.export import assembly as building
@@ -21,7 +23,7 @@ from dvgwm.export.intake import intake
 from dvgwm.export.interface import engine_spec, run_module
 from dvgwm.export.onnx_graph import export_onnx
 from dvgwm.export.order import STEPS, Order, read_instructions
-from dvgwm.export.verify import BFLOAT16, LOSSLESS, ParityError, gate, tolerance
+from dvgwm.export.parity import BFLOAT16, LOSSLESS, ParityError, gate, tolerance
 from dvgwm.models.networks import build
 from dvgwm.models.presets import preset
 from dvgwm.models.sizes import LinearCodecSize
@@ -284,3 +286,32 @@ def test_without_instructions_the_text_encoder_stays(tmp_path):
 def test_what_a_preset_cannot_be_shortened_to_is_refused(tmp_path, given):
     with pytest.raises(ConfigError, match="wanted --"):
         Order("test_tiny", "onnx", tmp_path / "c", 0, **given).checked()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["test_tiny", "test_wan"])
+def test_graphs_in_bfloat16_are_valid_and_their_interface_is_float32_but_for_the_cache(tmp_path, name):
+    """ONNX Runtime on a CPU cannot run them; ONNX's own checker infers every type."""
+    order = Order(name, "onnx", tmp_path / "b", 0, ("export", "build"), precision="bfloat16", layers=1, frames=9)
+    build_bundle(order, silent)
+    for path in (tmp_path / ".b.build").glob("*.onnx"):
+        graph = onnx.load(path, load_external_data=False).graph
+        kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+        half = {part for part, kind in kinds.items() if kind == onnx.TensorProto.BFLOAT16}
+        weights = {
+            tensor.data_type for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL
+        }
+        assert all("conv" in part for part in half), half
+        assert bool(half) == path.name.startswith("decode")
+        assert (onnx.TensorProto.BFLOAT16 in weights) == (path.stem not in ("policy", "frame_encoder")), path.name
+    with pytest.raises(ConfigError, match="--steps build"):
+        replace(order, steps=STEPS).checked()
+
+
+def test_no_graph_of_a_wan_scatters_and_each_attention_is_one_operator(tmp_path):
+    size = preset("test_wan").shortened(2, 9)
+    made = next(graph for graph in graphs(size, build(size, 0)) if graph.name == "preview")
+    export_onnx(made.module, made.inputs, made.outputs, made.dynamic, tmp_path / made.file, made.opset)
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / made.file, load_external_data=False).graph.node)
+    assert kinds["Attention"] == 3 * 2, "itself, the text, the picture"
+    assert not any(kind.startswith("Scatter") for kind in kinds)

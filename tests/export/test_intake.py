@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("diffusers", reason="the export extra is not installed")
 peft = pytest.importorskip("peft", reason="the export extra is not installed")
 
+from diffusers import UniPCMultistepScheduler
 from safetensors.torch import load_file, save_file
 
 from dvgwm.export.intake import intake
@@ -302,3 +303,28 @@ def test_the_other_presets_and_backends_take_their_own_weights(lab, tmp_path):
         asked = replace(order(tmp_path, base=lab.base), preset=preset_name, backend=backend)
         with pytest.raises(ConfigError, match="use --weights"):
             intake(asked, preset(preset_name))
+
+
+def test_a_wan_pipeline_has_a_pictures_encoder_too(tmp_path):
+    size, base = preset("test_wan"), tmp_path / "base"
+    networks = build(size, 4)
+    folders = {"transformer": "preview", "vae": "codec", "text_encoder": "text", "image_encoder": "vision"}
+    for folder, part in folders.items():
+        networks.parts()[part].save_pretrained(base / folder)
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    scheduler.save_pretrained(base / "scheduler")
+    spare = base / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(spare) | {"blocks.0.attn2.norm_added_q.weight": torch.ones(48)}, spare)
+    clip = base / "image_encoder" / "model.safetensors"
+    state = {f"vision_model.{name.removeprefix('vision_model.')}": tensor for name, tensor in load_file(clip).items()}
+    save_file(state, clip)
+    asked = Order("test_wan", "onnx", tmp_path / "out", 0, ("export",), base=base)
+    made = intake(asked, size)
+    for part in folders.values():
+        wanted, source = networks.parts()[part].state_dict(), made.stored.sources[part]
+        assert all(torch.equal(source.read(name), wanted[name]) for name in source.dtypes), part
+    edit(base / "vae" / "config.json", latents_mean=[0.0] * 4)
+    edit(base / "image_encoder" / "config.json", patch_size=16)
+    edit(base / "scheduler" / "scheduler_config.json", prediction_type="epsilon")
+    with pytest.raises(ConfigError, match="3 things"):
+        intake(asked, size)

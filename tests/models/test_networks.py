@@ -22,10 +22,18 @@ pytestmark = pytest.mark.torch
         ("dvgwm_5b", "codec", 215.6),
         ("dvgwm_5b", "frame_encoder", 11.18),
         ("cogvideox_5b", "preview", 5570.3),
+        ("wan_14b", "preview", 16394.9),
+        ("wan_14b", "codec", 126.9),
+        ("wan_14b", "text", 5680.9),
+        ("wan_14b", "vision", 630.8),
+        ("lvp_14b", "preview", 16394.9),
     ],
 )
 def test_full_size_networks_have_the_papers_parameters(name, part, millions):
-    """5.570 B and 1.694 B, within 0.1 %; the refiner's first-frame channels add 0.12 M to the stock 2B."""
+    """5.570 B and 1.694 B, within 0.1 %; the refiner's first-frame channels add 0.12 M to the stock 2B.
+
+    Wan2.1-I2V-14B has 16.4 B with what its blocks look at the picture with, UMT5-XXL's encoder 5.68 B, CLIP ViT-H 631 M.
+    """
     networks = build(preset(name), 0, "meta")
     assert parameters(networks.parts()[part]) / 1e6 == pytest.approx(millions, rel=1e-3)
     assert next(networks.preview.parameters()).device.type == "meta"
@@ -55,7 +63,7 @@ def test_the_refiner_is_a_2b_with_rotary_positions_and_no_learned_ones():
 def test_an_unknown_preset_is_refused_by_name():
     with pytest.raises(ConfigError, match="a1_tiny"):
         preset("huge")
-    assert set(PRESETS) == {"a1_tiny", "dvgwm_5b", "cogvideox_5b", "test_tiny"}
+    assert set(PRESETS) == {"a1_tiny", "dvgwm_5b", "cogvideox_5b", "wan_14b", "lvp_14b", "test_tiny", "test_wan"}
 
 
 def test_seeds_decide_the_weights():

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("diffusers", reason="the export extra is not installed")
 
 from dvgwm.export.aoti import export_package, traced, write_weights
-from dvgwm.export.graphs import Graph
 from dvgwm.export.interface import engine_spec
 from dvgwm.kernels.modulate import modulate
+from dvgwm.models.graph import Graph
 from dvgwm.runtime.backends.host import HostBackend
 from dvgwm.runtime.backends.torch import TorchBackend, _laid, open_backend
 from dvgwm.runtime.errors import BundleIncompatibleError, InternalError, ShapeError

@@ -112,7 +112,8 @@ def test_an_episode_on_the_command_line(bundle, tmp_path):
 def test_lower_precision_passes_its_own_gate(tmp_path, precision):
     """The preview alone: every precision is compiled the same way."""
     from dvgwm.export.graphs import graphs
-    from dvgwm.export.verify import ParityError, engine_parity, gate_of
+    from dvgwm.export.parity import ParityError, gate_of
+    from dvgwm.export.verify import engine_parity
     from dvgwm.models.networks import build
     from dvgwm.models.precision import precision as precision_of
     from dvgwm.models.presets import preset
