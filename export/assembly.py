@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from dvgwm.runtime.bundle.disk import MANIFEST, Bundle, put_bundle, read_bundle,
 from dvgwm.runtime.bundle.manifest import Manifest, ModelCard, Parity
 from dvgwm.runtime.bundle.prompts import PROMPTS_FILE, save_prompts
 from dvgwm.runtime.config.plugins import open_backend
+from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.profiler import Profiler
 from dvgwm.runtime.types import Observation
@@ -38,6 +39,8 @@ from .workshop import Workshop
 class Outcome:
     """What was built: the bundle (None before the verify step), and median seconds per stage from the benchmark.
 
+    ``parity`` is of those engines that alone were asked for.
+
     Of the files some were ``made`` now, others ``reused`` from a build that was stopped.
     """
 
@@ -45,6 +48,7 @@ class Outcome:
     made: tuple[str, ...]
     reused: tuple[str, ...]
     seconds: dict[str, float]
+    parity: Mapping[str, Parity] = field(default_factory=dict)
 
 
 def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lambda line: None) -> Outcome:
@@ -58,6 +62,9 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     taken = intake(order, preset)
     stored, networks = taken.stored, taken.stored.networks
     reference = graphs(preset, networks)
+    if unknown := set(order.engines) - {graph.name for graph in reference}:
+        names = ", ".join(graph.name for graph in reference)
+        raise ConfigError("ENGINES", f"wanted --engines of {names}; got {', '.join(sorted(unknown))}")
     compiled = reference if order.backend == "onnx" else graphs(preset, networks, precision(order.precision))
     versions = {"torch": str(torch.__version__), "dvgwm": __version__, "source": source_hash(), **backend.fingerprint}
     tokenizer = hashlib.sha256(taken.tokenizer or b"").hexdigest()
@@ -74,9 +81,12 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     if order.steps[-1] == "build":
         return Outcome(None, products.made, products.reused, {})
     stored.fill(products.weights)
+    parity = _engine_parities(order, reference, specs, products.files, backend, report)
+    if order.engines:
+        return Outcome(None, products.made, products.reused, {}, parity)
     card = ModelCard(preset.name, preset.family, taken.told, taken.trained, stored.hashes(products.weights))
     manifest = describe(preset, specs, card, order.backend, order.precision, backend.fingerprint, taken.tokenizer)
-    _write_verified(order, manifest, reference, products, workshop, backend, report)
+    _write_verified(order, replace(manifest, parity=parity), reference, products, workshop, backend, report)
     return _finished(order, workshop, products, report)
 
 
@@ -104,6 +114,28 @@ def _build(
     return specs
 
 
+def _engine_parities(
+    order: Order,
+    reference: Sequence[Graph],
+    specs: Mapping[str, EngineSpec],
+    files: Mapping[str, Path],
+    backend: Backend,
+    report: Report,
+) -> dict[str, Parity]:
+    """Return how far every engine is from torch, or those that the order names; raises `ParityError` at a failed gate."""
+    limits, exact = gate_of(precision(order.precision)), gate_of(precision("float32"))
+    asked = [graph for graph in reference if not order.engines or graph.name in order.engines]
+    total = len(asked) + (not order.engines)
+    parity: dict[str, Parity] = {}
+    for index, graph in enumerate(asked):
+        report("verify", graph.name, index, total)
+        spec = specs[graph.name]
+        gate = exact if graph.name in ALWAYS_FLOAT32 else limits
+        parity |= engine_parity(graph, backend, files[spec.file], spec, gate)
+    report("verify", "" if order.engines else "plan and actions", len(asked), total)
+    return parity
+
+
 def _write_verified(
     order: Order,
     manifest: Manifest,
@@ -113,20 +145,12 @@ def _write_verified(
     backend: Backend,
     report: Report,
 ) -> None:
-    """Write the bundle once every engine and a whole plan have passed their gates."""
+    """Write the bundle, whose engines have passed their gates, once a whole plan has."""
     files = products.files
-    limits, exact = gate_of(precision(order.precision)), gate_of(precision("float32"))
-    specs = {Path(engine.file).stem: engine for stage in manifest.pipeline for engine in stage.engines.values()}
-    parity: dict[str, Parity] = {}
-    for index, graph in enumerate(reference):
-        report("verify", graph.name, index, len(reference) + 1)
-        spec = specs[graph.name]
-        gate = exact if graph.name in ALWAYS_FLOAT32 else limits
-        parity |= engine_parity(graph, backend, files[spec.file], spec, gate)
-    report("verify", "plan and actions", len(reference), len(reference) + 1)
     records = {name: record_of(path) for name, path in files.items()}
     draft = Bundle(workshop.path, replace(manifest, files=records))
-    parity |= plan_parity(draft, backend, reference, limits)
+    limits = gate_of(precision(order.precision))
+    parity = {**manifest.parity, **plan_parity(draft, backend, reference, limits)}
     report("verify", "", len(reference) + 1, len(reference) + 1)
     sources = dict(files)
     if order.instructions:

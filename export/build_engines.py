@@ -84,6 +84,9 @@ def parser() -> argparse.ArgumentParser:
     options_parser.add_argument(
         "--frames", type=int, default=0, metavar="N", help="clips of N frames (9, 17, ...) instead of the preset's own"
     )
+    options_parser.add_argument(
+        "--engines", metavar="NAMES", help="verify these only (preview,refine,...), tell how far they are, and stop"
+    )
     options_parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     return options_parser
 

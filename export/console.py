@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dvgwm.models.precision import SHORT
 from dvgwm.runtime.bundle.disk import MANIFEST
+from dvgwm.runtime.bundle.manifest import Parity
 from dvgwm.runtime.commands.program import exit_code
 from dvgwm.runtime.config.plugins import shipped as shipped_bundle
 from dvgwm.runtime.display.tables import text_table
@@ -49,6 +51,7 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         options.preview_lora,
         options.lora_alpha,
         not options.no_text_encoder,
+        tuple(options.engines.split(",")) if options.engines else (),
     )
     given = [str(path) for path in (order.base, order.lora, order.weights) if path]
     source = f"weights from {', '.join(given)}" if given else "seeded random weights, untrained"
@@ -112,17 +115,23 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _show(console: Console, order: Order, outcome: Outcome) -> None:
-    if outcome.bundle is None:
-        console.print(f"stopped after {order.steps[-1]}; run again without --steps to go on from there")
-        return
+def _table(parity: Mapping[str, Parity]) -> Any:
     rows = [
         (name, p.measure.replace("_", " "), *(f"{x:.1e}" for x in (p.max_abs, p.relative_l2, p.tolerance, p.control)))
-        for name, p in outcome.bundle.manifest.parity.items()
+        for name, p in parity.items()
     ]
     columns = ["max abs", "relative L2", "tolerance", "other seed"]
     title = "against the torch reference: the gates that were passed"
-    console.print(text_table(title, ["what", "measured in"], columns, rows))
+    return text_table(title, ["what", "measured in"], columns, rows)
+
+
+def _show(console: Console, order: Order, outcome: Outcome) -> None:
+    parity = outcome.bundle.manifest.parity if outcome.bundle else outcome.parity
+    if parity:
+        console.print(_table(parity))
+    if outcome.bundle is None:
+        console.print(f"stopped after {order.steps[-1]}; run again without --steps to go on from there")
+        return
     for name, seconds in outcome.seconds.items():
         console.print(f"{name:>14} {seconds * 1e3:9.1f} ms")
     model = outcome.bundle.manifest.model

@@ -74,7 +74,7 @@ def _streamed(order: Order, preset: Preset) -> Intake:
     here = {part: slots(network) for part, network in networks.parts().items()}
     random = {part: Seeded(order.seed, part, state) for part, state in here.items() if part not in found}
     stored = Streamed(networks, random | found)
-    if "verify" in order.steps:
+    if "verify" in order.steps and not order.engines:
         # torch's and the engines' own.
         check_memory(
             2 * stored.size_bytes, f"{preset.name} beside its reference", "go as far as --steps build, or --layers 2"

@@ -68,8 +68,8 @@ def _in_time(latents: Tensor, frames: int) -> Tensor:
     count, alone = latents.shape[2], int(frames > 1 and frames % 2 == 1)
     if count == frames:
         return latents
-    rest = [alone + index * (count - alone) // (frames - alone) for index in range(frames - alone)]
-    return latents[:, :, [0] * alone + rest]
+    rest = torch.arange(frames - alone, device=latents.device) * (count - alone) // (frames - alone)
+    return latents.index_select(2, torch.cat([rest.new_zeros(alone), alone + rest]))
 
 
 class StreamingDecoder(nn.Module):

@@ -48,6 +48,9 @@ def built(tmp_path_factory):
     first = build_bundle(Order("test_tiny", "onnx", out, 0, ("export",)), silent)
     assert first.bundle is None
     assert not out.exists()
+    proven = build_bundle(Order("test_tiny", "onnx", out, 0, STEPS[:3], engines=("policy", "encode_low")), silent)
+    assert (proven.bundle, proven.made, set(proven.parity)) == (None, (), {"policy", "encode_low"})
+    assert not out.exists()
     second = build_bundle(Order("test_tiny", "onnx", out, 0, STEPS, ("stack the cube",)), silent)
     return first, second
 
@@ -215,6 +218,12 @@ def test_what_cannot_be_built_is_refused(tmp_path, order, log_code):
 def test_a_seed_that_torch_cannot_take_is_refused(tmp_path, seed):
     with pytest.raises(ConfigError, match="--random-weights"):
         build_bundle(Order("test_tiny", "onnx", tmp_path / "b", seed), silent)
+
+
+def test_an_engine_that_the_preset_has_not_is_refused_before_any_work(tmp_path):
+    with pytest.raises(ConfigError, match="wanted --engines of text_encoder, encode_low"):
+        build_bundle(Order("test_tiny", "onnx", tmp_path / "b", 0, STEPS[:3], engines=("refiner",)), silent)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_occupied_directory_is_refused_before_any_work(tmp_path):
