@@ -24,7 +24,7 @@ from dvgwm.runtime.profiler import Profiler
 from dvgwm.runtime.types import Observation
 
 from .describe import describe, without_text_encoder
-from .graphs import graphs
+from .graphs import fixed, graphs
 from .intake import intake
 from .interface import engine_spec
 from .onnx_graph import check_graph
@@ -62,13 +62,18 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     taken = intake(order, preset)
     stored, networks = taken.stored, taken.stored.networks
     reference = graphs(preset, networks)
+    if order.static:
+        reference = tuple(fixed(preset, graph) for graph in reference)
     if unknown := set(order.engines) - {graph.name for graph in reference}:
         names = ", ".join(graph.name for graph in reference)
         raise ConfigError("ENGINES", f"wanted --engines of {names}; got {', '.join(sorted(unknown))}")
-    compiled = reference if order.backend == "onnx" else graphs(preset, networks, precision(order.precision))
+    compiled = reference
+    if order.backend != "onnx":
+        compiled = graphs(preset, networks, precision(order.precision))
+        compiled = tuple(fixed(preset, graph) for graph in compiled) if order.static else compiled
     versions = {"torch": str(torch.__version__), "dvgwm": __version__, "source": source_hash(), **backend.fingerprint}
     tokenizer = hashlib.sha256(taken.tokenizer or b"").hexdigest()
-    facts = [repr(preset), stored.facts, tokenizer, versions, order.precision]
+    facts = [repr(preset), stored.facts, tokenizer, versions, order.precision, order.static]
     workshop = Workshop.open(order.out.with_name(f".{order.out.name}.build"), facts)
     free = order.check_room(max(0, stored.size_bytes - workshop.size_bytes))
     tell(f"{stored.size_bytes / 1e9:.1f} GB of weights, {free / 1e9:.0f} GB free")

@@ -85,6 +85,11 @@ def parser() -> argparse.ArgumentParser:
         "--frames", type=int, default=0, metavar="N", help="clips of N frames (9, 17, ...) instead of the preset's own"
     )
     options_parser.add_argument(
+        "--static",
+        action="store_true",
+        help="fix guidance branches, frames and chunks to what a plan asks for (else open)",
+    )
+    options_parser.add_argument(
         "--engines", metavar="NAMES", help="verify these only (preview,refine,...), tell how far they are, and stop"
     )
     options_parser.add_argument("--debug", action="store_true", help="show a traceback with an error")

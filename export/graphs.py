@@ -25,6 +25,7 @@ from dvgwm.models.hollow import beside
 from dvgwm.models.networks import Networks, moving_shapes
 from dvgwm.models.precision import ALWAYS_FLOAT32, Precision
 from dvgwm.models.sizes import Preset
+from dvgwm.runtime.chunks import Chunking
 
 from .onnx_attention import OperatorTransformer
 
@@ -67,6 +68,26 @@ def graphs(preset: Preset, networks: Networks, precision: Precision | None = Non
             for part in ordered
         ]
     return tuple(ordered)
+
+
+def fixed(preset: Preset, graph: Graph) -> Graph:
+    """Return ``graph`` with its open size fixed to what a plan of ``preset`` asks for."""
+    if not graph.dynamic:
+        return graph
+    policy, sampling = preset.policy, preset.sampling
+    chunks = Chunking(preset.frames, policy.stride, policy.offsets)
+    counts = {
+        "preview": 2 if sampling.preview_guidance != 1.0 else 1,
+        "refine": 1,
+        "frame_encoder": len(chunks.shown),
+        "policy": len(chunks.starts) * policy.samples,
+    }
+    count = counts[graph.name]
+    inputs = {
+        name: example[:1].repeat(count, *[1] * (example.ndim - 1)) if name in graph.dynamic else example
+        for name, example in graph.inputs.items()
+    }
+    return replace(graph, inputs=inputs, dynamic={}, units=count)
 
 
 def ready_codec(preset: Preset, networks: Networks) -> None:

@@ -18,7 +18,7 @@ def engine_spec(graph: Graph) -> EngineSpec:
     # The plain form of attention is counted operator by operator; fused ones are unknown to the counter on a CPU.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         outputs = run_module(graph.module, inputs)
-    batch = next((graph.inputs[name].shape[0] for name in graph.dynamic), 1)
+    batch = next((graph.inputs[name].shape[0] for name in graph.dynamic), graph.units)
     sizes = set(graph.dynamic.values())
     dynamic_outputs = dict.fromkeys(graph.outputs, sizes.pop()) if sizes else {}
     return EngineSpec(

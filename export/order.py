@@ -27,6 +27,7 @@ class Order:
     ``weights`` is a folder of trained networks; those that it lacks are random, from ``seed``. ``layers`` and ``frames``
     shorten the preset (0: all of them). ``base`` is a diffusers pipeline, with a ``lora`` for its transformer merged in.
     Without its ``text_encoder`` a bundle knows the instructions only. With ``engines`` those are verified, and no more.
+    With ``static`` no size is left open.
     """
 
     preset: str
@@ -44,6 +45,7 @@ class Order:
     lora_alpha: float | None = None
     text_encoder: bool = True
     engines: tuple[str, ...] = ()
+    static: bool = False
 
     def checked(self) -> Preset:
         """Return the preset to build; raises `ConfigError` for what cannot be built, or not there."""

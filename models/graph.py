@@ -19,7 +19,8 @@ BRANCHES, FRAMES, CHUNKS_DRAWN = "branches", "frames", "chunks"
 class Graph:
     """A module that takes ``inputs`` by position and gives ``outputs`` in order.
 
-    ``dynamic`` names the inputs whose first size is chosen at run time; their outputs follow it.
+    ``dynamic`` names the inputs whose first size is chosen at run time; their outputs follow it. Where it is fixed a run
+    does the work of so many ``units``.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Graph:
     carry: Mapping[str, str] = field(default_factory=dict)
     opset: int = PLAIN_OPSET
     suffix: str = "onnx"
+    units: int = 1
 
     @property
     def file(self) -> str:

@@ -1,6 +1,7 @@
 """What is asked of a stage's engines and constants, one question each; every answer that is wrong is a `Finding`."""
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import prod
 from typing import NamedTuple, TypeAlias
 
@@ -90,14 +91,21 @@ def sampler_of(stage: StageSpec) -> Iterator[Finding]:
         yield Finding(error.log_code, f"stage {stage.name}: {error}")
 
 
-def velocity_of(stage: StageSpec, state: TensorSpec, time: TensorSpec, velocity: TensorSpec) -> Iterator[Finding]:
+def one(spec: TensorSpec) -> TensorSpec:
+    """Return one of as many as there are first."""
+    return replace(spec, shape=(1, *spec.shape[1:]))
+
+
+def velocity_of(
+    stage: StageSpec, state: TensorSpec, time: TensorSpec, velocity: TensorSpec, most: int
+) -> Iterator[Finding]:
     if time.shape != (1,) or time.dtype != "float32":
         yield misshapen(stage, time, "float32[1]")
-    rows = velocity.shape[0]  # one per guidance branch, or as many as states
+    rows = velocity.shape[0]  # one per guidance branch, or as many as states; ``most`` where that is not open
     if (
         "float" not in velocity.dtype
         or velocity.shape[1:] != state.shape[1:]
-        or (isinstance(rows, int) and rows != state.shape[0])
+        or (isinstance(rows, int) and rows != most)
     ):
         yield misshapen(stage, velocity, f"as the state, {state}")
 

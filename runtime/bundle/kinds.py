@@ -14,6 +14,7 @@ from .findings import (
     interface,
     misshapen,
     number,
+    one,
     sampler_of,
     vector,
     velocity_of,
@@ -86,14 +87,15 @@ def denoise(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
     state = by_name["state"]
     if state.dtype != "float32" or state.shape[0] != 1 or not fixed(state):
         yield misshapen(stage, state, "float32[1, T, C, H, W]")
-    yield from velocity_of(stage, state, by_name["time"], outputs[0])
+    branches = 2 if stage.sampler is not None and stage.sampler.guidance != 1.0 else 1
+    yield from velocity_of(stage, state, by_name["time"], outputs[0], branches)
     for name, source in stage.inputs.items():
-        yield from fits(stage, by_name[name], made[source])
+        yield from fits(stage, one(by_name[name]) if name in stage.unconditional else by_name[name], made[source])
     for name, source in stage.unconditional.items():
         if name in by_name:
-            yield from fits(stage, by_name[name], made[source])
-            if stage.sampler is not None and stage.sampler.guidance != 1.0 and fixed(by_name[name]):
-                yield misshapen(stage, by_name[name], "of open size first, for guidance")
+            yield from fits(stage, one(by_name[name]), made[source])
+            if by_name[name].shape[0] != branches and fixed(by_name[name]):
+                yield misshapen(stage, by_name[name], f"of open size first or {branches}, for guidance")
     return {stage.output: TensorSpec("latents", state.shape, "float32")} if fixed(state) else {}
 
 
@@ -165,10 +167,10 @@ def act(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
     frames, features = yield from interface(stage, "encode", {"frames": 4}, {"features": 2})
     names = {"state": 3, "time": 1, "features": 2}
     inputs, outputs = yield from interface(stage, "denoise", names, {"velocity": 3})
-    count, offsets, horizon = yield from _chunks(stage)
+    count, horizon, offsets, shows, drawn = yield from _chunks(stage)
     plan = made.get(stage.inputs.get("plan", ""))
     if frames is not None and plan is not None:
-        yield from fits(stage, frames[0], plan)
+        yield from fits(stage, replace(frames[0], shape=("shown", *frames[0].shape[1:])), plan)
         if plan.shape[0] != count:
             yield Finding(
                 "STAGE_FRAMES", f"stage {stage.name}: wanted frames of {plan.shape[0]}, as decoded, got {count}"
@@ -176,23 +178,31 @@ def act(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
     if inputs is None or outputs is None or features is None:
         return {}
     state, time, shown = inputs
-    for spec in (state, shown, frames[0] if frames else state, features[0]):
-        if isinstance(spec.shape[0], int):
-            yield misshapen(stage, spec, "of open size first: as many as are drawn or shown")
+    for spec, many in (
+        (state, drawn),
+        (shown, drawn),
+        (frames[0] if frames else features[0], shows),
+        (features[0], shows),
+    ):
+        if isinstance(spec.shape[0], int) and spec.shape[0] != many:
+            yield misshapen(stage, spec, f"of open size first or {many}: as many as are drawn or shown")
     if not fixed(state, 1) or state.shape[1] != horizon or state.dtype != "float32":
         yield misshapen(stage, state, f"float32[chunks, {horizon}, D], as blend is long")
     wide = features[0].shape[1]
     if not isinstance(wide, int) or shown.shape[1] != wide * offsets or shown.dtype != features[0].dtype:
         yield misshapen(stage, shown, f"{offsets} times {features[0]}")
-    yield from velocity_of(stage, state, time, outputs[0])
+    yield from velocity_of(stage, state, time, outputs[0], drawn)
     return {stage.output: TensorSpec("actions", (count - 1, state.shape[2]), "float32")}
 
 
-def _chunks(stage: StageSpec) -> Generator[Finding, None, tuple[int, int, int]]:
-    """Return how many frames a plan has, how many a chunk sees, and its horizon (`chunks.chunking`)."""
+def _chunks(stage: StageSpec) -> Generator[Finding, None, tuple[int, int, int, int, int]]:
+    """Return how many frames a plan has, a chunk's horizon, how many frames it sees (`chunks.chunking`).
+
+    Then how many frames are shown to all of them, and how many chunks are drawn.
+    """
     count = yield from whole(stage, "frames", 2, 4096)
     stride = yield from whole(stage, "stride", 1, count)
-    yield from whole(stage, "samples", 1, 64)
+    samples = yield from whole(stage, "samples", 1, 64)
     yield from number(stage, "medoid_above", 0.0, 1e6)
     offsets = yield from vector(stage, "offsets", 0, count - 1, None)
     blend = yield from vector(stage, "blend", 1e-3, 1e3, None)
@@ -204,7 +214,8 @@ def _chunks(stage: StageSpec) -> Generator[Finding, None, tuple[int, int, int]]:
         yield Finding(
             "STAGE_CHUNKS", f"stage {stage.name}: chunks of {len(blend)} every {stride} leave some of {count - 1} out"
         )
-    return count, len(offsets), len(blend)
+    shown = {start + int(offset) for start in starts for offset in offsets}
+    return count, len(blend), len(offsets), len(shown), len(starts) * samples
 
 
 def _act_directly(stage: StageSpec, made: Made) -> Check:

@@ -269,14 +269,19 @@ def test_uninstalled_it_says_what_to_install(tmp_path):
 
 def test_the_script_builds_a_bundle_without_a_text_encoder_that_knows_its_instructions_only(tmp_path):
     (tmp_path / "tasks.txt").write_text("stack the cube\n")
-    asked = "--preset test_tiny --layers 1 --frames 9 --steps verify --out b --no-text-encoder --instructions tasks.txt"
-    done = script(*asked.split(), cwd=tmp_path)
+    asked = "--preset test_tiny --layers 1 --frames 9 --steps verify --out b --static --no-text-encoder"
+    done = script(*asked.split(), "--instructions", "tasks.txt", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts["preset"] == "test_tiny"
     assert len(facts["made"]) == 9 + 6
     assert "export 1 of 15: preview.safetensors" in done.stdout, "progress, a line each where there is no terminal"
     bundle = read_bundle(tmp_path / "b", "onnx")
+    engines = {engine.file: engine for stage in bundle.manifest.pipeline for engine in stage.engines.values()}
+    sizes = {part.shape for engine in engines.values() for part in (*engine.inputs, *engine.outputs)}
+    assert all(isinstance(size, int) for shape in sizes for size in shape), "--static leaves none open"
+    assert engines["preview.onnx"].input("text").shape[0] == 2
+    assert engines["refine.onnx"].input("text").shape[0] == 1
     assert not any(name.startswith("text") for name in bundle.manifest.files)
     contract = bundle.manifest.input
     seen = [Observation({"scene": np.full((contract.height_px, contract.width_px, 3), 99, np.uint8)}, np.zeros(7), 0.0)]

@@ -113,8 +113,14 @@ def test_guidance_wants_a_condition_of_open_size(manifest):
     put(manifest, f"{inputs}.3.shape.0", "branches")
     parse(json.dumps(manifest).encode())
     put(manifest, f"{inputs}.2.shape.0", 1)
-    assert "wanted text as of open size first, for guidance" in str(refusal(manifest))
+    assert "wanted text as of open size first or 2, for guidance" in str(refusal(manifest))
+    put(manifest, f"{inputs}.2.shape.0", 2)
+    put(manifest, "@preview.engines.denoise.outputs.0.shape.0", 2)
+    parse(json.dumps(manifest).encode())
     put(manifest, "@preview.sampler.guidance", 1.0)
+    assert "of open size first or 1" in str(refusal(manifest))
+    put(manifest, f"{inputs}.2.shape.0", 1)
+    put(manifest, "@preview.engines.denoise.outputs.0.shape.0", 1)
     parse(json.dumps(manifest).encode())
 
 
