@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 
 from dvgwm.models.adapters import Merged, updates_of
-from dvgwm.models.checkpoints import Checkpoint, Seeded, files_of, part_files
+from dvgwm.models.checkpoints import Checkpoint, Seeded, files_of
 from dvgwm.models.hollow import Slot, hollow, slots
 from dvgwm.models.networks import Networks, build
 from dvgwm.models.presets import preset as preset_of
 from dvgwm.models.sizes import LinearCodecSize, Preset
-from dvgwm.models.weights import load_parts
+from dvgwm.models.weights import load_parts, part_files
 from dvgwm.runtime.bundle.disk import MANIFEST
 from dvgwm.runtime.bundle.manifest import parse
 from dvgwm.runtime.bundle.tokenizer import TOKENIZER_FILE

@@ -88,12 +88,6 @@ class Files:
             return file.get_tensor(stored)
 
 
-def part_files(folder: Path, part: str) -> Sequence[Path]:
-    """Return the safetensors files of a part in ``folder``, one or several shards; none where it has none."""
-    whole = folder / f"{part}.safetensors"
-    return [whole] if whole.is_file() else sorted(folder.glob(f"{part}-[0-9]*-of-[0-9]*.safetensors"))
-
-
 def files_of(
     part: str, paths: Sequence[Path], wanted: Mapping[str, Slot], spare: frozenset[str] = frozenset(), prefix: str = ""
 ) -> Files:

@@ -36,21 +36,28 @@ def load_parts(networks: Networks, folder: Path) -> tuple[str, ...]:
     Raises `ConfigError` where it has none, or weights of another size.
     """
     parts = networks.parts()
-    found = tuple(name for name in parts if (folder / f"{name}.safetensors").is_file())
+    found = {name: paths for name in parts if (paths := part_files(folder, name))}
     if not found:
         raise ConfigError("WEIGHTS_MISSING", f"wanted {', '.join(parts)}.safetensors in {folder}, found none of them")
-    for name in found:
-        load_weights(parts[name], folder / f"{name}.safetensors")
-    return found
+    for name, paths in found.items():
+        load_weights(parts[name], *paths)
+    return tuple(found)
 
 
-def load_weights(module: nn.Module, path: Path, borrowed: tuple[str, ...] = ()) -> None:
-    """Take up the weights of ``module`` from ``path``, all but those whose names begin with one of ``borrowed``.
+def part_files(folder: Path, part: str) -> list[Path]:
+    """Return the safetensors files of a part in ``folder``, one or several shards; none where it has none."""
+    whole = folder / f"{part}.safetensors"
+    return [whole] if whole.is_file() else sorted(folder.glob(f"{part}-[0-9]*-of-[0-9]*.safetensors"))
+
+
+def load_weights(module: nn.Module, path: Path, *shards: Path, borrowed: tuple[str, ...] = ()) -> None:
+    """Take up the weights of ``module`` from ``path`` and its other ``shards``, but those whose names begin with ``borrowed``.
 
     Raises `ConfigError` where they are another network's.
     """
+    state = {name: tensor for file in (path, *shards) for name, tensor in load_file(file).items()}
     try:
-        missing, unexpected = module.load_state_dict(load_file(path), strict=False)
+        missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise ConfigError(
             "WEIGHTS_SIZE", f"{path} fits another network: {str(error).splitlines()[-1].strip()}"

@@ -164,7 +164,7 @@ def take_up(run: Run, networks: Networks, name: str) -> None:
     if KINDS[name].networks[0] not in networks.parts():
         return
     objective = _objective(run, networks, name, getattr(run, name))
-    load_weights(objective, weights_file(run, name), getattr(objective, "borrowed", ()))
+    load_weights(objective, weights_file(run, name), borrowed=getattr(objective, "borrowed", ()))
 
 
 def weights_file(run: Run, name: str) -> Path:

@@ -47,3 +47,21 @@ def test_what_was_stopped_halfway_or_spoiled_is_made_again(tmp_path):
     assert new
     (tmp_path / "w" / "a.onnx.done").unlink()
     assert work.product("a.onnx", make)[1]
+
+
+def test_what_a_killed_verification_left_is_removed_and_a_finished_bundle_is_remembered(tmp_path):
+    workshop = Workshop.open(tmp_path / "w", "facts")
+    (workshop.path / "reference.x").mkdir()
+    (workshop.path / "reference.x" / "0.npy").write_bytes(b"x")
+    workshop.product("a", lambda path: path.write_bytes(b"a"))
+    again = Workshop.open(tmp_path / "w", "facts")
+    assert not (again.path / "reference.x").exists()
+    assert again.product("a", lambda path: path.write_bytes(b"b"))[1] is False
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text("{}")
+    assert not again.is_finished(manifest)
+    again.finish(manifest)
+    assert Workshop.open(tmp_path / "w", "facts").is_finished(manifest)
+    assert sorted(entry.name for entry in again.path.iterdir()) == ["bundle", "key"]
+    manifest.write_text("{ }")
+    assert not again.is_finished(manifest), "another bundle"

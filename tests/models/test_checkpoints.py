@@ -7,8 +7,11 @@ pytest.importorskip("safetensors", reason="the export extra is not installed")
 
 from safetensors.torch import save_file
 
-from dvgwm.models.checkpoints import Seeded, files_of, part_files
+from dvgwm.models.checkpoints import Seeded, files_of
 from dvgwm.models.hollow import Slot
+from dvgwm.models.networks import build
+from dvgwm.models.presets import preset
+from dvgwm.models.weights import load_parts, part_files
 from dvgwm.runtime.errors import ConfigError
 
 pytestmark = pytest.mark.torch
@@ -91,3 +94,17 @@ def test_a_spoilt_file_is_refused(tmp_path, spoil):
     (tmp_path / "p.safetensors").write_bytes(spoil((tmp_path / "p.safetensors").read_bytes()))
     with pytest.raises(ConfigError, match="no safetensors file"):
         files_of("p", part_files(tmp_path, "p"), WANTED)
+
+
+def test_networks_that_are_held_are_taken_up_from_shards_too(tmp_path):
+    size = preset("test_tiny")
+    state = {name: tensor.clone() for name, tensor in build(size, 8).policy.state_dict().items()}
+    names = sorted(state)
+    for index, part in enumerate((names[::2], names[1::2]), 1):
+        save_file({name: state[name] for name in part}, tmp_path / f"policy-{index:05d}-of-00002.safetensors")
+    networks = build(size, 9)
+    assert load_parts(networks, tmp_path) == ("policy",)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in networks.policy.state_dict().items())
+    (tmp_path / "policy-00002-of-00002.safetensors").unlink()
+    with pytest.raises(ConfigError, match="missing"):
+        load_parts(networks, tmp_path)
