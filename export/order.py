@@ -52,6 +52,10 @@ class Order:
         size = preset(self.preset).shortened(self.layers, self.frames)
         if self.backend not in BACKENDS:
             raise ConfigError("BACKEND_BUILD", f"wanted --backend {' or '.join(BACKENDS)}; got {self.backend!r}")
+        if self.backend == "torch" and size.family == "wan":
+            raise ConfigError(
+                "BACKEND_FAMILY", f"{size.name} has no compiled form in this version; build it for --backend onnx"
+            )
         precision(self.precision)
         if self.backend == "onnx" and self.precision not in ONNX_PRECISIONS:
             raise ConfigError(

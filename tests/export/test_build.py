@@ -206,6 +206,7 @@ def test_a_bounded_gate_measures_relative_error_around_middle_grey():
     [
         (("giant", "onnx"), "PRESET_UNKNOWN"),
         (("a1_tiny", "abacus"), "BACKEND_BUILD"),
+        (("test_wan", "torch"), "BACKEND_FAMILY"),
     ],
 )
 def test_what_cannot_be_built_is_refused(tmp_path, order, log_code):
