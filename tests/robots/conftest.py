@@ -89,7 +89,7 @@ class Motion:
     def arm(self):
         """Have it take hold of a real arm where it is."""
         self.line.send(Kind.ARM, self.now_s, link.pack_pose(self.state.measured))
-        self.until(lambda: self.state.armed, 10)
+        self.until(lambda: self.state.armed, 30)  # a vendor's library takes its time to connect on a busy machine
 
     def speed(self):
         """Return how fast the first joint was told to move last, in rad/s."""
