@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from .backend import EngineSpec
 from .buffers import Buffers, check_inputs
 from .host import HostBackend
 
+LARGE_BYTES = 1 << 30
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -95,6 +97,11 @@ def _told(node: ort.NodeArg) -> str:
 
 def open_backend(threads: int | None = None) -> HostBackend:
     """Return ONNX Runtime on ``threads`` CPU threads, one per core of this process if None."""
+    return HostBackend("onnx", lambda path, spec: OnnxEngine(path, spec, session_options(spec, threads)))
+
+
+def session_options(spec: EngineSpec, threads: int | None = None) -> ort.SessionOptions:
+    """Return how an engine runs: its memory is kept for the next run, but for one whose outputs are gigabytes."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     # By default what is computed for later outputs alone comes last, and keeps all that it is cut from until then: a full-size
@@ -102,7 +109,15 @@ def open_backend(threads: int | None = None) -> HostBackend:
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     # A stated number leaves threads unpinned: pinned ones waited twice as long beside another busy process.
     options.intra_op_num_threads = threads or _usable_cores()
-    return HostBackend("onnx", lambda path, spec: OnnxEngine(path, spec, options))
+    if sum(_bytes(output) for output in spec.outputs) > LARGE_BYTES:
+        # And 15 where no buffer is kept for another tensor.
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = options.enable_mem_reuse = False
+    return options
+
+
+def _bytes(spec: TensorSpec) -> int:
+    item = 2 if spec.dtype == "bfloat16" else np.dtype(spec.dtype).itemsize  # numpy has none
+    return prod(size for size in spec.shape if isinstance(size, int)) * item
 
 
 def _usable_cores() -> int:

@@ -11,6 +11,10 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 from onnx import TensorProto, helper
 
+from dvgwm.runtime.backends.backend import EngineSpec
+from dvgwm.runtime.backends.onnx import session_options
+from dvgwm.runtime.types import TensorSpec
+
 pytestmark = [
     pytest.mark.ort,
     pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells the peak there"),
@@ -60,3 +64,13 @@ def test_layers_are_freed_once_their_pieces_are_cut(tmp_path):
     onnx.save(model, tmp_path / "pieces.onnx")
     ours, default = (peak_kb(tmp_path / "pieces.onnx", whose) for whose in ("ours", "default"))
     assert default - ours > LAYERS // 2 * NUMBERS * 4 / 1024, (ours, default)
+
+
+def test_only_an_engine_of_gigabytes_keeps_no_memory_for_its_next_run():
+    small, large = (
+        TensorSpec("y", (1, 480, 720, 3), "uint8"),
+        TensorSpec("next__conv", (1, 256, 2, 960, 720), "float32"),
+    )
+    for output, keeps in ((small, True), (large, False)):
+        options = session_options(EngineSpec("decode_next.onnx", (), (output, small), {}, 0.0, ""), 1)
+        assert (options.enable_cpu_mem_arena, options.enable_mem_reuse) == (keeps, keeps)
