@@ -54,13 +54,30 @@ def conditioned(norm: Any, f: Tensor, zq: Tensor, conv_cache: Any = None) -> tup
     Scale and shift are made of the latents as they are, and spread over each of their blocks of pixels as they are used:
     diffusers makes them as large as ``f``, two tensors more at the decoder's full size.
     """
-    out, (height, width) = norm.norm_layer(f), zq.shape[-2:]
+    out, (height, width) = grouped(norm.norm_layer, f), zq.shape[-2:]
     block = f.shape[-1] // width
     out = out.unflatten(-1, (width, block)).unflatten(-3, (height, block))
     scale, shift = (
         _in_time(causal.conv(zq), f.shape[2])[..., :, None, :, None] for causal in (norm.conv_y, norm.conv_b)
     )
     return (out * scale + shift).flatten(-2).flatten(-3, -2), {}
+
+
+def grouped(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """Return ``norm`` of ``x``, B C T H W, its means taken row by row, then of rows, then of pictures.
+
+    ONNX Runtime sums a group at once in float32: of the 25 million numbers of a full-size one it loses three digits (an error
+    of 7e-3 in numbers up to 5, 6e-6 this way).
+    """
+    groups = x.unflatten(1, (norm.num_groups, -1))
+    centred = groups - _mean(groups)
+    normed = (centred * torch.rsqrt(_mean(centred * centred) + norm.eps)).flatten(1, 2)
+    weight, bias = (values.view(-1, 1, 1, 1) for values in (norm.weight, norm.bias))
+    return normed * weight + bias
+
+
+def _mean(groups: Tensor) -> Tensor:
+    return groups.mean(-1, keepdim=True).mean(-2, keepdim=True).mean((-4, -3), keepdim=True)
 
 
 def _in_time(latents: Tensor, frames: int) -> Tensor:

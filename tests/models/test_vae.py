@@ -7,7 +7,9 @@ diffusers = pytest.importorskip("diffusers", reason="the export extra is not ins
 
 
 from dvgwm.models.engines import DecodeEngine, EncodeImageEngine, streaming
+from dvgwm.models.networks import build
 from dvgwm.models.presets import preset
+from dvgwm.models.vae import grouped
 
 pytestmark = pytest.mark.torch
 
@@ -19,7 +21,7 @@ def test_streaming_decode_is_diffusers_full_decode_and_stops_early_exactly(tiny)
     first, following = (DecodeEngine(codec, size.refiner_scaling, names, k, quantise=False) for k in (True, False))
     latents = torch.randn(1, 13, size.codec.channels, *grid, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        full = tiny.codec.decode((latents / 1.15258426).transpose(1, 2)).sample
+        full = build(size, 0).codec.decode((latents / 1.15258426).transpose(1, 2)).sample  # as diffusers made it
         full = full.mul(0.5).add(0.5).clamp(0, 1).permute(0, 2, 3, 4, 1)
 
         def stream(count):
@@ -44,3 +46,39 @@ def test_the_vaes_encoder_engine_gives_the_posteriors_mode(tiny):
         frame = image.permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1
         wanted = tiny.codec.encode(frame).latent_dist.mode().transpose(1, 2)
     assert torch.allclose(made, wanted, atol=1e-5)
+
+
+class Norm(torch.nn.Module):
+    """A group norm, torch's own or ours."""
+
+    def __init__(self, ours):
+        super().__init__()
+        self.norm, self.ours = torch.nn.GroupNorm(1, 2, eps=1e-6), ours
+
+    def forward(self, x):
+        return grouped(self.norm, x) if self.ours else self.norm(x)
+
+
+def test_a_norm_of_millions_of_numbers_is_exact_in_onnx_runtime(tmp_path):
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    from dvgwm.export.onnx_graph import export_onnx
+    from dvgwm.runtime.backends.backend import EngineSpec
+    from dvgwm.runtime.backends.onnx import open_backend
+    from dvgwm.runtime.types import TensorSpec
+
+    shape = (1, 2, 9, 480, 720)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 3 + 1.5
+    wanted = (x.double() - x.double().mean()) / (x.double().var(correction=0) + 1e-6).sqrt()
+    errors = {}
+    for ours in (True, False):
+        path = tmp_path / f"{ours}.onnx"
+        export_onnx(Norm(ours), {"x": x}, ("y",), {}, path)
+        spec = EngineSpec(
+            path.name, (TensorSpec("x", shape, "float32"),), (TensorSpec("y", shape, "float32"),), {}, 0.0, ""
+        )
+        got = open_backend(1).load(path, spec).run({"x": x.numpy()})["y"]
+        errors[ours] = float((torch.from_numpy(got) - wanted).abs().max())
+        torch_error = float((Norm(ours)(x) - wanted).detach().abs().max())
+        assert torch_error < 2e-5
+    assert errors[True] < 2e-5
+    assert errors[False] > 20 * errors[True], "what it is for"
