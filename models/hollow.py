@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -47,7 +48,7 @@ def hollow(preset: Preset, dtype: torch.dtype = torch.float32) -> Networks:
     """
     networks, mode = build(preset, device="meta"), FakeTensorMode(allow_non_fake_inputs=True)
     for part, module in networks.parts().items():
-        kept = ("",) if part in ALWAYS_FLOAT32 else tuple(getattr(module, "_keep_in_fp32_modules", None) or ())
+        kept = ("",) if part in ALWAYS_FLOAT32 else _kept(module)
 
         def fake(name: str, tensor: Tensor, kept: tuple[str, ...] = kept) -> Tensor:
             kind = torch.float32 if any(part in name for part in kept) else dtype
@@ -56,6 +57,11 @@ def hollow(preset: Preset, dtype: torch.dtype = torch.float32) -> Networks:
 
         _replace(module, fake)
     return networks
+
+
+def _kept(module: nn.Module) -> tuple[str, ...]:
+    """Return which of a network's tensors stay in float32, by parts of their names; transformers' own are for float16 alone."""
+    return tuple(module._keep_in_fp32_modules or ()) if isinstance(module, ModelMixin) else ()
 
 
 def fill(networks: Networks, read: Callable[[str, str], Tensor]) -> None:

@@ -27,6 +27,19 @@ def test_the_largest_preset_takes_no_memory():
     kinds = {name: next(part.parameters()).dtype for name, part in networks.parts().items()}
     assert kinds.pop("policy") == kinds.pop("frame_encoder") == torch.float32
     assert set(kinds.values()) == {torch.bfloat16}
+    assert {tensor.dtype for tensor in networks.text.parameters()} == {torch.bfloat16}
+
+
+def test_a_network_says_itself_what_stays_in_float32():
+    kinds = {
+        name: tensor.dtype for name, tensor in hollow(preset("test_wan"), torch.bfloat16).preview.named_parameters()
+    }
+    assert (
+        kinds["blocks.0.scale_shift_table"]
+        == kinds["condition_embedder.time_embedder.linear_1.weight"]
+        == torch.float32
+    )
+    assert kinds["blocks.0.attn1.to_q.weight"] == torch.bfloat16
 
 
 def test_filled_networks_compute_what_real_ones_do():
