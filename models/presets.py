@@ -1,6 +1,7 @@
 """Every system that can be built, at every size."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from dvgwm.runtime.errors import ConfigError
@@ -25,6 +26,20 @@ from .sizes import (
     WanVaeSize,
 )
 
+_WAN = Preset(
+    name="wan_14b",
+    family="wan",
+    low=(480, 832),
+    high=(480, 832),
+    preview=WAN_14B,
+    refiner=None,
+    preview_scaling=WAN,
+    refiner_scaling=WAN,
+    codec=WAN_VAE,
+    text=UMT5_XXL,
+    vision=CLIP_H,
+    sampling=Sampling("euler_flow", 50, 5.0, preview_time_shift=3.0),
+)
 _ALL = (
     Preset(
         name="a1_tiny",
@@ -62,34 +77,9 @@ _ALL = (
         preview_scaling=COG_5B,
         refiner_scaling=COG_5B,
     ),
-    Preset(
-        name="wan_14b",
-        family="wan",
-        low=(480, 832),
-        high=(480, 832),
-        preview=WAN_14B,
-        refiner=None,
-        preview_scaling=WAN,
-        refiner_scaling=WAN,
-        codec=WAN_VAE,
-        text=UMT5_XXL,
-        vision=CLIP_H,
-        sampling=Sampling("euler_flow", 50, 5.0, preview_time_shift=3.0),
-    ),
-    Preset(
-        name="lvp_14b",  # Wan's with weights of its own; history is the one frame that the camera shows
-        family="wan",
-        low=(480, 832),
-        high=(480, 832),
-        preview=WAN_14B,
-        refiner=None,
-        preview_scaling=WAN,
-        refiner_scaling=WAN,
-        codec=WAN_VAE,
-        text=UMT5_XXL,
-        vision=CLIP_H,
-        sampling=Sampling("euler_flow", 40, 3.0, preview_time_shift=3.0),
-    ),
+    _WAN,
+    # Wan's with weights of its own; history is the one frame that the camera shows.
+    replace(_WAN, name="lvp_14b", sampling=Sampling("euler_flow", 40, 3.0, preview_time_shift=3.0)),
     Preset(
         name="test_wan",
         family="wan",
