@@ -5,7 +5,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLCogVideoX
-from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXSafeConv3d, CogVideoXSpatialNorm3D
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import (
+    CogVideoXCausalConv3d,
+    CogVideoXSafeConv3d,
+    CogVideoXSpatialNorm3D,
+)
 from torch import Tensor, nn
 
 from .sizes import VaeSize
@@ -51,33 +55,66 @@ def nest_cache(names: tuple[str, ...], tensors: tuple[Tensor, ...]) -> dict[str,
 def conditioned(norm: Any, f: Tensor, zq: Tensor, conv_cache: Any = None) -> tuple[Tensor, dict[str, Any]]:
     """Return diffusers' spatial norm of ``f``, B C T H W, under the latents ``zq``, B c t h w, and no cache.
 
-    Scale and shift are made of the latents as they are, and spread over each of their blocks of pixels as they are used:
-    diffusers makes them as large as ``f``, two tensors more at the decoder's full size.
+    The norm's and the latents' scale and shift are made one of each, of the latents as they are, and spread over each of
+    their blocks of pixels as they are used: diffusers makes four tensors as large as ``f``, gigabytes each at full size.
     """
-    out, (height, width) = grouped(norm.norm_layer, f), zq.shape[-2:]
-    block = f.shape[-1] // width
-    out = out.unflatten(-1, (width, block)).unflatten(-3, (height, block))
-    scale, shift = (
-        _in_time(causal.conv(zq), f.shape[2])[..., :, None, :, None] for causal in (norm.conv_y, norm.conv_b)
-    )
-    return (out * scale + shift).flatten(-2).flatten(-3, -2), {}
+    gain, offset = statistics(norm.norm_layer, f)
+    height, width = zq.shape[-2:]
+    scale, shift = (_in_time(conv.conv(zq), f.shape[2]) for conv in (norm.conv_y, norm.conv_b))
+    scale, shift = gain * scale, offset * scale + shift
+    blocks = f.unflatten(-1, (width, -1)).unflatten(-3, (height, -1))
+    out = blocks * scale[..., :, None, :, None] + shift[..., :, None, :, None]
+    return out.flatten(-2).flatten(-3, -2), {}
 
 
-def grouped(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """Return ``norm`` of ``x``, B C T H W, its means taken row by row, then of rows, then of pictures.
+def statistics(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what to multiply ``x``, B C T H W, with and then to add for ``norm`` of it, both B C 1 1 1.
 
-    ONNX Runtime sums a group at once in float32: of the 25 million numbers of a full-size one it loses three digits (an error
-    of 7e-3 in numbers up to 5, 6e-6 this way).
+    The means are taken row by row, then of rows, then of pictures: ONNX Runtime sums a group at once in float32, and of the
+    25 million numbers of a full-size one it loses three digits (an error of 7e-3 in numbers up to 5, 6e-6 this way).
     """
     groups = x.unflatten(1, (norm.num_groups, -1))
-    centred = groups - _mean(groups)
-    normed = (centred * torch.rsqrt(_mean(centred * centred) + norm.eps)).flatten(1, 2)
-    weight, bias = (values.view(-1, 1, 1, 1) for values in (norm.weight, norm.bias))
-    return normed * weight + bias
+    mean = _mean(groups)
+    inverse = torch.rsqrt(_mean((groups - mean).square()) + norm.eps)
+    gain = norm.weight.view(norm.num_groups, -1, 1, 1, 1) * inverse
+    offset = norm.bias.view(norm.num_groups, -1, 1, 1, 1) - mean * gain
+    return gain.flatten(1, 2), offset.flatten(1, 2)
 
 
 def _mean(groups: Tensor) -> Tensor:
     return groups.mean(-1, keepdim=True).mean(-2, keepdim=True).mean((-4, -3), keepdim=True)
+
+
+def causal(conv: Any, inputs: Tensor, conv_cache: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return diffusers' causal convolution of ``inputs``, B C T H W, and its last two frames as the next cache."""
+    before = inputs[:, :, :1].repeat_interleave(KERNEL_FRAMES - 1, 2) if conv_cache is None else conv_cache
+    out, left = _in_turn(conv.conv, before, inputs)
+    return out, left.clone()
+
+
+def pointwise(conv: nn.Conv3d, inputs: Tensor) -> Tensor:
+    """Return diffusers' convolution of one frame at a time."""
+    return _in_turn(conv, inputs[:, :, :0], inputs)[0]
+
+
+def _in_turn(conv: nn.Conv3d, before: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a convolution of frames of which it has seen those ``before``, and those that the next one has seen.
+
+    Run by torch it takes a frame at a time: oneDNN copies all that it is given and gives, 8 GB at the decoder's full size.
+    """
+    run = nn.Conv3d.forward  # diffusers' own branches on the tensor's size, which no exporter can follow
+    if torch.compiler.is_exporting():
+        window = torch.cat([before, inputs], 2) if before.shape[2] else inputs
+        return run(conv, window), window[:, :, inputs.shape[2] :]
+    out = None
+    for index in range(inputs.shape[2]):
+        window = torch.cat([before, inputs[:, :, index : index + 1]], 2)
+        frame, before = run(conv, window), window[:, :, 1:]
+        if out is None:
+            out = frame.new_empty(*frame.shape[:2], inputs.shape[2], *frame.shape[3:])
+        out[:, :, index : index + 1] = frame
+    assert out is not None
+    return out, before
 
 
 def _in_time(latents: Tensor, frames: int) -> Tensor:
@@ -98,23 +135,37 @@ class StreamingDecoder(nn.Module):
         super().__init__()
         self.decoder = vae.decoder
         for module in self.decoder.modules():
-            if isinstance(module, CogVideoXSafeConv3d):
-                # Its own forward branches on the tensor's size, which no exporter can follow.
-                module.forward = nn.Conv3d.forward.__get__(module)
+            if isinstance(module, CogVideoXCausalConv3d) and module.time_kernel_size == KERNEL_FRAMES:
+                module.forward = causal.__get__(module)
+            elif isinstance(module, CogVideoXSafeConv3d) and module.kernel_size[0] == 1:
+                module.forward = pointwise.__get__(module)
             elif isinstance(module, CogVideoXSpatialNorm3D):
                 module.forward = conditioned.__get__(module)
 
     def forward(self, latents: Tensor, cache: dict[str, Any] | None) -> tuple[Tensor, dict[str, Any]]:
-        """Return frames B 3 T H W in [-1, 1] of latents B C t h w, and the cache for the next chunk."""
-        frames, following = self.decoder(latents, conv_cache=cache)
-        return frames, following
+        """Return frames B 3 T H W in [-1, 1] of latents B C t h w, and the cache for the next chunk.
+
+        The blocks' layers are gone through here: diffusers' own forward keeps each block's input until its end, 3 GB.
+        """
+        decoder, past, left = self.decoder, cache or {}, dict[str, Any]()
+        hidden, left["conv_in"] = decoder.conv_in(latents, past.get("conv_in"))
+        blocks = {"mid_block": decoder.mid_block} | {
+            f"up_block_{k}": block for k, block in enumerate(decoder.up_blocks)
+        }
+        for name, block in blocks.items():
+            before, left[name] = past.get(name, {}), {}
+            for index, resnet in enumerate(block.resnets):
+                key = f"resnet_{index}"
+                hidden, left[name][key] = resnet(hidden, None, latents, before.get(key))
+            for upsampler in getattr(block, "upsamplers", None) or ():
+                hidden = upsampler(hidden)
+        hidden = decoder.conv_act(decoder.norm_out(hidden, latents)[0])
+        frames, left["conv_out"] = decoder.conv_out(hidden, past.get("conv_out"))
+        return frames, left
 
     @torch.no_grad()
     def cache_names(self, channels: int, grid: tuple[int, int]) -> tuple[str, ...]:
-        """Return the names of the cached tensors that a later chunk reads: the last two frames before each convolution.
-
-        diffusers also caches the whole input of convolutions that look at one frame only, and never reads it.
-        """
+        """Return the names of the cached tensors: the last two frames before each convolution."""
         weight = next(self.decoder.parameters())
         _, cache = self.forward(weight.new_zeros(1, channels, CHUNKS[0], *grid), None)
-        return tuple(name for name, tensor in flatten_cache(cache) if tensor.shape[2] == KERNEL_FRAMES - 1)
+        return tuple(name for name, _ in flatten_cache(cache))

@@ -48,10 +48,12 @@ def stopped(folder, number, after_s, longest_s):
     child = started(scene(folder))
     time.sleep(after_s)
     if child.poll() is not None:
+        child.communicate()
         return OVER
     told_at = time.monotonic()
     child.send_signal(number)
-    _, stderr = child.communicate(timeout=60)
+    with child:
+        _, stderr = child.communicate(timeout=60)
     took_s = time.monotonic() - told_at
     left = {path.name for path in folder.iterdir()} - {"scene.png", "cache"}
     if left == {"run"} and (folder / "run" / "run.json").exists():
