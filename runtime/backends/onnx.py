@@ -110,7 +110,7 @@ def session_options(spec: EngineSpec, threads: int | None = None) -> ort.Session
     # A stated number leaves threads unpinned: pinned ones waited twice as long beside another busy process.
     options.intra_op_num_threads = threads or _usable_cores()
     if sum(_bytes(output) for output in spec.outputs) > LARGE_BYTES:
-        # And 15 where no buffer is kept for another tensor.
+        # And a sixth less where no buffer is kept for another tensor.
         options.enable_cpu_mem_arena = options.enable_mem_pattern = options.enable_mem_reuse = False
     return options
 
