@@ -1,12 +1,15 @@
 """What a lab gives, as the networks of a build and where the weights of each come from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from dvgwm.models.adapters import Merged, updates_of
-from dvgwm.models.checkpoints import Checkpoint, Seeded, files_of
+from dvgwm.models.checkpoints import Checkpoint, Files, Seeded, files_of, together
 from dvgwm.models.hollow import Slot, hollow, slots
 from dvgwm.models.networks import Networks, build
 from dvgwm.models.presets import preset as preset_of
@@ -96,21 +99,29 @@ def _found(
     order: Order, preset: Preset, networks: Networks, wanted: Mapping[str, Mapping[str, Slot]]
 ) -> dict[str, Checkpoint]:
     """Return the trained weights that the order names, by part; a part of ours goes before the base's."""
-    found: dict[str, Checkpoint] = {}
+    reads: dict[str, Callable[[], Mapping[str, Any]]] = {}
     if order.base is not None:
-        found |= read_base(order.base, preset, networks, wanted)
+        reads["base"] = partial(read_base, order.base, preset, networks, wanted)
     if order.weights is not None:
-        files = {part: part_files(order.weights, part) for part in wanted}
-        if not any(files.values()):
-            names = ", ".join(f"{part}.safetensors" for part in wanted)
-            raise ConfigError("WEIGHTS_MISSING", f"wanted {names} in {order.weights}, found none of them")
-        found |= {part: files_of(part, paths, wanted[part]) for part, paths in files.items() if paths}
+        reads["weights"] = partial(_ours, order.weights, wanted)
+    if order.lora is not None:
+        reads["lora"] = partial(updates_of, order.lora, wanted["preview"], order.lora_alpha)
+    given = together(reads)
+    found = {**given.get("base", {}), **given.get("weights", {})}
     if order.lora is not None:
         if "preview" not in found:
             raise ConfigError("LORA_BASE", "wanted the preview that the LoRA is for; name it with --base or --weights")
-        updates = updates_of(order.lora, wanted["preview"], order.lora_alpha)
-        found["preview"] = Merged(found["preview"], updates)
+        found["preview"] = Merged(found["preview"], given["lora"])
     return found
+
+
+def _ours(folder: Path, wanted: Mapping[str, Mapping[str, Slot]]) -> dict[str, Files]:
+    """Return the networks of our own training in ``folder``."""
+    files = {part: paths for part in wanted if (paths := part_files(folder, part))}
+    if not files:
+        names = ", ".join(f"{part}.safetensors" for part in wanted)
+        raise ConfigError("WEIGHTS_MISSING", f"wanted {names} in {folder}, found none of them")
+    return together({part: partial(files_of, part, paths, wanted[part]) for part, paths in files.items()})
 
 
 def _told(order: Order, parts: tuple[str, ...], found: tuple[str, ...]) -> tuple[str, bool]:

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from dvgwm.models.checkpoints import Files, files_of, listed, read_object
+from dvgwm.models.checkpoints import Files, files_of, listed, read_object, together
 from dvgwm.models.hollow import Slot
 from dvgwm.models.networks import Networks
 from dvgwm.models.sizes import Preset
@@ -80,12 +81,12 @@ def read_base(
     wrong += _schedule(base / "scheduler" / "scheduler_config.json", preset)
     if wrong:
         raise ConfigError("BASE_SETTINGS", f"{base} is another system than {preset.name}: {listed(wrong)}")
-    return {
-        part.part: files_of(
-            part.part, weight_files(base / part.name, part.stem), wanted[part.part], part.spare, part.prefix
-        )
-        for part in parts
-    }
+
+    def read(part: Folder) -> Files:
+        paths = weight_files(base / part.name, part.stem)
+        return files_of(part.part, paths, wanted[part.part], part.spare, part.prefix)
+
+    return together({part.part: partial(read, part) for part in parts})
 
 
 def weight_files(folder: Path, stem: str) -> Sequence[Path]:

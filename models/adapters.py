@@ -57,7 +57,7 @@ class Merged:
     def identity(self) -> object:
         files = sorted({update.file for update in self.updates.values()})
         facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return [self.base.identity, facts, sorted({update.scale for update in self.updates.values()})]
+        return [self.base.identity, facts, {name: update.scale for name, update in self.updates.items()}]
 
     def read(self, name: str) -> Tensor:
         weight = self.base.read(name)

@@ -2,19 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dvgwm.runtime.errors import ConfigError
+from dvgwm.runtime.errors import LONGEST_LINE, ConfigError
 
 from .hollow import Slot
 
+T = TypeVar("T")
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Safetensors' names of the floating dtypes that weights come in."""
 
@@ -151,6 +152,23 @@ def read_object(path: Path) -> dict[str, Any]:
             "SETTINGS_FILE", f"wanted a JSON object of at most {SETTINGS_BYTES >> 20} MB in {path}, found none"
         )
     return value
+
+
+def together(reads: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+    """Return what each of ``reads`` gives; raises the `ConfigError` of one that fails, or one with what all of them tell."""
+    given, errors = {}, []
+    for name, read in reads.items():
+        try:
+            given[name] = read()
+        except ConfigError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        share = LONGEST_LINE // len(errors) - 20
+        told = (text if len(text) <= share else f"{text[:share]} ..." for text in map(str, errors))
+        raise ConfigError("INTAKE", f"{len(errors)} things cannot be taken in: {'. '.join(told)}")
+    return given
 
 
 def listed(wrong: Sequence[str], most: int = 20) -> str:

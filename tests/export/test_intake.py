@@ -88,6 +88,17 @@ def test_learned_positions_are_left_out_knowingly(lab, tmp_path):
     assert "patch_embed.other is none of its tensors" in refused(tmp_path, "WEIGHTS_SIZE", base=lab.base)
 
 
+def test_what_does_not_fit_is_told_of_every_part_at_once(lab, tmp_path):
+    for folder in ("transformer", "vae"):
+        file = sorted((lab.base / folder).glob("*.safetensors"))[0]
+        save_file(load_file(file) | {f"odd_{folder}": torch.zeros(1)}, file)
+    save_file({"blocks.0.lora_A.weight": torch.zeros(1, 4)}, tmp_path / "lora.safetensors")
+    told = refused(tmp_path, "INTAKE", base=lab.base, lora=tmp_path / "lora.safetensors")
+    for wrong in ("odd_transformer is none", "odd_vae is none", "blocks.0.lora_A.weight has no blocks.0.lora_B.weight"):
+        assert wrong in told
+    assert len(told) <= 2000
+
+
 def test_our_own_parts_go_before_the_bases(lab, tmp_path):
     ours = build(TINY, 30)
     state = {name: tensor.clone() for name, tensor in ours.refiner.state_dict().items()}
