@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _free_at_once() -> None:
-    """Have glibc give freed tensors back to the system: up to 32 MiB it keeps them, a third of a large decoder's peak."""
+    """Have glibc give freed tensors back to the system: up to 32 MiB it keeps them, a quarter of a large decoder's peak."""
     with suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _BLOCK_BYTES)
 

@@ -71,7 +71,7 @@ def statistics(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return what to multiply ``x``, B C T H W, with and then to add for ``norm`` of it, both B C 1 1 1.
 
     The means are taken row by row, then of rows, then of pictures: ONNX Runtime sums a group at once in float32, and of the
-    25 million numbers of a full-size one it loses three digits (an error of 7e-3 in numbers up to 5, 6e-6 this way).
+    25 million numbers of a full-size one it loses three digits (an error of 7e-3 in numbers up to 5, 5e-7 this way).
     """
     groups = x.unflatten(1, (norm.num_groups, -1))
     mean = _mean(groups)
@@ -100,7 +100,7 @@ def pointwise(conv: nn.Conv3d, inputs: Tensor) -> Tensor:
 def _in_turn(conv: nn.Conv3d, before: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return a convolution of frames of which it has seen those ``before``, and those that the next one has seen.
 
-    Run by torch it takes a frame at a time: oneDNN copies all that it is given and gives, 8 GB at the decoder's full size.
+    Run by torch it takes a frame at a time: oneDNN copies all that it is given and gives.
     """
     run = nn.Conv3d.forward  # diffusers' own branches on the tensor's size, which no exporter can follow
     if torch.compiler.is_exporting():

@@ -18,6 +18,7 @@ from dvgwm.models.adapters import updates_of
 from dvgwm.models.hollow import slots
 from dvgwm.models.networks import build
 from dvgwm.models.presets import preset
+from dvgwm.models.weights import once, save_tensors
 from dvgwm.runtime.errors import ConfigError
 
 pytestmark = pytest.mark.torch
@@ -100,12 +101,15 @@ def test_what_does_not_fit_is_told_of_every_part_at_once(lab, tmp_path):
 
 
 def test_our_own_parts_go_before_the_bases(lab, tmp_path):
-    ours = build(TINY, 30)
-    state = {name: tensor.clone() for name, tensor in ours.refiner.state_dict().items()}
     (tmp_path / "ours").mkdir()
-    save_file(state, tmp_path / "ours" / "refiner.safetensors")
-    made = taken(tmp_path, base=lab.base, weights=tmp_path / "ours").stored.sources["refiner"]
-    assert all(torch.equal(made.read(name), tensor) for name, tensor in state.items())
+    parts = build(TINY, 30).parts()
+    states = {part: once(parts[part].state_dict()) for part in ("refiner", "codec")}  # a base has a codec, too
+    for part, state in states.items():
+        save_tensors(state, tmp_path / "ours" / f"{part}.safetensors")
+    sources = taken(tmp_path, base=lab.base, weights=tmp_path / "ours").stored.sources
+    for part, state in states.items():
+        assert all(torch.equal(sources[part].read(name), tensor) for name, tensor in state.items()), part
+    assert torch.equal(sources["preview"].read("proj_out.bias"), lab.networks.preview.state_dict()["proj_out.bias"])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ pytest.importorskip("safetensors", reason="the export extra is not installed")
 
 from safetensors.torch import save_file
 
-from dvgwm.models.checkpoints import Seeded, files_of
+from dvgwm.models.adapters import Merged, Update
+from dvgwm.models.checkpoints import Seeded, files_of, together
 from dvgwm.models.hollow import Slot
 from dvgwm.models.networks import build
 from dvgwm.models.presets import preset
@@ -108,3 +109,28 @@ def test_networks_that_are_held_are_taken_up_from_shards_too(tmp_path):
     (tmp_path / "policy-00002-of-00002.safetensors").unlink()
     with pytest.raises(ConfigError, match="missing"):
         load_parts(networks, tmp_path)
+
+
+def test_an_adapter_whose_scales_change_places_is_another(tmp_path):
+    file = tmp_path / "lora.safetensors"
+    save_file({"a": torch.zeros(1)}, file)
+    base = Seeded(1, "p", WANTED)
+
+    def merged(embed, out):
+        return Merged(base, {"embed": Update(file, "a", "b", embed), "out.weight": Update(file, "a", "b", out)})
+
+    assert merged(1.0, 2.0).identity == merged(1.0, 2.0).identity
+    assert merged(1.0, 2.0).identity != merged(2.0, 1.0).identity
+
+
+def test_what_several_sources_lack_is_told_of_each_however_long():
+    def fails(text):
+        raise ConfigError("WEIGHTS_SIZE", text)
+
+    assert together({"a": lambda: 1, "b": lambda: 2}) == {"a": 1, "b": 2}
+    with pytest.raises(ConfigError, match="only this") as alone:
+        together({"a": lambda: 1, "b": lambda: fails("only this")})
+    assert alone.value.log_code == "WEIGHTS_SIZE"
+    with pytest.raises(ConfigError) as both:
+        together({name: lambda name=name: fails(f"{name} begins {'x' * 3000}") for name in ("one", "two", "three")})
+    assert all(f"{name} begins" in both.value.line for name in ("one", "two", "three"))

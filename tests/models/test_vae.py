@@ -1,10 +1,13 @@
 """CogVideoX's VAE: its decoder chunk by chunk, its encoder's mode."""
 
+import weakref
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 diffusers = pytest.importorskip("diffusers", reason="the export extra is not installed")
 
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dvgwm.models.engines import DecodeEngine, EncodeImageEngine, streaming
 from dvgwm.models.networks import build
@@ -46,6 +49,36 @@ def test_the_vaes_encoder_engine_gives_the_posteriors_mode(tiny):
         frame = image.permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1
         wanted = tiny.codec.encode(frame).latent_dist.mode().transpose(1, 2)
     assert torch.allclose(made, wanted, atol=1e-5)
+
+
+def test_decoding_holds_no_blocks_input_longer_than_it_is_read_and_convolves_a_frame_at_a_time(tiny):
+    size = preset("test_tiny")
+    codec, grid = streaming(tiny.codec), size.grid(size.high)
+    convolved, inputs, alive = [], [], []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten.convolution.default and args[0].ndim == 5:
+                convolved.append(args[0].shape[2])
+            return function(*args, **(kwargs or {}))
+
+    blocks = codec.decoder.up_blocks
+    hooks = [
+        hook
+        for block in blocks
+        for hook in (
+            block.resnets[0].register_forward_pre_hook(lambda module, args: inputs.append(weakref.ref(args[0]))),
+            block.resnets[1].register_forward_pre_hook(lambda module, args: alive.append(inputs[-1]() is not None)),
+        )
+    ]
+    try:
+        with torch.no_grad(), Watch():
+            codec(torch.randn(1, size.codec.channels, 3, *grid), None)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert alive == [False] * len(blocks)
+    assert max(convolved) == 3, "a causal convolution's window"
 
 
 class Norm(torch.nn.Module):
