@@ -1,5 +1,6 @@
 """A Robotiq gripper by the text protocol of its URCap: one line asks, one line answers, on a thread of its own."""
 
+import re
 import socket
 import threading
 import time
@@ -23,7 +24,7 @@ class Robotiq:
     def __init__(self, host: str, port: int = PORT) -> None:
         self.opening, self.at_s, self.fault = 0.0, 0.0, 0
         self._wanted: int | None = None
-        self._ended = threading.Event()
+        self._ended, self._asking = threading.Event(), threading.Lock()
         try:
             self._line = socket.create_connection((host, port), ANSWER_S)
             self._line.settimeout(ANSWER_S)
@@ -41,15 +42,15 @@ class Robotiq:
     def activate(self) -> None:
         """Have it find the ends of its fingers, where it has not: they move. Raises `RobotCommunicationError`."""
         try:
-            if int(self._ask("GET STA").split()[1]) != ACTIVE:
-                self._ask("SET ACT 1")
+            if self._get("STA") != ACTIVE:
+                self._set("ACT", 1)
                 end_s = time.monotonic() + ACTIVATE_S
-                while int(self._ask("GET STA").split()[1]) != ACTIVE:
+                while self._get("STA") != ACTIVE:
                     if time.monotonic() > end_s:
                         raise ValueError(f"it is not active after {ACTIVATE_S:g} s")
                     time.sleep(PERIOD_S)
-            self._ask("SET GTO 1")
-        except (OSError, ValueError, IndexError) as error:
+            self._set("GTO", 1)
+        except (OSError, ValueError) as error:
             raise RobotCommunicationError("GRIPPER_ACTIVATE", f"the gripper does not get ready: {error}") from error
 
     def move(self, opening: float) -> None:
@@ -64,21 +65,28 @@ class Robotiq:
     def _serve(self) -> None:
         sent = None
         while not self._ended.wait(PERIOD_S):
-            with suppress(OSError, ValueError, IndexError):  # what is not looked at grows old
+            with suppress(OSError, ValueError):  # what is not looked at grows old
                 if (wanted := self._wanted) != sent and wanted is not None:
-                    self._ask(f"SET POS {wanted}")
+                    self._set("POS", wanted)
                     sent = wanted
                 self._look()
 
     def _look(self) -> None:
         asked_s = time.monotonic()
-        position = int(self._ask("GET POS").split()[1])
-        self.fault = int(self._ask("GET FLT").split()[1])
+        position, self.fault = self._get("POS"), self._get("FLT")
         self.opening, self.at_s = (CLOSED - position) / (CLOSED - OPEN), asked_s
 
-    def _ask(self, line: str) -> str:
-        self._line.sendall(f"{line}\n".encode("ascii"))
-        answer = self._line.recv(1024)
-        if not answer:
-            raise OSError("it hung up")
-        return answer.decode("ascii").strip()
+    def _get(self, name: str) -> int:
+        return int(self._answer(f"GET {name}", rf"{name} (\d+)"))
+
+    def _set(self, name: str, value: int) -> None:
+        self._answer(f"SET {name} {value}", "(ack)")
+
+    def _answer(self, line: str, form: str) -> str:
+        """Return the answer to ``line``: one thread asks at a time, and what answers an earlier line is passed over."""
+        with self._asking:
+            self._line.sendall(f"{line}\n".encode("ascii"))
+            while heard := self._line.recv(1024):
+                if found := re.findall(form, heard.decode("ascii")):
+                    return str(found[-1])
+        raise OSError("it hung up")

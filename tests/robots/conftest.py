@@ -64,7 +64,7 @@ class Motion:
         """Listen, and say that one is alive, until ``done()``; return how long it took."""
         begun_s = self.now_s
         while not done():
-            assert self.now_s - begun_s < seconds, f"it took too long: {self.states[-1:]}"
+            assert self.now_s - begun_s < seconds, f"it took too long: {self.states[-1:]} {self.said}"
             if alive:
                 self.line.send(Kind.ALIVE, self.now_s)
             time.sleep(0.005)
