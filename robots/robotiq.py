@@ -4,7 +4,7 @@ import re
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from dvgwm.runtime.errors import RobotCommunicationError
 
@@ -28,7 +28,10 @@ class Robotiq:
         try:
             self._line = socket.create_connection((host, port), ANSWER_S)
             self._line.settimeout(ANSWER_S)
-            self._look()
+            with ExitStack() as failed:
+                failed.callback(self._line.close)
+                self._look()
+                failed.pop_all()
         except (OSError, ValueError) as error:
             raise RobotCommunicationError(
                 "GRIPPER_CONNECT",

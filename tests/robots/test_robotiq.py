@@ -8,15 +8,16 @@ from contextlib import suppress
 import pytest
 
 from dvgwm.robots.robotiq import ANSWER_S, CLOSED, Robotiq
+from dvgwm.runtime.errors import RobotCommunicationError
 
-ANSWERS = {"GET POS": "POS 51", "GET FLT": "FLT 0", "GET STA": "STA 3"}
+ANSWERS = {"GET POS": "POS 51\n", "GET FLT": "FLT 0\n", "GET STA": "STA 3\n"}
 
 
 class Gripper:
-    """A gripper that takes its time to answer each question; the ``late`` is answered after its asker has given up."""
+    """A gripper that takes its time to answer each question, and answers ``once`` otherwise; ``heard`` has the questions."""
 
-    def __init__(self, answer_s, late=None):
-        self.answer_s, self.late = answer_s, late
+    def __init__(self, answer_s):
+        self.answer_s, self.once, self.heard = answer_s, {}, []
         self.server = socket.create_server(("127.0.0.1", 0))
         self.port = self.server.getsockname()[1]
         threading.Thread(target=self.serve, daemon=True).start()
@@ -25,9 +26,10 @@ class Gripper:
         line, _ = self.server.accept()
         with line, line.makefile() as asked, suppress(OSError):
             for each in map(str.strip, asked):
-                late, self.late = each == self.late, None if each == self.late else self.late
-                time.sleep(ANSWER_S + 0.1 if late else self.answer_s)
-                line.sendall(f"{ANSWERS.get(each, 'ack')}\n".encode())
+                self.heard.append(each)
+                seconds, answer = self.once.pop(each, (self.answer_s, ANSWERS.get(each, "ack")))
+                time.sleep(seconds)
+                line.sendall(answer.encode())
 
 
 @pytest.fixture
@@ -35,8 +37,8 @@ def looked_at():
     """Start a gripper and what looks at it; both end with the test."""
     made = []
 
-    def start(*said):
-        there = Gripper(*said)
+    def start(answer_s=0.001):
+        there = Gripper(answer_s)
         made.append((there, Robotiq("127.0.0.1", there.port)))
         made[-1][1].start()
         return made[-1]
@@ -69,8 +71,39 @@ def test_two_that_ask_get_each_its_own_answer(looked_at):
 
 
 def test_an_answer_that_comes_too_late_is_not_taken_for_the_next(looked_at):
-    there, gripper = looked_at(0.001)
+    there, gripper = looked_at()
     looks(gripper, 1)
-    there.late = "GET POS"
+    there.once["GET POS"] = ANSWER_S + 0.1, ANSWERS["GET POS"]
     assert looks(gripper, 5) == {(51, 0)}
-    assert there.late is None
+    assert not there.once
+
+
+def test_of_answers_that_come_together_the_newest_is_taken(looked_at):
+    there, gripper = looked_at()
+    looks(gripper, 1)
+    there.once["GET POS"] = 0.0, "POS 9\nPOS 51\n"
+    assert looks(gripper, 3) == {(51, 0)}
+    assert not there.once
+
+
+def test_it_is_told_again_until_it_says_that_it_heard(looked_at):
+    there, gripper = looked_at()
+    there.once["SET POS 0"] = 0.0, "FLT 0\n"
+    gripper.move(1.0)
+    while there.heard.count("SET POS 0") < 2:
+        time.sleep(0.002)
+    looks(gripper, 3)
+    assert there.heard.count("SET POS 0") == 2
+
+
+def test_one_that_hangs_up_is_told():
+    def answer_nothing(server):
+        line, _ = server.accept()
+        with line:
+            line.recv(1024)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer_nothing, args=(server,), daemon=True).start()
+        with pytest.raises(RobotCommunicationError, match="it hung up") as caught:
+            Robotiq("127.0.0.1", server.getsockname()[1])
+    assert caught.value.log_code == "GRIPPER_CONNECT"
