@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from dvgwm.models.graph import Graph
-from dvgwm.models.precision import ALWAYS_FLOAT32, precision
+from dvgwm.models.networks import Networks
+from dvgwm.models.precision import ALWAYS_FLOAT32, Precision, precision
+from dvgwm.models.sizes import Preset
 from dvgwm.runtime import __version__
 from dvgwm.runtime.backends.backend import Backend, EngineSpec
 from dvgwm.runtime.bundle.disk import MANIFEST, Bundle, put_bundle, read_bundle, record_of
@@ -60,17 +62,15 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     preset = order.checked()
     backend = open_backend(order.backend, None)
     taken = intake(order, preset)
-    stored, networks = taken.stored, taken.stored.networks
-    reference = graphs(preset, networks)
-    if order.static:
-        reference = tuple(fixed(preset, graph) for graph in reference)
+    stored = taken.stored
+    reference = compiled = _graphs(order, preset, stored.reference)
     if unknown := set(order.engines) - {graph.name for graph in reference}:
         names = ", ".join(graph.name for graph in reference)
         raise ConfigError("ENGINES", f"wanted --engines of {names}; got {', '.join(sorted(unknown))}")
-    compiled = reference
     if order.backend != "onnx":
-        compiled = graphs(preset, networks, precision(order.precision))
-        compiled = tuple(fixed(preset, graph) for graph in compiled) if order.static else compiled
+        compiled = _graphs(order, preset, stored.networks, precision(order.precision))
+    elif stored.networks is not stored.reference:
+        compiled = _graphs(order, preset, stored.networks)
     versions = {"torch": str(torch.__version__), "dvgwm": __version__, "source": source_hash(), **backend.fingerprint}
     tokenizer = hashlib.sha256(taken.tokenizer or b"").hexdigest()
     facts = [repr(preset), stored.facts, tokenizer, versions, order.precision, order.static]
@@ -85,7 +85,7 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     specs = _build(compiled, reference, products.files, report)
     if order.steps[-1] == "build":
         return Outcome(None, products.made, products.reused, {})
-    stored.fill(products.weights)
+    stored.fill()
     parity = _engine_parities(order, reference, specs, products.files, backend, report)
     if order.engines:
         return Outcome(None, products.made, products.reused, {}, parity)
@@ -93,6 +93,11 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     manifest = describe(preset, specs, card, order.backend, order.precision, backend.fingerprint, taken.tokenizer)
     _write_verified(order, replace(manifest, parity=parity), reference, products, workshop, backend, report)
     return _finished(order, workshop, products, report)
+
+
+def _graphs(order: Order, preset: Preset, networks: Networks, precision: Precision | None = None) -> tuple[Graph, ...]:
+    made = graphs(preset, networks, precision)
+    return tuple(fixed(preset, graph) for graph in made) if order.static else made
 
 
 def _finished(order: Order, workshop: Workshop, products: Products, report: Report) -> Outcome:
@@ -128,7 +133,7 @@ def _engine_parities(
     report: Report,
 ) -> dict[str, Parity]:
     """Return how far every engine is from torch, or those that the order names; raises `ParityError` at a failed gate."""
-    limits, exact = gate_of(precision(order.precision)), gate_of(precision("float32"))
+    limits, exact = gate_of(order.precision), gate_of("float32")
     asked = [graph for graph in reference if not order.engines or graph.name in order.engines]
     total = len(asked) + (not order.engines)
     parity: dict[str, Parity] = {}
@@ -154,7 +159,7 @@ def _write_verified(
     files = products.files
     records = {name: record_of(path) for name, path in files.items()}
     draft = Bundle(workshop.path, replace(manifest, files=records))
-    limits = gate_of(precision(order.precision))
+    limits = gate_of(order.precision)
     parity = {**manifest.parity, **plan_parity(draft, backend, reference, limits)}
     report("verify", "", len(reference) + 1, len(reference) + 1)
     sources = dict(files)

@@ -10,7 +10,7 @@ import torch
 
 from dvgwm.models.adapters import Merged, updates_of
 from dvgwm.models.checkpoints import Checkpoint, Files, Seeded, files_of, together
-from dvgwm.models.hollow import Slot, hollow, slots
+from dvgwm.models.hollow import Slot, hollow, lowered, slots
 from dvgwm.models.networks import Networks, build
 from dvgwm.models.presets import preset as preset_of
 from dvgwm.models.sizes import LinearCodecSize, Preset
@@ -63,24 +63,30 @@ def _held(order: Order, preset: Preset) -> Intake:
     check_memory(
         4 * numbers, f"{preset.name} for --backend {order.backend}", "export it with --backend onnx, or --layers 2"
     )
-    networks = build(preset, order.seed)
-    found = () if order.weights is None else load_parts(networks, order.weights)
-    return Intake(Held(networks), *_told(order, tuple(networks.parts()), found), _tokenizer(order, preset))
+    reference = build(preset, order.seed)
+    found = () if order.weights is None else load_parts(reference, order.weights)
+    dtype = order.dtype
+    networks = reference if dtype == torch.float32 else lowered(reference, dtype)
+    return Intake(Held(networks, reference), *_told(order, tuple(networks.parts()), found), _tokenizer(order, preset))
 
 
 def _streamed(order: Order, preset: Preset) -> Intake:
-    networks = hollow(preset, torch.bfloat16 if order.precision == "bfloat16" else torch.float32)
+    networks = hollow(preset, order.dtype)
+    reference = networks if order.dtype == torch.float32 else hollow(preset)
     # A checkpoint is one of the whole preset, of which a shortened one takes what it has.
     whole = build(preset_of(preset.name), device="meta")
     wanted = {part: slots(network) for part, network in whole.parts().items()}
     found = _found(order, preset, whole, wanted)
     here = {part: slots(network) for part, network in networks.parts().items()}
     random = {part: Seeded(order.seed, part, state) for part, state in here.items() if part not in found}
-    stored = Streamed(networks, random | found)
+    stored = Streamed(networks, reference, random | found)
     if "verify" in order.steps and not order.engines:
-        # torch's and the engines' own.
+        numbers = sum(slot.numbers for part in here.values() for slot in part.values())
+        # torch's in float32, and the engines' own.
         check_memory(
-            2 * stored.size_bytes, f"{preset.name} beside its reference", "go as far as --steps build, or --layers 2"
+            4 * numbers + stored.size_bytes,
+            f"{preset.name} beside its reference",
+            "go as far as --steps build, or --layers 2",
         )
     return Intake(stored, *_told(order, tuple(here), tuple(found)), _tokenizer(order, preset))
 

@@ -5,7 +5,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dvgwm.models.precision import precision
+import torch
+
+from dvgwm.models.precision import GRAPH_PRECISIONS, precision
 from dvgwm.models.presets import preset
 from dvgwm.models.sizes import Preset
 from dvgwm.runtime.bundle.disk import MANIFEST
@@ -15,7 +17,6 @@ from dvgwm.runtime.files import check_place
 
 STEPS = ("export", "build", "verify", "benchmark")
 BACKENDS = ("onnx", "torch")
-ONNX_PRECISIONS = ("float32", "bfloat16")
 ROOM_BYTES = 500e6
 """Free space beside the weights without which nothing is begun."""
 
@@ -47,6 +48,11 @@ class Order:
     engines: tuple[str, ...] = ()
     static: bool = False
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks are in before they are exported; those for torch are lowered when they are compiled."""
+        return GRAPH_PRECISIONS[self.precision].dtype if self.backend == "onnx" else torch.float32
+
     def checked(self) -> Preset:
         """Return the preset to build; raises `ConfigError` for what cannot be built, or not there."""
         size = preset(self.preset).shortened(self.layers, self.frames)
@@ -56,13 +62,14 @@ class Order:
             raise ConfigError(
                 "BACKEND_FAMILY", f"{size.name} has no compiled form in this version; build it for --backend onnx"
             )
-        precision(self.precision)
-        if self.backend == "onnx" and self.precision not in ONNX_PRECISIONS:
+        if self.backend == "torch":
+            precision(self.precision)
+        elif self.precision not in GRAPH_PRECISIONS:
             raise ConfigError(
                 "PRECISION",
-                f"wanted --precision {' or '.join(ONNX_PRECISIONS)} for onnx, got {self.precision!r}; or --backend torch",
+                f"wanted --precision {', '.join(GRAPH_PRECISIONS)} for onnx, got {self.precision!r}; or --backend torch",
             )
-        if self.backend == "onnx" and self.precision != "float32" and "verify" in self.steps:
+        elif self.dtype == torch.bfloat16 and "verify" in self.steps:
             raise ConfigError(
                 "PRECISION_CPU",
                 f"ONNX Runtime has no {self.precision} convolution on a CPU, so these graphs are not checked here: build them "

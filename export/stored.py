@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
 
 from dvgwm.models.checkpoints import Checkpoint
 from dvgwm.models.hollow import Slot, fill, slots
@@ -30,6 +28,10 @@ class Stored(Protocol):
         """The modules that graphs are made from."""
 
     @property
+    def reference(self) -> Networks:
+        """The same in float32, which the graphs are compared with; `networks` themselves where they are that."""
+
+    @property
     def size_bytes(self) -> int:
         """How large the files will be."""
 
@@ -43,8 +45,8 @@ class Stored(Protocol):
     def hashes(self, written: Mapping[str, Sequence[Path]]) -> dict[str, str]:
         """Return a hash of every part's weights, of which the files are ``written``."""
 
-    def fill(self, written: Mapping[str, Sequence[Path]]) -> None:
-        """Give the networks their numbers, so that they can compute."""
+    def fill(self) -> None:
+        """Give the reference its numbers, so that it can compute."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Held:
     """Networks that are in memory: one file each, in half precision where nothing is lost by it."""
 
     networks: Networks
+    reference: Networks
 
     @property
     def size_bytes(self) -> int:
@@ -69,8 +72,8 @@ class Held:
     def hashes(self, written: Mapping[str, Sequence[Path]]) -> dict[str, str]:
         return {part: weights_hash(network) for part, network in self.networks.parts().items()}
 
-    def fill(self, written: Mapping[str, Sequence[Path]]) -> None:
-        """Do nothing: they have them."""
+    def fill(self) -> None:
+        """Do nothing: it has them."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Streamed:
     """Hollow networks, whose weights go from their ``sources`` into shards: memory holds one shard."""
 
     networks: Networks
+    reference: Networks
     sources: Mapping[str, Checkpoint]
 
     @property
@@ -99,14 +103,8 @@ class Streamed:
         digests = {part: [_digest(path) for path in files] for part, files in written.items()}
         return {part: hashlib.sha256("".join(each).encode()).hexdigest() for part, each in digests.items()}
 
-    def fill(self, written: Mapping[str, Sequence[Path]]) -> None:
-        where = {part: {name: path for path in files for name in _names(path)} for part, files in written.items()}
-
-        def read(part: str, name: str) -> Tensor:
-            with safe_open(where[part][name], "pt") as file:
-                return file.get_tensor(name)
-
-        fill(self.networks, read)
+    def fill(self) -> None:
+        fill(self.reference, lambda part, name: self.sources[part].read(name))
 
     def _shards(self, part: str) -> Iterator[tuple[str, Callable[[Path], None]]]:
         """Yield each shard of a part: its name, as in diffusers' checkpoints, and what writes it."""
@@ -131,11 +129,6 @@ class Streamed:
         """Return what a tensor is written in: the graph's dtype, or half precision where its source has no more."""
         source = self.sources[part].dtypes[name]
         return source if slot.dtype == torch.float32 and source.itemsize == 2 else slot.dtype
-
-
-def _names(path: Path) -> list[str]:
-    with safe_open(path, "pt") as file:
-        return list(file.keys())
 
 
 def _digest(path: Path) -> str:

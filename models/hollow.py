@@ -4,6 +4,7 @@ Their parameters are torch's fake tensors, all of one mode, which computes shape
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from diffusers import ModelMixin
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from transformers import PreTrainedModel
 
+from .codec import LinearCodec
 from .networks import Networks, build
 from .precision import ALWAYS_FLOAT32
 from .sizes import Preset
@@ -48,20 +51,37 @@ def hollow(preset: Preset, dtype: torch.dtype = torch.float32) -> Networks:
     """
     networks, mode = build(preset, device="meta"), FakeTensorMode(allow_non_fake_inputs=True)
     for part, module in networks.parts().items():
-        kept = ("",) if part in ALWAYS_FLOAT32 else _kept(module)
+        kept = _kept(part, module, dtype)
 
         def fake(name: str, tensor: Tensor, kept: tuple[str, ...] = kept) -> Tensor:
-            kind = torch.float32 if any(part in name for part in kept) else dtype
             with mode:
-                return torch.empty(tensor.shape, dtype=kind if tensor.is_floating_point() else tensor.dtype)
+                return torch.empty(tensor.shape, dtype=_lowest(name, tensor, kept, dtype))
 
         _replace(module, fake)
     return networks
 
 
-def _kept(module: nn.Module) -> tuple[str, ...]:
-    """Return which of a network's tensors stay in float32, by parts of their names; transformers' own are for float16 alone."""
-    return tuple(module._keep_in_fp32_modules or ()) if isinstance(module, ModelMixin) else ()
+def lowered(networks: Networks, dtype: torch.dtype) -> Networks:
+    """Return a copy of ``networks`` in ``dtype``, but for what stays in float32 (`hollow`)."""
+    copy = deepcopy(networks)
+    for part, module in copy.parts().items():
+        kept = _kept(part, module, dtype)
+        _replace(module, lambda name, tensor, kept=kept: tensor.to(_lowest(name, tensor, kept, dtype)))
+    return copy
+
+
+def _lowest(name: str, tensor: Tensor, kept: tuple[str, ...], dtype: torch.dtype) -> torch.dtype:
+    return dtype if tensor.is_floating_point() and not any(part in name for part in kept) else tensor.dtype
+
+
+def _kept(part: str, module: nn.Module, dtype: torch.dtype) -> tuple[str, ...]:
+    """Return which of a network's tensors stay in float32, by parts of their names; transformers' own for float16 alone."""
+    if part in ALWAYS_FLOAT32 or isinstance(
+        module, LinearCodec
+    ):  # an exact change of basis, and no larger than a picture
+        return ("",)
+    says = isinstance(module, ModelMixin) or (isinstance(module, PreTrainedModel) and dtype == torch.float16)
+    return tuple(getattr(module, "_keep_in_fp32_modules", None) or ()) if says else ()
 
 
 def fill(networks: Networks, read: Callable[[str, str], Tensor]) -> None:

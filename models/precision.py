@@ -22,7 +22,7 @@ class Precision:
     attention: str = "library"
 
 
-ALWAYS_FLOAT32 = ("frame_encoder", "policy")
+ALWAYS_FLOAT32 = ("frame_encoder", "policy", "waypoints")
 """Networks that no precision lowers: they are small, and what they give moves the arm."""
 
 PRECISIONS: Mapping[str, Precision] = MappingProxyType(
@@ -38,7 +38,22 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
 )
 
 
-SHORT = MappingProxyType({"fp32": "float32", "bf16": "bfloat16"})
+@dataclass(frozen=True, slots=True)
+class GraphPrecision:
+    """How an ONNX graph computes: in ``dtype``."""
+
+    dtype: torch.dtype
+
+
+GRAPH_PRECISIONS: Mapping[str, GraphPrecision] = MappingProxyType(
+    {
+        "float32": GraphPrecision(torch.float32),
+        "float16": GraphPrecision(torch.float16),
+        "bfloat16": GraphPrecision(torch.bfloat16),
+    }
+)
+
+SHORT = MappingProxyType({"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"})
 """Other names of precisions."""
 
 

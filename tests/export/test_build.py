@@ -323,6 +323,20 @@ def test_graphs_in_bfloat16_are_valid_and_their_interface_is_float32_but_for_the
         replace(order, steps=STEPS).checked()
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["test_tiny", "test_wan"])
+def test_a_bundle_in_float16_passes_its_gates_against_float32(tmp_path, name):
+    made = build_bundle(
+        Order(name, "onnx", tmp_path / "b", 0, STEPS[:3], precision="float16", layers=1, frames=9), silent
+    )
+    parity = made.bundle.manifest.parity
+    assert {part.tolerance for part in parity.values() if part.measure == "relative_l2"} == {0.01, 0.05}
+    assert 1e-5 < parity["preview"].relative_l2 < 0.01, "it is rounded, and is compared with what is not"
+    assert parity["policy"].measure == "max_abs"
+    kinds = {graph.name: graph.read_bytes().count(b"safetensors") for graph in made.bundle.path.glob("*.onnx")}
+    assert all(kinds.values()), "every graph reads its weights from the network's files"
+
+
 def test_no_graph_of_a_wan_scatters_and_each_attention_is_one_operator(tmp_path):
     size = preset("test_wan").shortened(2, 9)
     made = next(graph for graph in graphs(size, build(size, 0)) if graph.name == "preview")

@@ -40,7 +40,7 @@ def image():
 def ours(tmp_path_factory, image):
     networks = build(SIZE, 0)
     parts = graphs(SIZE, networks)
-    card = ModelCard(SIZE.name, SIZE.family, "seeded", False, Held(networks).hashes({}))
+    card = ModelCard(SIZE.name, SIZE.family, "seeded", False, Held(networks, networks).hashes({}))
     manifest = describe(SIZE, {part.name: engine_spec(part) for part in parts}, card, "onnx", "float32", {})
     listed = {part.file: FileRecord(0, "") for part in parts}
     bundle = Bundle(tmp_path_factory.mktemp("draft"), replace(manifest, files=listed))

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("diffusers", reason="the export extra is not installed")
 
 from dvgwm.models.denoisers import DenoiseEngine
-from dvgwm.models.hollow import beside, fill, hollow, slots
+from dvgwm.models.hollow import beside, fill, hollow, lowered, slots
 from dvgwm.models.networks import build
 from dvgwm.models.presets import preset
 
@@ -40,6 +40,22 @@ def test_a_network_says_itself_what_stays_in_float32():
         == torch.float32
     )
     assert kinds["blocks.0.attn1.to_q.weight"] == torch.bfloat16
+
+
+def test_lowered_networks_keep_in_float32_what_moves_the_arm_and_what_overflows():
+    networks = build(TINY, 3)
+    half = lowered(networks, torch.float16)
+    kinds = {name: {tensor.dtype for tensor in part.parameters()} for name, part in half.parts().items()}
+    assert kinds.pop("policy") == kinds.pop("frame_encoder") == {torch.float32}
+    overflows = {name for name, tensor in half.text.named_parameters() if tensor.dtype == torch.float32}
+    assert overflows == {name for name, _ in networks.text.named_parameters() if ".wo." in name}
+    assert kinds.pop("text") == {torch.float16, torch.float32}
+    assert set(map(frozenset, kinds.values())) == {frozenset({torch.float16})}
+    assert {part.dtype for part in slots(networks.preview).values()} == {torch.float32}, "a copy"
+    assert torch.equal(half.preview.proj_out.weight, networks.preview.proj_out.weight.half())
+    kept = lowered(build(preset("a1_tiny"), 3), torch.float16).parts()
+    floats = {name for name, part in kept.items() if next(iter(part.state_dict().values())).dtype == torch.float32}
+    assert floats == {"waypoints", "low_codec", "codec", "frame_encoder", "policy"}
 
 
 def test_filled_networks_compute_what_real_ones_do():

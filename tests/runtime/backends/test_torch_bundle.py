@@ -126,10 +126,10 @@ def test_lower_precision_passes_its_own_gate(tmp_path, precision):
     export_package(program, tmp_path / graph.file)
     write_weights(program, graph.inputs, tmp_path / graph.weights)
     backend, spec = TorchBackend(torch.device("cpu")), engine_spec(graph)
-    made = engine_parity(plain, backend, tmp_path / graph.file, spec, gate_of(precision_of(precision)))["preview"]
+    made = engine_parity(plain, backend, tmp_path / graph.file, spec, gate_of(precision))["preview"]
     assert made.cosine > 0.999
     with pytest.raises(ParityError):  # it is no float32
-        engine_parity(plain, backend, tmp_path / graph.file, spec, gate_of(precision_of("float32")))
+        engine_parity(plain, backend, tmp_path / graph.file, spec, gate_of("float32"))
 
 
 @pytest.mark.parametrize(("precision", "told"), [("fp8", "--backend torch"), ("bfloat16", "--steps build")])
