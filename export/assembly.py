@@ -26,6 +26,7 @@ from dvgwm.runtime.profiler import Profiler
 from dvgwm.runtime.types import Observation
 
 from .describe import describe, without_text_encoder
+from .eight_bit import quantised
 from .graphs import fixed, graphs
 from .intake import intake
 from .interface import engine_spec
@@ -33,7 +34,8 @@ from .onnx_graph import check_graph
 from .order import Order
 from .parity import gate_of
 from .products import Products, Report, make_products
-from .verify import engine_parity, plan_parity
+from .scenes import HELD_OUT, Scene, recorded
+from .verify import Inputs, engine_parity, plan_parity
 from .workshop import Workshop
 
 
@@ -73,25 +75,32 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
         compiled = _graphs(order, preset, stored.networks)
     versions = {"torch": str(torch.__version__), "dvgwm": __version__, "source": source_hash(), **backend.fingerprint}
     tokenizer = hashlib.sha256(taken.tokenizer or b"").hexdigest()
-    facts = [repr(preset), stored.facts, tokenizer, versions, order.precision, order.static]
+    facts = [repr(preset), stored.facts, tokenizer, versions, order.precision, order.static, order.recording]
     workshop = Workshop.open(order.out.with_name(f".{order.out.name}.build"), facts)
     free = order.check_room(max(0, stored.size_bytes - workshop.size_bytes))
     tell(f"{stored.size_bytes / 1e9:.1f} GB of weights, {free / 1e9:.0f} GB free")
     if "verify" in order.steps and workshop.is_finished(order.out / MANIFEST):
         return _finished(order, workshop, Products({}, {}, ()), report)
-    products = make_products(compiled, taken, workshop, report)
+    products = make_products(compiled, taken, workshop, report, order.eight_bit is not None)
     if order.steps[-1] == "export":
         return Outcome(None, products.made, products.reused, {})
-    specs = _build(compiled, reference, products.files, report)
+    specs = _specs(compiled, reference)
+    card = ModelCard(preset.name, preset.family, taken.told, taken.trained, stored.hashes(products.weights))
+    manifest = describe(preset, specs, card, order.backend, order.precision, backend.fingerprint, taken.tokenizer)
+    scenes = list(recorded(order.calibrate, manifest.input)) if order.calibrate else []
+    inputs: Mapping[str, Sequence[Inputs]] = {}
+    if order.eight_bit is not None:
+        products, calibration = quantised(products, manifest, order.eight_bit, scenes, workshop, report)
+        inputs = calibration.inputs
+    _check(compiled, products.files, report)
     if order.steps[-1] == "build":
         return Outcome(None, products.made, products.reused, {})
     stored.fill()
-    parity = _engine_parities(order, reference, specs, products.files, backend, report)
+    parity = _engine_parities(order, reference, specs, products.files, backend, report, inputs)
     if order.engines:
         return Outcome(None, products.made, products.reused, {}, parity)
-    card = ModelCard(preset.name, preset.family, taken.told, taken.trained, stored.hashes(products.weights))
-    manifest = describe(preset, specs, card, order.backend, order.precision, backend.fingerprint, taken.tokenizer)
-    _write_verified(order, replace(manifest, parity=parity), reference, products, workshop, backend, report)
+    shown = scenes[-HELD_OUT:]
+    _write_verified(order, replace(manifest, parity=parity), reference, products, workshop, backend, report, shown)
     return _finished(order, workshop, products, report)
 
 
@@ -109,19 +118,21 @@ def _finished(order: Order, workshop: Workshop, products: Products, report: Repo
     return Outcome(bundle, products.made, products.reused if products.files else tuple(bundle.manifest.files), seconds)
 
 
-def _build(
-    compiled: Sequence[Graph], reference: Sequence[Graph], files: Mapping[str, Path], report: Report
-) -> dict[str, EngineSpec]:
-    """Check every graph and state its interface; the work is counted on the reference, operator by operator."""
+def _specs(compiled: Sequence[Graph], reference: Sequence[Graph]) -> dict[str, EngineSpec]:
+    """Return the interface of every graph; the work is counted on the reference, operator by operator."""
     specs = {}
-    for index, (graph, plain) in enumerate(zip(compiled, reference, strict=True)):
+    for graph, plain in zip(compiled, reference, strict=True):
+        spec = engine_spec(plain)
+        specs[graph.name] = spec if graph is plain else replace(engine_spec(graph), flop=spec.flop)
+    return specs
+
+
+def _check(compiled: Sequence[Graph], files: Mapping[str, Path], report: Report) -> None:
+    for index, graph in enumerate(compiled):
         report("build", graph.name, index, len(compiled))
         if graph.suffix == "onnx":
             check_graph(files[graph.file])
-        spec = engine_spec(plain)
-        specs[graph.name] = spec if graph is plain else replace(engine_spec(graph), flop=spec.flop)
     report("build", "", len(compiled), len(compiled))
-    return specs
 
 
 def _engine_parities(
@@ -131,6 +142,7 @@ def _engine_parities(
     files: Mapping[str, Path],
     backend: Backend,
     report: Report,
+    inputs: Mapping[str, Sequence[Inputs]],
 ) -> dict[str, Parity]:
     """Return how far every engine is from torch, or those that the order names; raises `ParityError` at a failed gate."""
     limits, exact = gate_of(order.precision), gate_of("float32")
@@ -141,7 +153,7 @@ def _engine_parities(
         report("verify", graph.name, index, total)
         spec = specs[graph.name]
         gate = exact if graph.name in ALWAYS_FLOAT32 else limits
-        parity |= engine_parity(graph, backend, files[spec.file], spec, gate)
+        parity |= engine_parity(graph, backend, files[spec.file], spec, gate, inputs.get(graph.name, ()))
     report("verify", "" if order.engines else "plan and actions", len(asked), total)
     return parity
 
@@ -154,13 +166,14 @@ def _write_verified(
     workshop: Workshop,
     backend: Backend,
     report: Report,
+    scenes: Sequence[Scene],
 ) -> None:
     """Write the bundle, whose engines have passed their gates, once a whole plan has."""
     files = products.files
     records = {name: record_of(path) for name, path in files.items()}
     draft = Bundle(workshop.path, replace(manifest, files=records))
     limits = gate_of(order.precision)
-    parity = {**manifest.parity, **plan_parity(draft, backend, reference, limits)}
+    parity = {**manifest.parity, **plan_parity(draft, backend, reference, limits, scenes)}
     report("verify", "", len(reference) + 1, len(reference) + 1)
     sources = dict(files)
     if order.instructions:

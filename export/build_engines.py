@@ -34,8 +34,14 @@ def parser() -> argparse.ArgumentParser:
     options_parser.add_argument(
         "--precision",
         default="float32",
-        help="float32 (fp32), float16 (fp16) or bfloat16 (bf16); for --backend torch no float16, but fp8, either with _kernel "
-        "(our attention), fp8_8bit, fp8_fp8 (8-bit attention, with FP8 values too) (default: float32)",
+        help="float32 (fp32), float16 (fp16), bfloat16 (bf16), int8_weights, int8, fp8 for onnx; for torch float32, bfloat16, "
+        "fp8, either with _kernel (our attention), fp8_8bit, fp8_fp8 (8-bit attention, with FP8 values too) (default: float32)",
+    )
+    options_parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="DIR",
+        help="a recorded LeRobot data set (`dvgwm-train data`), which int8 and fp8 take the ranges of their numbers from",
     )
     options_parser.add_argument("--out", type=Path, help="bundle directory (default: engines/PRESET)")
     options_parser.add_argument(

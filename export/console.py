@@ -64,6 +64,7 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         not options.no_text_encoder,
         tuple(options.engines.split(",")) if options.engines else (),
         options.static,
+        options.calibrate,
     )
     given = [str(path) for path in (order.base, order.lora, order.weights) if path]
     source = f"weights from {', '.join(given)}" if given else "seeded random weights, untrained"

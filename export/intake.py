@@ -12,6 +12,7 @@ from dvgwm.models.adapters import Merged, updates_of
 from dvgwm.models.checkpoints import Checkpoint, Files, Seeded, files_of, together
 from dvgwm.models.hollow import Slot, hollow, lowered, slots
 from dvgwm.models.networks import Networks, build
+from dvgwm.models.precision import GRAPH_PRECISIONS
 from dvgwm.models.presets import preset as preset_of
 from dvgwm.models.sizes import LinearCodecSize, Preset
 from dvgwm.models.weights import load_parts, part_files
@@ -45,6 +46,13 @@ def intake(order: Order, preset: Preset) -> Intake:
     ONNX graphs of a system with a VAE are made from hollow networks, so that it may be larger than memory. Raises
     `ConfigError` for weights that do not fit, before any is read.
     """
+    if order.weights is not None and (order.weights / MANIFEST).is_file():
+        made = parse((order.weights / MANIFEST).read_bytes())
+        if made.backend == "onnx" and GRAPH_PRECISIONS[made.precision].linear:
+            raise ConfigError(
+                "WEIGHTS_8BIT",
+                f"{order.weights} holds weights in 8 bits ({made.precision}); name what it was made from",
+            )
     streamed = order.backend == "onnx" and not isinstance(preset.codec, LinearCodecSize)
     if (order.base or order.lora) and not streamed:
         raise ConfigError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dvgwm.models.precision import GRAPH_PRECISIONS, precision
+from dvgwm.models.precision import GRAPH_PRECISIONS, GraphPrecision, precision
 from dvgwm.models.presets import preset
 from dvgwm.models.sizes import Preset
 from dvgwm.runtime.bundle.disk import MANIFEST
@@ -28,7 +28,7 @@ class Order:
     ``weights`` is a folder of trained networks; those that it lacks are random, from ``seed``. ``layers`` and ``frames``
     shorten the preset (0: all of them). ``base`` is a diffusers pipeline, with a ``lora`` for its transformer merged in.
     Without its ``text_encoder`` a bundle knows the instructions only. With ``engines`` those are verified, and no more.
-    With ``static`` no size is left open.
+    With ``static`` no size is left open. ``calibrate`` is a recorded data set, for activations in 8 bits.
     """
 
     preset: str
@@ -47,11 +47,24 @@ class Order:
     text_encoder: bool = True
     engines: tuple[str, ...] = ()
     static: bool = False
+    calibrate: Path | None = None
 
     @property
     def dtype(self) -> torch.dtype:
         """What the networks are in before they are exported; those for torch are lowered when they are compiled."""
         return GRAPH_PRECISIONS[self.precision].dtype if self.backend == "onnx" else torch.float32
+
+    @property
+    def eight_bit(self) -> GraphPrecision | None:
+        """What is quantised after the export, None for a precision that is exported as it is."""
+        asked = GRAPH_PRECISIONS[self.precision] if self.backend == "onnx" else None
+        return asked if asked and asked.linear else None
+
+    @property
+    def recording(self) -> list[tuple[str, int, int]]:
+        """What changes whenever the data set to calibrate on does: its files, their sizes and times."""
+        files = sorted(path for path in self.calibrate.rglob("*") if path.is_file()) if self.calibrate else []
+        return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
     def checked(self) -> Preset:
         """Return the preset to build; raises `ConfigError` for what cannot be built, or not there."""
@@ -75,6 +88,7 @@ class Order:
                 f"ONNX Runtime has no {self.precision} convolution on a CPU, so these graphs are not checked here: build them "
                 "with --steps build, and a shortened float32 bundle (--layers 2) for the proof",
             )
+        self._check_calibration()
         if not self.text_encoder and not self.instructions:
             raise ConfigError(
                 "INSTRUCTIONS_NONE",
@@ -86,6 +100,19 @@ class Order:
             raise ConfigError("SEED", f"wanted --random-weights from 0 to {2**63 - 1}, got {self.seed}")
         check_place(self.out, MANIFEST, "bundle")
         return size
+
+    def _check_calibration(self) -> None:
+        activations = self.eight_bit is not None and self.eight_bit.activations
+        if activations and self.calibrate is None:
+            raise ConfigError(
+                "CALIBRATE",
+                f"wanted --calibrate DIR with --precision {self.precision}: a recorded LeRobot data set, such as "
+                "`dvgwm-train data` writes; or take int8_weights, which needs none",
+            )
+        if self.calibrate is not None and not activations:
+            raise ConfigError(
+                "CALIBRATE", "wanted --calibrate with --precision int8 or fp8 only: nothing else needs it"
+            )
 
     def check_room(self, size_bytes: int) -> int:
         """Return how many bytes are free for products of ``size_bytes``; raises `ConfigError` where they are too few."""

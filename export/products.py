@@ -20,6 +20,10 @@ from .workshop import Workshop
 Report = Callable[[str, str, int, int], None]
 """Called with a step, what it works on, how many parts are done and how many there are."""
 Write = Callable[[Path], object]
+QUANTISED = {"preview": "preview", "refine": "refiner"}
+"""Graphs of which 8-bit precisions quantise layers, and the network that these are of."""
+APART = "float."
+"""What the names of their files begin with before they are quantised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,19 @@ class Products:
         return tuple(name for name in self.files if name not in self.made)
 
 
-def make_products(compiled: Sequence[Graph], taken: Intake, workshop: Workshop, report: Report) -> Products:
-    """Return the products of the ``compiled`` graphs and of what was ``taken`` in; those that are finished are kept."""
+def make_products(
+    compiled: Sequence[Graph], taken: Intake, workshop: Workshop, report: Report, quantised: bool = False
+) -> Products:
+    """Return the products of the ``compiled`` graphs and of what was ``taken`` in; those that are finished are kept.
+
+    Where some are to be ``quantised`` their files are set apart by their names.
+    """
     files: dict[str, Path] = {}
     made: list[str] = []
     stored, onnx = taken.stored, compiled[0].suffix == "onnx"
-    parts: Mapping[str, Mapping[str, Write]] = stored.files() if onnx else {}
+    parts: dict[str, Mapping[str, Write]] = dict(stored.files()) if onnx else {}
+    for part in parts.keys() & QUANTISED.values() if quantised else ():
+        parts[part] = {f"{APART}{name}": write for name, write in parts[part].items()}
     total, done = len(compiled) + sum(map(len, parts.values())), 0
 
     def product(name: str, write: Write) -> None:
@@ -61,7 +72,7 @@ def make_products(compiled: Sequence[Graph], taken: Intake, workshop: Workshop, 
     for graph in compiled:
         report("export", graph.name, done, total)
         for name, write in _graph_files(graph, stored.networks, known).items():
-            product(name, write)
+            product(f"{APART}{name}" if quantised and graph.name in QUANTISED else name, write)
         done += 1
     report("export", "", total, total)
     return Products(files, weights, tuple(made))

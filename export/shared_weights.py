@@ -12,7 +12,13 @@ from torch import nn
 
 from dvgwm.models.hollow import slots
 
-_DTYPES = {"BF16": TensorProto.BFLOAT16, "F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
+_DTYPES = {
+    "BF16": TensorProto.BFLOAT16,
+    "F16": TensorProto.FLOAT16,
+    "F32": TensorProto.FLOAT,
+    "F8_E4M3": TensorProto.FLOAT8E4M3FN,
+    "I8": TensorProto.INT8,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,7 @@ class Place:
 
 
 def places(files: Iterable[Path]) -> dict[str, Place]:
-    """Return the place of every floating tensor in one network's safetensors ``files`` by its name; headers are read only."""
+    """Return the place of every tensor, but for long integers, in a network's safetensors ``files``; headers are read only."""
     found = {}
     for path in files:
         with path.open("rb") as file:

@@ -1,6 +1,6 @@
 """The gate between a build and a bundle: every engine, and the plan's latents and actions, against torch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,25 +16,29 @@ from dvgwm.runtime.backends.host import HostBackend
 from dvgwm.runtime.bundle.disk import Bundle
 from dvgwm.runtime.bundle.manifest import Manifest, Parity
 from dvgwm.runtime.pipeline import Pipeline
-from dvgwm.runtime.types import Observation, Tensor, TensorSpec
+from dvgwm.runtime.types import Tensor, TensorSpec
 
 from .interface import run_module
 from .parity import Gate, distances, gate, judge, tolerance
+from .scenes import Scene, drawn
 
 _HALVES = ("float16", "bfloat16")
+Inputs = Mapping[str, NDArray[Any]]
 
 
-def engine_parity(graph: Graph, backend: Backend, path: Path, spec: EngineSpec, limits: Gate) -> dict[str, Parity]:
+def engine_parity(
+    graph: Graph, backend: Backend, path: Path, spec: EngineSpec, limits: Gate, inputs: Sequence[Inputs] = ()
+) -> dict[str, Parity]:
     """Return the distances of the engine at ``path`` from the module of ``graph``, one per dtype of its outputs.
 
+    They are of the first of two ``inputs`` (without any, of random numbers), and the control of the other.
     Raises `ParityError` beyond the tolerance.
     """
+    shown = inputs or [seeded_inputs(graph, seed) for seed in (1, 2)]
     # On disk, and one run's outputs at a time: those of a large decoder, its cache among them, are gigabytes.
     with TemporaryDirectory(dir=path.parent, prefix="reference.") as folder:
-        expected = _reference(graph, Path(folder))
-        apart, controls = (
-            _engine_distances(backend, path, spec, seeded_inputs(graph, seed), expected) for seed in (1, 2)
-        )
+        expected = _reference(graph, shown[0], Path(folder))
+        apart, controls = (_engine_distances(backend, path, spec, dict(given), expected) for given in shown)
         parity = {}
         for dtype in apart:
             name = graph.name if len(apart) == 1 else f"{graph.name} ({dtype})"
@@ -43,9 +47,9 @@ def engine_parity(graph: Graph, backend: Backend, path: Path, spec: EngineSpec, 
         return parity
 
 
-def _reference(graph: Graph, folder: Path) -> list[Path]:
-    """Return the files into which the outputs of the graph's module were written, for inputs of seed 1."""
-    tensors = [torch.from_numpy(array) for array in seeded_inputs(graph, 1).values()]
+def _reference(graph: Graph, inputs: Inputs, folder: Path) -> list[Path]:
+    """Return the files into which the outputs of the graph's module for these ``inputs`` were written."""
+    tensors = [torch.from_numpy(inputs[name]) for name in graph.inputs]
     with torch.no_grad():
         outputs = run_module(graph.module, tensors)
     paths = [folder / f"{index}.npy" for index in range(len(outputs))]
@@ -59,12 +63,18 @@ def _of_dtype(paths: list[Path], dtype: str) -> Iterator[NDArray[Any]]:
     return (np.load(path) for path in paths if np.load(path, mmap_mode="r").dtype == dtype)
 
 
-def plan_parity(bundle: Bundle, backend: Backend, graphs: tuple[Graph, ...], limits: Gate) -> dict[str, Parity]:
-    """Return the distances of a plan's latents and of its actions; raises `ParityError` beyond the tolerance."""
+def plan_parity(
+    bundle: Bundle, backend: Backend, graphs: tuple[Graph, ...], limits: Gate, scenes: Sequence[Scene] = ()
+) -> dict[str, Parity]:
+    """Return the distances of a plan's latents and of its actions; raises `ParityError` beyond the tolerance.
+
+    The plan is of the first of two ``scenes`` (without any, of a drawn one), and the control of the other.
+    """
+    first, second = scenes or [drawn(bundle.manifest, seed) for seed in (1, 2)]
     with Pipeline(Bundle(bundle.path, _in_float32(bundle.manifest)), torch_backend(graphs)) as reference:
-        expected = _plan(reference, 1)
+        expected = _plan(reference, first, 1)
     with Pipeline(bundle, backend) as pipeline:
-        got, other = _plan(pipeline, 1), _plan(pipeline, 2)
+        got, other = _plan(pipeline, first, 1), _plan(pipeline, second, 2)
     return {name: gate(name, [expected[name]], [got[name]], [other[name]], limits, limits.plan) for name in expected}
 
 
@@ -161,13 +171,9 @@ def _engine_distances(
         engine.close()
 
 
-def _plan(pipeline: Pipeline, seed: int) -> dict[str, NDArray[Any]]:
-    contract, action = pipeline.manifest.input, pipeline.manifest.action
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (contract.height_px // 8, contract.width_px // 8, 3), np.uint8)
-    image = np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1))
-    observations = [Observation({contract.camera: image}, np.zeros(len(action.names)), 0.0)]
-    plan = pipeline.imagine(observations, "put the banana into the bowl", seed)
-    chunk = pipeline.act(plan, observations, plan.instruction)
+def _plan(pipeline: Pipeline, scene: Scene, seed: int) -> dict[str, NDArray[Any]]:
+    action = pipeline.manifest.action
+    plan = pipeline.imagine([scene.observation], scene.instruction, seed)
+    chunk = pipeline.act(plan, [scene.observation], plan.instruction)
     span = np.asarray(action.upper) - np.asarray(action.lower)
     return {f"plan: {name}": array for name, array in plan.latents.items()} | {"plan: actions": chunk.actions / span}

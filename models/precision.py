@@ -40,9 +40,14 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class GraphPrecision:
-    """How an ONNX graph computes: in ``dtype``."""
+    """How an ONNX graph computes: in ``dtype``, but for the linear layers of the transformers' blocks where ``linear`` says so.
+
+    Their weights are in 8 bits then, ``int8`` or ``fp8`` (E4M3), and with ``activations`` so is what inner blocks multiply.
+    """
 
     dtype: torch.dtype
+    linear: str = ""
+    activations: bool = False
 
 
 GRAPH_PRECISIONS: Mapping[str, GraphPrecision] = MappingProxyType(
@@ -50,6 +55,9 @@ GRAPH_PRECISIONS: Mapping[str, GraphPrecision] = MappingProxyType(
         "float32": GraphPrecision(torch.float32),
         "float16": GraphPrecision(torch.float16),
         "bfloat16": GraphPrecision(torch.bfloat16),
+        "int8_weights": GraphPrecision(torch.float16, "int8"),
+        "int8": GraphPrecision(torch.float16, "int8", activations=True),
+        "fp8": GraphPrecision(torch.float16, "fp8", activations=True),
     }
 )
 

@@ -1,0 +1,69 @@
+"""What a pipeline is shown while its engines are calibrated and compared: recorded scenes, or drawn ones."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dvgwm.runtime.bundle.manifest import InputContract, Manifest
+from dvgwm.runtime.cameras.image import fit
+from dvgwm.runtime.errors import ConfigError
+from dvgwm.runtime.record.reader import Dataset, open_dataset
+from dvgwm.runtime.types import Observation
+
+CALIBRATING = 16
+"""Scenes that ranges are taken from."""
+HELD_OUT = 2
+"""Scenes that they are not taken from: one that quantised engines are judged on, another as the control."""
+_GOLDEN = 0.618034
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What was seen, and what was asked for."""
+
+    observation: Observation
+    instruction: str
+
+
+def drawn(manifest: Manifest, seed: int) -> Scene:
+    """Return a picture of random squares for the bundle's camera."""
+    contract, action = manifest.input, manifest.action
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (contract.height_px // 8, contract.width_px // 8, 3), np.uint8)
+    image = np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1))
+    return Scene(
+        Observation({contract.camera: image}, np.zeros(len(action.names)), 0.0), "put the banana into the bowl"
+    )
+
+
+def recorded(root: Path, contract: InputContract, count: int = CALIBRATING + HELD_OUT) -> Iterator[Scene]:
+    """Yield ``count`` scenes of the LeRobot data set at ``root``, spread over its episodes and over each one's time.
+
+    Raises `ConfigError` where there is no data set, or none of its cameras is the bundle's.
+    """
+    dataset = open_dataset(root)
+    camera = _camera(dataset, contract, root)
+    if not len(dataset):
+        raise ConfigError("CALIBRATE_EMPTY", f"{root} has no episode; record some, with `dvgwm-train data` for one")
+    for index in range(count):
+        number = index * len(dataset) // count
+        frames = dataset.frames(number, camera)
+        at = int(len(frames) * (index * _GOLDEN % 1.0))
+        state, _ = dataset.vectors(number)
+        image = fit(frames[at], contract.height_px, contract.width_px)
+        yield Scene(Observation({contract.camera: image}, state[at], 0.0), dataset.instruction(number))
+
+
+def _camera(dataset: Dataset, contract: InputContract, root: Path) -> str:
+    """Return the bundle's camera; any other where the data set has one only."""
+    cameras = tuple(dataset.schema.cameras)
+    if contract.camera in cameras:
+        return contract.camera
+    if len(cameras) != 1:
+        raise ConfigError(
+            "CALIBRATE_CAMERA",
+            f"{root}: wanted a camera called {contract.camera!r}, or one only; got {', '.join(cameras) or 'none'}",
+        )
+    return cameras[0]
