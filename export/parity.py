@@ -29,9 +29,9 @@ LOSSLESS = Gate("max_abs", {"float32": 1e-4, "uint8": 1.0}, 1e-3, 10.0)
 """float32: frames may be one of 255 levels off where rounding falls apart; actions are a share of their range."""
 FLOAT16 = Gate("relative_l2", {"float32": 0.01, "uint8": 0.01}, 0.05, 3.0)
 """A cosine of at least 0.9999 for every engine."""
-BFLOAT16 = Gate("relative_l2", {"float32": 0.045, "uint8": 0.045}, 0.15, 2.0)
+BFLOAT16 = Gate("relative_l2", {"float32": 0.045, "uint8": 0.045}, 0.15, 1.5)
 """A cosine of at least 0.999 for every engine; a plan's errors add up over its steps."""
-FP8 = Gate("relative_l2", {"float32": 0.14, "uint8": 0.14}, 0.3, 2.0)
+FP8 = Gate("relative_l2", {"float32": 0.14, "uint8": 0.14}, 0.3, 1.5)
 """A cosine of at least 0.99 for every engine."""
 _GATES = {"float32": LOSSLESS, "float16": FLOAT16, "bfloat16": BFLOAT16, "int8": BFLOAT16, "fp8": FP8}
 

@@ -16,7 +16,8 @@ CALIBRATING = 16
 """Scenes that ranges are taken from."""
 HELD_OUT = 2
 """Scenes that they are not taken from: one that quantised engines are judged on, another as the control."""
-_GOLDEN = 0.618034
+_APART = 0.618034, 0.414214
+"""Shares of all episodes, and of an episode, that each scene is further on than the one before: none is near another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,9 @@ def recorded(root: Path, contract: InputContract, count: int = CALIBRATING + HEL
     if not len(dataset):
         raise ConfigError("CALIBRATE_EMPTY", f"{root} has no episode; record some, with `dvgwm-train data` for one")
     for index in range(count):
-        number = index * len(dataset) // count
+        number, share = int(len(dataset) * (index * _APART[0] % 1.0)), index * _APART[1] % 1.0
         frames = dataset.frames(number, camera)
-        at = int(len(frames) * (index * _GOLDEN % 1.0))
+        at = int(len(frames) * share)
         state, _ = dataset.vectors(number)
         image = fit(frames[at], contract.height_px, contract.width_px)
         yield Scene(Observation({contract.camera: image}, state[at], 0.0), dataset.instruction(number))

@@ -1,8 +1,8 @@
 """Linear layers in 8 bits: which they are, what their numbers are, and that a graph computes with just those."""
 
-import json
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -292,10 +292,10 @@ def test_scenes_are_spread_over_episodes_and_time(tmp_path):
     contract = InputContract("scene", 64, 96, 10.0)
     scenes = list(recorded(data_set(tmp_path / "d"), contract))
     assert len(scenes) == CALIBRATING + HELD_OUT
-    assert [scene.instruction for scene in scenes] == sorted(scene.instruction for scene in scenes)
-    assert Counter(scene.instruction for scene in scenes) == {f"task {index}": 6 for index in range(3)}
+    assert sorted(Counter(scene.instruction for scene in scenes).values()) == [5, 6, 7]
+    assert all(one.instruction != other.instruction for one, other in pairwise(scenes)), "held-out ones differ"
     states = [scene.observation.joints[0] for scene in scenes]
-    assert max(Counter(states).values()) == 1, "six moments of each"
+    assert max(Counter(states).values()) == 1, "other moments of each"
     for scene in scenes:
         image, (episode, frame) = (
             scene.observation.images["scene"].astype(float),
@@ -346,7 +346,3 @@ def test_a_bundle_in_int8_is_calibrated_verified_and_as_small_as_it_says(tmp_pat
     assert sizes[0] < 0.65 * sizes[1], "of half precision"
     with pytest.raises(ConfigError, match="8 bits"):
         build_bundle(replace(order, weights=bundle.path, out=tmp_path / "again"), lambda *_: None)
-    other = json.loads((bundle.path / "manifest.json").read_bytes())
-    assert (
-        other["model"]["hashes"] == json.loads((shipped("a1_tiny") / "manifest.json").read_bytes())["model"]["hashes"]
-    )
