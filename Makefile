@@ -1,7 +1,7 @@
 PYTHON ?= python
 PACKAGES = runtime robots models training export kernels
 
-.PHONY: dev links check lint types contracts test soak mutation bench cubins gpu clean
+.PHONY: dev links check lint types contracts test soak mutation bench precision cubins gpu clean
 
 dev:            ## install everything into the active venv
 	$(PYTHON) -m pip install -e ".[dev]"
@@ -37,6 +37,9 @@ mutation:       ## change the gate, one expression at a time, and see whether it
 
 bench:          ## benchmarks; results of this machine are printed as a table
 	$(PYTHON) -m pytest benchmarks/ --benchmark-only
+
+precision:      ## what each precision does to the trained a1_tiny, into docs/precision.md; goes on where it was (an hour)
+	$(PYTHON) benchmarks/precision
 
 cubins: links   ## every kernel for every GPU, ahead of time, without one (ARCH="90" for some)
 	PYTHONPATH=build/links $(PYTHON) -m dvgwm.kernels.aot --out runtime/cubins $(if $(ARCH),--arch $(ARCH))

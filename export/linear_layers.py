@@ -45,12 +45,18 @@ def linear_layers(model: onnx.ModelProto, known: Mapping[str, Place]) -> tuple[L
             continue
         where = {entry.key: entry.value for entry in outside[source].external_data}
         name = names.get((where["location"], int(where["offset"])), "")
-        if match := _BLOCK.match(name):
-            found.append((node, name, int(match[1])))
+        if name and (block := block_of(name, known[name].shape)) is not None:
+            found.append((node, name, block))
     last = max((block for *_, block in found), default=0)
     return tuple(
         Linear(node.output[0], node.input[0], name, known[name], block, 0 < block < last) for node, name, block in found
     )
+
+
+def block_of(name: str, shape: tuple[int, ...]) -> int | None:
+    """Return the block of a tensor that is the weight of such a layer, None for any other."""
+    match = _BLOCK.match(name)
+    return int(match[1]) if match and len(shape) == 2 else None
 
 
 def inputs_of(layers: Iterable[Linear]) -> dict[str, list[Linear]]:
