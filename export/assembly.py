@@ -27,6 +27,7 @@ from dvgwm.runtime.types import Observation
 
 from .describe import describe, without_text_encoder
 from .eight_bit import quantised
+from .footprint import with_footprints
 from .graphs import fixed, graphs
 from .intake import intake
 from .interface import engine_spec
@@ -35,6 +36,7 @@ from .order import Order
 from .parity import gate_of
 from .products import Products, Report, make_products
 from .scenes import HELD_OUT, Scene, recorded
+from .tensorrt_operators import unsupported
 from .verify import Inputs, engine_parity, plan_parity
 from .workshop import Workshop
 
@@ -43,7 +45,8 @@ from .workshop import Workshop
 class Outcome:
     """What was built: the bundle (None before the verify step), and median seconds per stage from the benchmark.
 
-    ``parity`` is of those engines that alone were asked for.
+    ``parity`` is of those engines that alone were asked for. After the build step there is the ``manifest`` of the bundle
+    to be, and by graph what TensorRT's list has as ``unsupported``.
 
     Of the files some were ``made`` now, others ``reused`` from a build that was stopped.
     """
@@ -53,6 +56,8 @@ class Outcome:
     reused: tuple[str, ...]
     seconds: dict[str, float]
     parity: Mapping[str, Parity] = field(default_factory=dict)
+    manifest: Manifest | None = None
+    unsupported: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lambda line: None) -> Outcome:
@@ -77,7 +82,8 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     tokenizer = hashlib.sha256(taken.tokenizer or b"").hexdigest()
     facts = [repr(preset), stored.facts, tokenizer, versions, order.precision, order.static, order.recording]
     workshop = Workshop.open(order.out.with_name(f".{order.out.name}.build"), facts)
-    free = order.check_room(max(0, stored.size_bytes - workshop.size_bytes))
+    share = 1.6 if order.eight_bit else 1.0  # beside the weights in 8 bits lie those that they are made of
+    free = order.check_room(max(0, round(share * stored.size_bytes) - workshop.size_bytes))
     tell(f"{stored.size_bytes / 1e9:.1f} GB of weights, {free / 1e9:.0f} GB free")
     if "verify" in order.steps and workshop.is_finished(order.out / MANIFEST):
         return _finished(order, workshop, Products({}, {}, ()), report)
@@ -93,8 +99,11 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
         products, calibration = quantised(products, manifest, order.eight_bit, scenes, workshop, report)
         inputs = calibration.inputs
     _check(compiled, products.files, report)
+    manifest = with_footprints(manifest, products.files)
     if order.steps[-1] == "build":
-        return Outcome(None, products.made, products.reused, {})
+        onnx = [graph for graph in compiled if graph.suffix == "onnx"]
+        refused = {graph.name: unsupported(products.files[graph.file]) for graph in onnx}
+        return Outcome(None, products.made, products.reused, {}, manifest=manifest, unsupported=refused)
     stored.fill()
     parity = _engine_parities(order, reference, specs, products.files, backend, report, inputs)
     if order.engines:

@@ -1,6 +1,6 @@
 """How large the numbers are that a quantised layer takes: what passes through its graph while recorded scenes are planned."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,12 +111,14 @@ class _Watched:
 _RANGE = ".range"
 
 
-def _watch(path: Path, spec: EngineSpec, layers: Sequence[Linear], load: object) -> _Watched:
+def _watch(
+    path: Path, spec: EngineSpec, layers: Sequence[Linear], load: Callable[[Path, EngineSpec], Engine]
+) -> _Watched:
     """Return the engine of the graph at ``path`` with an output for the range of each of its layers' inputs."""
     model = onnx.load(path, load_external_data=False)
     channels = {layer.taken: layer.place.shape[1] for layer in layers}
     for name, count in channels.items():
-        model.graph.node.extend(_range_of(name, count))
+        model.graph.node.extend(_range_of(name))
         model.graph.output.append(
             onnx.helper.make_tensor_value_info(f"{name}{_RANGE}", onnx.TensorProto.FLOAT, [count])
         )
@@ -125,12 +127,12 @@ def _watch(path: Path, spec: EngineSpec, layers: Sequence[Linear], load: object)
     beside = path.with_name(f"watched.{path.name}")
     beside.write_bytes(model.SerializeToString())
     more = tuple(TensorSpec(f"{name}{_RANGE}", (count,), "float32") for name, count in channels.items())
-    engine = load(beside, replace(spec, outputs=spec.outputs + more))  # type: ignore[operator]
+    engine = load(beside, replace(spec, outputs=spec.outputs + more))
     beside.unlink()
     return _Watched(engine, spec)
 
 
-def _range_of(name: str, channels: int) -> list[onnx.NodeProto]:
+def _range_of(name: str) -> list[onnx.NodeProto]:
     """Return the nodes that tell the largest magnitude of every channel of a tensor, whatever its rank."""
     make = onnx.helper.make_node
     return [

@@ -5,7 +5,7 @@ import ctypes
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dvgwm.models.precision import SHORT
 from dvgwm.runtime.bundle.disk import MANIFEST
-from dvgwm.runtime.bundle.manifest import Parity
+from dvgwm.runtime.bundle.manifest import Manifest, Parity
 from dvgwm.runtime.commands.program import exit_code
 from dvgwm.runtime.config.plugins import shipped as shipped_bundle
+from dvgwm.runtime.display.memory import sizes_table
 from dvgwm.runtime.display.tables import text_table
 from dvgwm.runtime.errors import ConfigError, printable
 from dvgwm.runtime.profiler import peak_memory_bytes
 
 from .assembly import Outcome, build_bundle
 from .order import STEPS, Order, read_instructions
+from .tensorrt_operators import LIST
 
 _M_MMAP_THRESHOLD, _BLOCK_BYTES = -3, 1 << 20
 
@@ -138,10 +140,21 @@ def _table(parity: Mapping[str, Parity]) -> Any:
     return text_table(title, ["what", "measured in"], columns, rows)
 
 
+def _show_built(console: Console, manifest: Manifest, refused: Mapping[str, Sequence[str]]) -> None:
+    """Say what a robot PC would make of graphs that are not verified here: TensorRT's operators, and memory."""
+    found = [f"{name}: {reason}" for name, reasons in refused.items() for reason in reasons]
+    all_taken = f"all {len(refused)} graphs have operators that are on the list of {LIST}"
+    for line in found or [all_taken]:
+        console.print(f"TensorRT: {line}" if found else line, markup=False, highlight=False, soft_wrap=True)
+    console.print(sizes_table(manifest))
+
+
 def _show(console: Console, order: Order, outcome: Outcome) -> None:
     parity = outcome.bundle.manifest.parity if outcome.bundle else outcome.parity
     if parity:
         console.print(_table(parity))
+    if outcome.manifest is not None and order.backend == "onnx":
+        _show_built(console, outcome.manifest, outcome.unsupported)
     if outcome.bundle is None:
         console.print(f"stopped after {order.steps[-1]}; run again without --steps to go on from there")
         return

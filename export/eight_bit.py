@@ -11,6 +11,7 @@ from onnxscript import ir
 from dvgwm.models.precision import GraphPrecision
 from dvgwm.runtime.bundle.disk import Bundle
 from dvgwm.runtime.bundle.manifest import FileRecord, Manifest
+from dvgwm.runtime.errors import InternalError
 from dvgwm.runtime.types import FloatArray
 
 from .calibration import Calibration, calibrate
@@ -69,6 +70,8 @@ def _apart(products: Products) -> Iterator[_Apart]:
         if path := products.files.get(f"{APART}{name}.onnx"):
             weights = products.weights[part]
             layers = linear_layers(onnx.load(path, load_external_data=False), places(weights))
+            if not layers:
+                raise InternalError("QUANTISE_LAYERS", f"{path.name} has no linear layer that 8 bits are for")
             yield _Apart(name, path, weights, layers)
 
 

@@ -30,7 +30,8 @@ class EncodeImageEngine(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the latents."""
-        frame = (image.permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1.0).to(self.dtype)
+        # TensorRT takes bytes as an input, and does nothing with them but cast them.
+        frame = (image.float().permute(0, 3, 1, 2)[:, :, None] / 127.5 - 1.0).to(self.dtype)
         if isinstance(self.codec, LinearCodec):
             latents = self.codec.encode(frame)
         else:

@@ -75,7 +75,7 @@ class FrameEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return features float32 N F of uint8 N H W 3 frames."""
-        return self.features(frames.permute(0, 3, 1, 2).float() / 255.0)
+        return self.features(frames.float().permute(0, 3, 1, 2) / 255.0)
 
     def features(self, x: Tensor) -> Tensor:
         """Return features N F of frames N 3 H W in [0, 1]: what training differentiates."""

@@ -136,7 +136,7 @@ class EncodePicture(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return the features of every patch, and the picture's own before them."""
         left = (image.shape[2] - self.side) // 2
-        middle = image[:, :, left : left + self.side].permute(0, 3, 1, 2).float() / 255.0
+        middle = image.float()[:, :, left : left + self.side].permute(0, 3, 1, 2) / 255.0
         x = self.vision.pre_layrnorm(self.vision.embeddings(((middle - self.mean) / self.std).to(self.dtype)))
         for layer in self.vision.encoder.layers[:-1]:
             out = layer(x, attention_mask=None)

@@ -1,6 +1,6 @@
 """The pipeline's two calls: `imagine` a plan from what is seen, `act` on it; each at the manifest's own rate."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .backends.backend import Backend, Engine
+from .backends.backend import Backend, Engine, EngineSpec
+from .backends.on_demand import OnDemandEngine
 from .backends.watched import load_engine
 from .bundle.disk import Bundle
 from .bundle.manifest import Manifest, StageSpec
@@ -66,15 +67,26 @@ def _check_fingerprint(bundle: Bundle, backend: Backend) -> None:
         )
 
 
+def _leave(engine: Engine) -> None:
+    """Free an engine that is in memory for its stage alone."""
+    if isinstance(engine, OnDemandEngine):
+        engine.close()
+
+
 def _changed(sampler: SamplerSpec, **settings: Any) -> SamplerSpec:
     return replace(sampler, **{name: value for name, value in settings.items() if value is not None})
 
 
 class Pipeline:
-    """A bundle opened on a backend."""
+    """A bundle opened on a backend; engines whose files are ``evicted`` are in memory while their stage runs, and no longer."""
 
     def __init__(
-        self, bundle: Bundle, backend: Backend, cache: Path | None = None, overrides: Overrides | None = None
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        cache: Path | None = None,
+        overrides: Overrides | None = None,
+        evicted: Collection[str] = (),
     ) -> None:
         self.bundle, self.backend = bundle, backend
         _check_fingerprint(bundle, backend)
@@ -84,7 +96,8 @@ class Pipeline:
         for spec in specs:
             for engine in spec.engines.values():
                 if engine.file not in loaded:
-                    loaded[engine.file] = load_engine(backend, bundle.file(engine.file), engine)
+                    load = partial(self._load, engine)
+                    loaded[engine.file] = OnDemandEngine(engine, load) if engine.file in evicted else load()
                     self._resources.callback(loaded[engine.file].close)
         bundle.check_unchanged(bundle.manifest.files)
         self.prompts = PromptStore(bundle, cache, self._text_encoder(specs))
@@ -101,6 +114,11 @@ class Pipeline:
         self._imagine = tuple(stage for stage in stages if stage.spec.kind != "act")
         acted_on = {source for spec in specs if spec.kind == "act" for source in spec.inputs.values()}
         self._act = tuple(stage for stage in stages if stage.spec.kind == "act" or stage.spec.output in acted_on - PLAN)
+
+    def _load(self, engine: EngineSpec) -> Engine:
+        loaded = load_engine(self.backend, self.bundle.file(engine.file), engine)
+        self.bundle.check_unchanged(self.bundle.manifest.files)
+        return loaded
 
     @property
     def manifest(self) -> Manifest:
@@ -125,12 +143,14 @@ class Pipeline:
     def run_on_zeros(self, stage: Stage, file: str) -> Mapping[str, Tensor]:
         """Return what the engine in ``file`` gives for zeros of the sizes that ``stage`` has in this run."""
         engine, sizes = self._engines[file], batch_sizes(stage.spec)
-        return engine.warmup(
+        outputs = engine.warmup(
             {
                 spec.name: tuple(sizes.get(size, 1) if isinstance(size, str) else size for size in spec.shape)
                 for spec in engine.spec.inputs
             }
         )
+        _leave(engine)
+        return outputs
 
     def imagine(
         self,
@@ -198,6 +218,8 @@ class Pipeline:
             with context.profiler.span(stage.spec.name):
                 tensors |= stage.run(tensors, context)
                 self.backend.synchronize()  # a stage's time is its own, not the next one's that waits for it
+                for engine in stage.engines.values():
+                    _leave(engine)
 
     def _image(self, observation: Observation) -> Tensor:
         contract = self.manifest.input

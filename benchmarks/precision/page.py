@@ -31,33 +31,33 @@ def write(results: Path, page: Path) -> str:
 INTRODUCTION = """\
 # What each precision does to `a1_tiny`
 
-Written by `python benchmarks/precision`. It builds a bundle in each, as `python export/build_engines.py --precision NAME` does, from
-the trained weights that ship. All is on a CPU, so it says nothing of speed. Rows: `benchmarks/results/precision.jsonl`.
+Written by `python benchmarks/precision`. It builds a bundle in each, as `python export/build_engines.py --precision NAME` does,
+from the trained weights that ship. All is on a CPU, so it says nothing of speed. Rows: `benchmarks/results/precision.jsonl`.
 
-**Actions and pictures** are compared with float32's, from the same first frame and noise, in {scenes} scenes on layouts that were
-neither trained nor calibrated on. A scene's error is the largest over its 48 actions. Only float32 is lossless.
+**Actions and pictures** are compared with float32's, from the same first frame and noise, in {scenes} scenes on layouts that
+were neither trained nor calibrated on. A scene's error is the largest over its 48 actions. Only float32 is lossless.
 **Success** is of {episodes} episodes in closed loop, seed {seed}, plan time 0: near 90 % its standard error is 3 points.
 """
 BETWEEN = """
 ![the largest error of position in each scene](precision.png)
 """
 END = """
-PSNR of equal frames is told as 88 dB. Cosines are those of the gates that a bundle passes before it is written, one engine's run or
-one plan against torch in float32, for int8 and fp8 on recorded scenes: at least .9999 (float16), .999 (bfloat16, int8), .99 (fp8)
-per engine; relative L2 of a plan's latents and actions at most .05, .15 and .3.
+PSNR of equal frames is told as 88 dB. Cosines are those of the gates that a bundle passes before it is written, one engine's
+run or one plan against torch in float32, for int8 and fp8 on recorded scenes: at least .9999 (float16), .999 (bfloat16, int8),
+.99 (fp8) per engine; relative L2 of a plan's latents and actions at most .05, .15 and .3.
 
 ## What they are
 {kinds}
 
-In 8 bits are queries, keys, values, the projection behind attention, and both feed-forward layers. Modulation, patch, time and text
-embedding and the last projection stay as they are, and so do the activations of the first and the last block.
+In 8 bits are queries, keys, values, the projection behind attention, and both feed-forward layers. Modulation, patch, time and
+text embedding and the last projection stay as they are, and so do the activations of the first and the last block.
 """
 GOALS = """
 ## Against the goals
-int8 weights were to be at most .3 of float32's, and actions within 2 mm and 1 degree. The transformers' are {share:.3f} here and
-{large:.3f} in `dvgwm_5b`: what stays in half precision (patch embedding, modulation) is much in networks of 256 and 192 channels.
-With int8 weights the largest error of any scene is {mm:.2f} mm and {deg:.2f} degrees; 19 of 20 are within {mm_95:.2f} mm and
-{deg_95:.2f} degrees.
+int8 weights were to be at most .3 of float32's, and actions within 2 mm and 1 degree. The transformers' are {share:.3f} here
+and {large:.3f} in `dvgwm_5b`: what stays in half precision (patch embedding, modulation) is much in networks of 256 and 192
+channels. With int8 weights the largest error of any scene is {mm:.2f} mm and {deg:.2f} degrees; 19 of 20 are within
+{mm_95:.2f} mm and {deg_95:.2f} degrees.
 """
 
 

@@ -14,12 +14,27 @@ from ..types import FloatArray, Tensor, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
+class Footprint:
+    """How much memory an engine takes, counted on its graph when it was exported.
+
+    ``weights`` are those that it computes with, ``cast`` those that it makes them of where they are stored in another dtype.
+    ``working`` is the most that is alive at once of inputs, outputs and what lies between them; ``unfused`` the same in a
+    library that writes all scores of attention out.
+    """
+
+    weights_bytes: int
+    cast_bytes: int
+    working_bytes: int
+    unfused_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """What the manifest says of one engine.
 
     ``carry`` pairs an output with the input that takes it in the next run (the decoder's convolution cache); ``flop``
     is the work of one run with one guidance branch, counted when the engine was exported; ``weights`` names the file
-    that holds the weights where the engine's own does not.
+    that holds the weights where the engine's own does not. A bundle of before has no ``footprint``.
     """
 
     file: str
@@ -28,6 +43,7 @@ class EngineSpec:
     carry: Mapping[str, str]
     flop: float
     weights: str = ""
+    footprint: Footprint | None = None
 
     def input(self, name: str) -> TensorSpec:
         """Return what is said of the input ``name``; raises `BundleIncompatibleError` where there is none."""

@@ -73,6 +73,9 @@ def _engines(manifest: Manifest) -> Iterator[Finding]:
             if known.setdefault(engine.file, engine) != engine:
                 yield Finding("ENGINE_TWICE", f"{where}: another stage states it otherwise")
             yield from number_in(f"{where}: flop", engine.flop, 0.0, 1e18)
+            taken = engine.footprint
+            for name in () if taken is None else taken.__slots__:
+                yield from number_in(f"{where}: footprint.{name}", getattr(taken, name), 0, 1e15)
             yield from _tensors(where, engine)
 
 

@@ -11,7 +11,7 @@ import click
 
 from .. import __version__
 from ..errors import ConfigError, DvgwmError
-from .options import Place, PlanTime, Positive, Seconds, Seed, Words
+from .options import Memory, Place, PlanTime, Positive, Seconds, Seed, Words
 from .program import together
 
 LIVE_ONLY = ("arm", "arm_settings", "dry_run", "approve")
@@ -43,6 +43,13 @@ bundle_options = together(
     click.option("--guidance", type=float, help="Guidance of the preview; 1 switches it off."),
     click.option("--refine-steps", type=int, help="Euler steps of the refiner (default: the bundle's)."),
     click.option("--cache-dir", type=Place(), help="Where prompts computed here are kept."),
+    click.option(
+        "--memory",
+        "memory_gb",
+        type=Memory,
+        metavar="GB",
+        help="Memory that all may take: engines that do not fit beside others are loaded for their stage alone.",
+    ),
 )
 """What chooses a bundle and how its samplers run."""
 
@@ -112,14 +119,24 @@ def cli(context: click.Context, /, **options: Any) -> None:
 @cli.command()
 @click.argument("bundle", type=Place())
 @click.option("--deep", is_flag=True, help="Also load every engine and run it once on zeros.")
-def inspect(bundle: Path, deep: bool) -> None:
+@click.option(
+    "--memory", "memory_gb", type=Memory, metavar="GB", help="Also say how it fits into so much memory, stage by stage."
+)
+@click.option("--gpu", is_flag=True, help="With --memory: a GPU's, with engines compiled for it.")
+def inspect(bundle: Path, deep: bool, memory_gb: float | None, gpu: bool) -> None:
     """Check every file of BUNDLE and print what it holds.
 
     Files, numbers and shapes are checked; whether the engines run is seen with --deep only.
     """
+    if gpu and memory_gb is None:
+        raise ConfigError("USAGE", "--gpu goes with --memory GB, which was not given")
     from ..display.inspection import show
+    from ..display.memory import show_memory
 
-    _finish(show(bundle, deep))
+    result = show(bundle, deep)
+    if memory_gb is not None:
+        result |= show_memory(bundle, memory_gb, gpu)
+    _finish(result)
 
 
 @cli.command()

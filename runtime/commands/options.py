@@ -48,6 +48,7 @@ class Number(click.FloatRange):
 Positive = click.IntRange(min=1)
 Seed = click.IntRange(min=0, max=LARGEST_SEED)
 Seconds = Number(min=0.0, max=1e6)
+Memory = Number(min=0.001, max=1e6)
 
 
 class PlanTime(click.ParamType[Any]):

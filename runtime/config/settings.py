@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from ..bundle.disk import Bundle
 from ..errors import ConfigError
 from ..pipeline import Overrides, Pipeline
+from ..residency import GB, library_of, plan_residency
 from ..seams import SimulatedArm
 from ..strict import read_toml
 from . import plugins
@@ -23,6 +24,7 @@ class EngineSettings:
     threads: int | None
     cache: Path
     overrides: Overrides
+    memory_gb: float | None = None
 
     def find(self) -> Bundle:
         """Return the bundle: the one named, else the one shipped, else the one built in this directory."""
@@ -36,7 +38,10 @@ class EngineSettings:
         """Open the engines of ``bundle``, or of the one that `find` returns."""
         bundle = bundle or self.find()
         backend = plugins.open_backend(bundle.manifest.backend, self.threads)
-        with Pipeline(bundle, backend, self.cache, self.overrides) as pipeline:
+        evicted: tuple[str, ...] = ()
+        if self.memory_gb is not None:
+            evicted = plan_residency(bundle.manifest, self.memory_gb * GB, library_of(bundle.manifest)).evicted
+        with Pipeline(bundle, backend, self.cache, self.overrides, evicted) as pipeline:
             yield pipeline
 
 
@@ -136,7 +141,12 @@ def settings(kind: type[T], options: Mapping[str, Any], cache: Path) -> T:
 
     cache = options["cache_dir"] or cache
     engines = EngineSettings(
-        options["bundle"], options["backend"], options["threads"], cache, Overrides(**own(Overrides))
+        options["bundle"],
+        options["backend"],
+        options["threads"],
+        cache,
+        Overrides(**own(Overrides)),
+        options["memory_gb"],
     )
     return kind(**own(kind), engines=engines)
 

@@ -307,8 +307,14 @@ def test_what_a_preset_cannot_be_shortened_to_is_refused(tmp_path, given):
 @pytest.mark.parametrize("name", ["test_tiny", "test_wan"])
 def test_graphs_in_bfloat16_are_valid_and_their_interface_is_float32_but_for_the_cache(tmp_path, name):
     """ONNX Runtime on a CPU cannot run them; ONNX's own checker infers every type."""
-    order = Order(name, "onnx", tmp_path / "b", 0, ("export", "build"), precision="bfloat16", layers=1, frames=9)
-    build_bundle(order, silent)
+    order = Order(
+        name, "onnx", tmp_path / "b", 0, ("export", "build"), precision="bfloat16", layers=1, frames=9, static=True
+    )
+    made = build_bundle(order, silent)
+    assert len(made.unsupported) >= 8
+    assert not any(made.unsupported.values()), "TensorRT's list has every operator of graphs of fixed sizes"
+    engines = [engine for stage in made.manifest.pipeline for engine in stage.engines.values()]
+    assert all(0 < engine.footprint.working_bytes <= engine.footprint.unfused_bytes for engine in engines)
     for path in (tmp_path / ".b.build").glob("*.onnx"):
         graph = onnx.load(path, load_external_data=False).graph
         kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}

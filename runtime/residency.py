@@ -1,0 +1,186 @@
+"""What fits: which engines stay in memory, which are loaded for their stage alone, and how much each stage takes."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+from .backends.backend import EngineSpec, Footprint
+from .bundle.manifest import Manifest, StageSpec
+from .errors import ConfigError, EngineMemoryError
+
+GB = 1e9
+SIZES_GB = (8, 12, 16, 24, 32, 48, 80)
+"""What GPUs and robot PCs have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """How an engine library uses memory: ``base`` of a process without engines, ``session`` of each engine beside its numbers.
+
+    ``copies`` is how often an engine holds what it works in, of its own, also while another runs; with none all engines share
+    one. ``latents`` is how many copies of the largest latents samplers and bridge hold. ``fused``: attention's scores are
+    never all written out. ``casts``: weights as they are stored stay in memory beside those that are computed with.
+    """
+
+    base_bytes: float
+    session_bytes: float
+    copies: int
+    latents: int
+    fused: bool
+    casts: bool
+
+
+LIBRARIES: Mapping[str, Library] = {
+    # As measured: the process, a session's tables, numpy's own work. ONNX Runtime lays tensors out anew when it knows their
+    # sizes, from the second run on, and keeps what it had before.
+    "onnx": Library(88e6, 2e6, copies=2, latents=4, fused=False, casts=True),
+    # A CUDA context and its libraries: an assumption, unproven.
+    "gpu": Library(1.5e9, 0.0, copies=0, latents=4, fused=True, casts=False),
+}
+
+
+def library_of(manifest: Manifest, gpu: bool = False) -> Library:
+    """Return the library that runs the bundle's engines; with ``gpu`` the one that they would be compiled by."""
+    return LIBRARIES["onnx" if manifest.backend == "onnx" and not gpu else "gpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageNeed:
+    """How much memory a stage takes at its peak, and which engines are loaded for it alone."""
+
+    stage: str
+    peak_bytes: float
+    loaded: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """What stays in memory, what is ``evicted`` but for its own stage, and the peak of every stage."""
+
+    evicted: tuple[str, ...]
+    stages: tuple[StageNeed, ...]
+
+    @property
+    def peak(self) -> StageNeed:
+        """The stage that takes most."""
+        return max(self.stages, key=lambda need: need.peak_bytes)
+
+
+def plan_residency(manifest: Manifest, memory_bytes: float, library: Library) -> Residency:
+    """Return what stays in memory so that no stage takes more than ``memory_bytes``: as much as can.
+
+    The text encoder goes first, which a known instruction does not need; then, again and again, the largest engine that the
+    stage at the peak does not use. Raises `EngineMemoryError` with the smallest change that would fit.
+    """
+    found = _first_within(manifest, memory_bytes, library)
+    if found.peak.peak_bytes > memory_bytes:
+        peak = found.peak
+        raise EngineMemoryError(
+            "MEMORY_PLAN",
+            f"{manifest.name} wants {told(peak.peak_bytes)} in stage {peak.stage}, with all other engines out of memory; "
+            f"{told(memory_bytes)} were given: {_smallest_change(manifest, memory_bytes, library, peak)}",
+        )
+    return found
+
+
+def told(nbytes: float) -> str:
+    """Return a size in words, GB or MB."""
+    return f"{nbytes / GB:.1f} GB" if nbytes >= GB else f"{nbytes / 1e6:.0f} MB"
+
+
+CHANGES: tuple[tuple[str, tuple[str, ...], float, float], ...] = (
+    ("--precision float16", ("float32",), 0.5, 0.5),
+    ("--precision int8_weights", ("float32",), 0.291, 0.5),
+    ("--precision int8_weights", ("float16", "bfloat16"), 0.582, 1.0),
+)
+"""Rebuilding for less: the option, what the bundle is in, what becomes of weights (counted on `dvgwm_5b`) and of the rest."""
+
+
+def _smallest_change(manifest: Manifest, memory_bytes: float, library: Library, peak: StageNeed) -> str:
+    """Return the first change with which the bundle would fit, or how much memory it wants."""
+    for option, precisions, weights, working in CHANGES:
+        if manifest.precision in precisions:
+            changed = replace(manifest, pipeline=tuple(_shrunk(stage, weights, working) for stage in manifest.pipeline))
+            less = _first_within(changed, memory_bytes, library).peak
+            if less.peak_bytes <= memory_bytes:
+                return f"rebuilt with {option} it would take about {told(less.peak_bytes)}"
+    sizes = (size for size in SIZES_GB if size * GB >= peak.peak_bytes > GB)
+    enough = next((f" ({size} GB are enough)" for size in sizes), "")
+    return f"no precision makes it small enough, take a smaller preset or {told(peak.peak_bytes)}{enough}"
+
+
+def _shrunk(stage: StageSpec, weights: float, working: float) -> StageSpec:
+    """Return ``stage`` with engines of so much less; the policy's never change."""
+
+    def less(spec: EngineSpec) -> EngineSpec:
+        taken = _of(spec)
+        smaller = Footprint(
+            round(taken.weights_bytes * weights),
+            0,
+            round(taken.working_bytes * working),
+            round(taken.unfused_bytes * working),
+        )
+        return replace(spec, footprint=smaller)
+
+    engines = stage.engines.items()
+    return stage if stage.kind == "act" else replace(stage, engines={role: less(spec) for role, spec in engines})
+
+
+def _first_within(manifest: Manifest, memory_bytes: float, library: Library) -> Residency:
+    """Return the first residency within ``memory_bytes``, or the one that takes least where none is."""
+    residency = _with(manifest, (), library)
+    while residency.peak.peak_bytes > memory_bytes and (idle := _idle(manifest, residency, library)):
+        residency = _with(manifest, (*residency.evicted, idle), library)
+    return residency
+
+
+def _idle(manifest: Manifest, residency: Residency, library: Library) -> str:
+    """Return the next engine to evict, empty where the stage at the peak uses all that are left."""
+    texts = (stage for stage in manifest.pipeline if stage.kind == "encode_text")
+    used = {engine.file for engine in manifest.stage(residency.peak.stage).engines.values()}
+    left = {file: spec for file, spec in _engines(manifest.pipeline).items() if file not in {*residency.evicted, *used}}
+    first = [engine.file for stage in texts for engine in stage.engines.values() if engine.file in left]
+    return next(iter(first), max(left, key=lambda file: _held(left[file], library), default=""))
+
+
+def _with(manifest: Manifest, evicted: tuple[str, ...], library: Library) -> Residency:
+    everything = _engines(manifest.pipeline)
+    states = [part for spec in everything.values() for part in spec.inputs if part.name == "state"]
+    largest = max((4 * prod(size for size in part.shape if isinstance(size, int)) for part in states), default=0)
+    needs = []
+    for stage in manifest.pipeline:
+        used = {engine.file for engine in stage.engines.values()}
+        here = {file: spec for file, spec in everything.items() if file in used or file not in evicted}
+        peak = library.base_bytes + sum(_held(spec, library) for spec in here.values())
+        if stage.kind in ("denoise", "bridge"):
+            peak += library.latents * largest
+        if not library.copies:
+            peak += max((_working(everything[file], library) for file in used), default=0)
+        loaded = tuple(file for file in everything if file in used and file in evicted)
+        needs.append(StageNeed(stage.name, peak, loaded))
+    return Residency(evicted, tuple(needs))
+
+
+def _engines(stages: Iterable[StageSpec]) -> dict[str, EngineSpec]:
+    return {engine.file: engine for stage in stages for engine in stage.engines.values()}
+
+
+def _held(spec: EngineSpec, library: Library) -> float:
+    """Return what an engine that is loaded takes, whether it runs or not."""
+    taken = _of(spec)
+    cast = taken.cast_bytes if library.casts else 0
+    return taken.weights_bytes + cast + library.copies * _working(spec, library) + library.session_bytes
+
+
+def _working(spec: EngineSpec, library: Library) -> int:
+    taken = _of(spec)
+    return taken.working_bytes if library.fused else taken.unfused_bytes
+
+
+def _of(spec: EngineSpec) -> Footprint:
+    if spec.footprint is None:
+        raise ConfigError(
+            "MEMORY_UNKNOWN",
+            f"{spec.file}: the manifest does not say how much memory it takes; rebuild the bundle with this version",
+        )
+    return spec.footprint
