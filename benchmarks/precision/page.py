@@ -130,10 +130,13 @@ def draw(rows: dict[str, dict], path: Path) -> Path | str:
         axes.plot(values, [index] * len(values), "|", markersize=16, color=f"C{index}")
         axes.plot([rows[name]["position_mm"]["median"]], [index], "o", color=f"C{index}")
     axes.axvline(2.0, color="grey", linestyle=":")
-    axes.annotate(" 2 mm", (2.0, -0.6), color="grey", va="top")
-    axes.set(xlabel="largest error of position in a scene, mm (dot: median)", xscale="log", yticks=range(len(shown)))
-    axes.set_yticklabels(shown)
-    axes.invert_yaxis()
+    ticks = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+    axes.set(
+        xlabel="largest error of position in a scene, mm (dot: median)", xscale="log", ylim=(len(shown) - 0.5, -0.5)
+    )
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_yticks(range(len(shown)), shown)
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
     return path

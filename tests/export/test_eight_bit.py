@@ -1,5 +1,6 @@
 """Linear layers in 8 bits: which they are, what their numbers are, and that a graph computes with just those."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -22,9 +23,12 @@ from dvgwm.export.interface import engine_spec
 from dvgwm.export.linear_layers import linear_layers
 from dvgwm.export.onnx_graph import check_graph, export_onnx
 from dvgwm.export.order import STEPS, Order
+from dvgwm.export.parity import LOSSLESS
 from dvgwm.export.quantise import EIGHT_BIT, quantise_graph, quantise_weights, smoothing
-from dvgwm.export.scenes import CALIBRATING, HELD_OUT, recorded
+from dvgwm.export.scenes import CALIBRATING, HELD_OUT, drawn, recorded
 from dvgwm.export.shared_weights import places, weights_of
+from dvgwm.export.tensorrt_operators import unsupported
+from dvgwm.export.verify import engine_parity
 from dvgwm.models.graph import ATTENTION_OPSET, Graph
 from dvgwm.models.precision import GraphPrecision
 from dvgwm.models.weights import save_tensors
@@ -272,6 +276,39 @@ def test_what_was_calibrated_is_read_back_as_it_was(tmp_path):
     assert again.inputs["preview"][1]["state"].item() == 4
 
 
+def test_held_out_scenes_add_nothing_to_the_ranges_and_their_inputs_are_kept(tmp_path):
+    bundle = read_bundle(shutil.copytree(shipped("a1_tiny"), tmp_path / "bundle"))
+    path = bundle.path / "preview.onnx"
+    layers = linear_layers(onnx.load(path, load_external_data=False), places([bundle.path / "preview.safetensors"]))
+    assert len(layers) == 5 * 6
+    scenes = [drawn(bundle.manifest, seed) for seed in range(1, 2 + HELD_OUT)]
+
+    def known(shown):
+        return list(calibrating.calibrate(bundle, {"preview": path}, {"preview": layers}, shown))
+
+    first, *_, last = known(scenes)
+    assert first.ranges["preview"].keys() == {layer.taken for layer in layers}
+    for name, largest in first.ranges["preview"].items():
+        assert np.array_equal(last.ranges["preview"][name], largest), name
+    more = known([scenes[1], *scenes])[-1]
+    assert any((more.ranges["preview"][name] > largest).any() for name, largest in first.ranges["preview"].items())
+    kept = last.inputs["preview"]
+    assert len(kept) == HELD_OUT
+    assert kept[0].keys() == {"state", "time", "text", "image"}
+    assert not np.array_equal(kept[0]["image"], kept[1]["image"])
+    assert not list(bundle.path.glob("watched*"))
+
+
+def test_an_engine_is_judged_on_the_inputs_that_are_given(exported):
+    folder, network, graph = exported
+    first, other = ({"state": tokens(seed).numpy()} for seed in (4, 5))
+    backend, path = open_backend(1), folder / "float.preview.onnx"
+    parity = engine_parity(graph, backend, path, engine_spec(graph), LOSSLESS, [first, other])["preview"]
+    apart = (network(tokens(5)) - network(tokens(4))).abs().max()
+    assert parity.control == pytest.approx(float(apart), rel=1e-3)
+    assert parity.max_abs < 1e-4
+
+
 def data_set(root, cameras=("scene",), episodes=3):
     """Write a data set whose pictures tell their episode and their time: (episode, frame) in two halves."""
     schema = Schema("galaxea_a1", 10.0, dict.fromkeys(cameras, (64, 96)), ("x",), ("x",))
@@ -344,5 +381,6 @@ def test_a_bundle_in_int8_is_calibrated_verified_and_as_small_as_it_says(tmp_pat
     sizes = [sum((folder / f"{part}.safetensors").stat().st_size for part in ("preview", "refiner")) for folder in
              (bundle.path, shipped("a1_tiny"))]  # fmt: skip
     assert sizes[0] < 0.65 * sizes[1], "of half precision"
+    assert not any(unsupported(path) for path in bundle.path.glob("*.onnx")), "TensorRT's list has all of it"
     with pytest.raises(ConfigError, match="8 bits"):
         build_bundle(replace(order, weights=bundle.path, out=tmp_path / "again"), lambda *_: None)
