@@ -76,7 +76,7 @@ def quantise_weights(
                 state[name] = tensor
                 continue
             layer, weight = found[name], tensor.float()
-            if layer.inner and layer.taken in factors:
+            if layer.taken in factors:
                 weight = weight * torch.from_numpy(factors[layer.taken])
             scale = (weight.abs().amax(1) / kind.largest).clamp_min(1e-7).to(precision.dtype)
             state[name] = kind.rounded(weight / scale.float()[:, None]).T.contiguous()

@@ -20,7 +20,7 @@ from dvgwm.export import calibration as calibrating
 from dvgwm.export.assembly import build_bundle
 from dvgwm.export.calibration import Calibration
 from dvgwm.export.interface import engine_spec
-from dvgwm.export.linear_layers import linear_layers
+from dvgwm.export.linear_layers import block_of, linear_layers
 from dvgwm.export.onnx_graph import check_graph, export_onnx
 from dvgwm.export.order import STEPS, Order
 from dvgwm.export.parity import LOSSLESS
@@ -158,6 +158,22 @@ def test_the_linear_layers_are_those_of_attention_and_feed_forward_in_every_bloc
     taken = {layer.weight: layer.taken for layer in layers}
     assert taken["transformer_blocks.1.attn1.to_q.weight"] == taken["transformer_blocks.1.attn1.to_k.weight"]
     assert len(set(taken.values())) == BLOCKS * (len(LAYERS) - 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("transformer_blocks.41.ff.net.0.proj.weight", 41),
+        ("blocks.3.attn2.add_k_proj.weight", 3),
+        ("blocks.3.ffn.net.2.weight", 3),
+        ("transformer_blocks.2.norm1.linear.weight", None),
+        ("patch_embed.text_proj.weight", None),
+        ("proj_out.weight", None),
+    ],
+)
+def test_a_layers_name_says_its_block(name, block):
+    assert block_of(name, (8, 8)) == block
+    assert block_of(name, (8,)) is None, "a bias"
 
 
 def test_ranges_are_the_largest_magnitude_of_every_channel(exported):

@@ -85,6 +85,12 @@ def test_what_another_stage_wants_goes_too_and_no_more(manifest):
     }  # fmt: skip
 
 
+def test_an_engine_at_work_stays(manifest):
+    """The preview is the largest left, and its own stage is at the peak."""
+    residency = plan_residency(sized(manifest, working_gb={"preview": 15.0}), 30e9, PLAIN)
+    assert residency.evicted == ("text_encoder.onnx", "refine.onnx")
+
+
 def test_latents_are_held_where_they_are_worked_on(manifest):
     held = replace(PLAIN, latents=3)
     state = next(spec for spec in manifest.stage("refine").engines["denoise"].inputs if spec.name == "state")
