@@ -181,6 +181,7 @@ def _of(spec: EngineSpec) -> Footprint:
     if spec.footprint is None:
         raise ConfigError(
             "MEMORY_UNKNOWN",
-            f"{spec.file}: the manifest does not say how much memory it takes; rebuild the bundle with this version",
+            f"the manifest does not say how much memory {spec.file} takes; it does of ONNX engines that this version exports: "
+            "rebuild the bundle",
         )
     return spec.footprint

@@ -151,6 +151,7 @@ def test_a_failed_gate_writes_no_bundle(tmp_path, monkeypatch):
     monkeypatch.setattr(building, "engine_parity", spoil)
     monkeypatch.setattr(products, "export_onnx", lambda m, i, o, d, path, *_: path.write_bytes(b"\x08"))
     monkeypatch.setattr(building, "check_graph", lambda path: None)
+    monkeypatch.setattr(building, "with_footprints", lambda manifest, files: manifest)
     with pytest.raises(ParityError):
         build_bundle(Order("test_tiny", "onnx", tmp_path / "b", 0), silent)
     assert not (tmp_path / "b").exists()
