@@ -33,7 +33,7 @@ class EncodeCondition(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the posterior's mode of every latent frame."""
-        frame = (image.permute(0, 3, 1, 2)[:, :, None].float() / 127.5 - 1.0).to(self.dtype)
+        frame = (image.float().permute(0, 3, 1, 2)[:, :, None] / 127.5 - 1.0).to(self.dtype)
         grey = torch.zeros_like(frame).expand(-1, -1, 4, -1, -1)
         cache: list[Any] = [None] * self.cached
         groups = [
