@@ -132,7 +132,7 @@ def test_lower_precision_passes_its_own_gate(tmp_path, precision):
         engine_parity(plain, backend, tmp_path / graph.file, spec, gate_of("float32"))
 
 
-@pytest.mark.parametrize(("precision", "told"), [("fp8", "--backend torch"), ("bfloat16", "--steps build")])
+@pytest.mark.parametrize(("precision", "told"), [("fp8_kernel", "--backend torch"), ("bfloat16", "--steps build")])
 def test_a_precision_that_onnx_lacks_is_refused(tmp_path, precision, told):
     with pytest.raises(ConfigError, match=told):
         build_bundle(Order("test_tiny", "onnx", tmp_path / "b", 0, precision=precision), silent)
