@@ -1,97 +1,20 @@
 """Kernels that were compiled ahead of time, launched through CUDA's driver API: no torch, no Triton.
 
-A kernel is a cubin and a JSON that states its arguments (`dvgwm.kernels.aot` writes both). Arrays are anything with
-``__cuda_array_interface__`` (pycuda's, CuPy's, torch's) or a device address; streams are their handles.
+Arrays are anything with ``__cuda_array_interface__`` (pycuda's, CuPy's, torch's) or a device address; streams are their
+handles.
 """
 
 import ctypes
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import Any
 
-import msgspec
-
 from ..errors import BundleCorruptError, ConfigError, InternalError, ShapeError
 from ..sampler import Step
+from .cubins import SCALARS, KernelFacts, kernel_folder, read_kernel, target_for
 
 ALIGNMENT = 16
-_SCALARS: Mapping[str, Any] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
-
-
-@dataclass(frozen=True, slots=True)
-class KernelFacts:
-    """What a launcher has to know of one cubin; ``arguments`` pairs names with Triton's type names, in order."""
-
-    name: str
-    function: str
-    architecture: int
-    arguments: tuple[tuple[str, str], ...]
-    scratch_pointers: int
-    multiple_of_16: frozenset[str]
-    constants: Mapping[str, Any]
-    threads: int
-    shared_bytes: int
-    sha256: str
-    scratch_bytes: int = 0
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Bytes of every parameter in order, the unused scratch pointers last."""
-        own = (8 if kind.startswith("*") else ctypes.sizeof(_SCALARS[kind]) for _, kind in self.arguments)
-        return (*own, *(8,) * self.scratch_pointers)
-
-
-def kernel_folder() -> Traversable:
-    """Return where this installation's cubins are."""
-    return resources.files("dvgwm.runtime") / "cubins"
-
-
-def targets(folder: Traversable) -> tuple[int, ...]:
-    """Return the GPU architectures that cubins in ``folder`` were built for."""
-    if not folder.is_dir():
-        return ()
-    return tuple(sorted(int(entry.name[3:]) for entry in folder.iterdir() if entry.name.startswith("sm_")))
-
-
-def target_for(capability: tuple[int, int], folder: Traversable) -> int:
-    """Return the architecture whose cubins run on a GPU of ``capability``; raises `ConfigError` where none does.
-
-    A cubin runs on its own architecture and on later ones of the same major version.
-    """
-    expected = 10 * capability[0] + capability[1]
-    fitting = [have for have in targets(folder) if have // 10 == capability[0] and have <= expected]
-    if not fitting:
-        have = ", ".join(map(str, targets(folder))) or "none"
-        raise ConfigError(
-            "KERNELS_MISSING",
-            f"wanted kernels for sm_{expected}, {folder} has {have}; build them with "
-            f"`python -m dvgwm.kernels.aot --arch {expected} --out {folder}`",
-        )
-    return max(fitting)
-
-
-def read_kernel(name: str, architecture: int, folder: Traversable) -> tuple[KernelFacts, bytes]:
-    """Return the facts and the cubin; raises `ConfigError` for a missing, `BundleCorruptError` for a damaged one."""
-    place = folder / f"sm_{architecture}"
-    try:
-        text = (place / f"{name}.json").read_text("utf-8")
-        cubin = (place / f"{name}.cubin").read_bytes()
-    except OSError as error:
-        raise ConfigError("KERNELS_MISSING", f"no kernel {name} for sm_{architecture} in {folder}: {error}") from error
-    try:
-        facts = msgspec.json.decode(text, type=KernelFacts)
-    except (ValueError, RecursionError) as error:
-        raise BundleCorruptError("KERNEL_FACTS", f"{name}.json for sm_{architecture} is damaged: {error}") from error
-    if hashlib.sha256(cubin).hexdigest() != facts.sha256:
-        raise BundleCorruptError(
-            "KERNEL_HASH", f"{name}.cubin for sm_{architecture} is not what its JSON says; rebuild it"
-        )
-    if facts.scratch_bytes:
-        raise InternalError("KERNEL_SCRATCH", f"{name} wants {facts.scratch_bytes} bytes of scratch memory")
-    return facts, cubin
+BRIDGE_SIZES = ("frames", "channels", "height", "width", "to_frames", "to_height", "to_width")
 
 
 def arguments(facts: KernelFacts, values: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -113,7 +36,7 @@ def _packed(facts: KernelFacts, name: str, kind: str, value: Any) -> Any:
         raise ShapeError("KERNEL_ALIGNMENT", f"{facts.name}: wanted {name} as a multiple of {ALIGNMENT}, got {number}")
     if kind.startswith("*"):
         return ctypes.c_uint64(number)  # cuda-core takes no c_void_p
-    parameter = _SCALARS[kind](number)
+    parameter = SCALARS[kind](number)
     if kind != "fp32" and parameter.value != number:
         raise ShapeError("KERNEL_NUMBER", f"{facts.name}: {name} = {number} does not fit {kind}")
     return parameter
@@ -179,6 +102,37 @@ class CudaKernels:
         values = affine_step_values(step, state, velocity, history, noise, count, branches)
         block = self.facts(name).constants["BLOCK"]
         self.launch(name, (-(-count // block), 1, 1), values, stream)
+
+    def bridge(  # noqa: PLR0913
+        self,
+        output: Any,
+        latents: Any,
+        scale: Any,
+        shift: Any,
+        noise: Any,
+        signal: float,
+        strength: float,
+        sizes: Sequence[int],
+        dtype: str,
+        stream: int,
+    ) -> None:
+        """Fill ``output`` with the refiner's start (see `backend.Backend.bridge`).
+
+        ``sizes`` are frames, channels, height, width of the latents, then frames, height, width of the noise; ``dtype`` is
+        that of latents, noise and output, such as fp32.
+        """
+        name = f"bridge_{dtype}"
+        arrays = {
+            "latents_ptr": latents,
+            "scale_ptr": scale,
+            "shift_ptr": shift,
+            "noise_ptr": noise,
+            "output_ptr": output,
+        }
+        numbers = dict(zip(BRIDGE_SIZES, sizes, strict=True))
+        blocks = -(-numbers["to_height"] * numbers["to_width"] // self.facts(name).constants["BLOCK"])
+        grid = (blocks, numbers["to_frames"] * numbers["channels"], 1)
+        self.launch(name, grid, {**arrays, "signal": signal, "strength": strength, **numbers}, stream)
 
     def _kernel(self, name: str) -> tuple[KernelFacts, Any]:
         if name not in self._loaded:

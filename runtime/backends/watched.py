@@ -10,7 +10,7 @@ from ..errors import BundleIncompatibleError, DvgwmError, EngineLostError, Engin
 from ..types import Tensor
 from .backend import Backend, Engine, EngineSpec
 
-_NO_MEMORY = ("out of memory", "bad alloc", "bad_alloc", "failed to allocate", "cannot allocate")
+_NO_MEMORY = ("out of memory", "out_of_memory", "bad alloc", "bad_alloc", "failed to allocate", "cannot allocate")
 
 
 @dataclass(frozen=True, slots=True)

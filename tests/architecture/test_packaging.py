@@ -56,7 +56,7 @@ def test_cmake_compiles_and_installs_the_kernels_as_package_data(tmp_path):
     pytest.importorskip("torch", reason="the export extra is not installed")
     pytest.importorskip("triton", reason="the kernels extra is not installed")
     from dvgwm.kernels.aot import variants
-    from dvgwm.runtime.backends.cuda import read_kernel, targets
+    from dvgwm.runtime.backends.cubins import read_kernel, targets
 
     list(cmake(tmp_path, f"-DPython3_EXECUTABLE={sys.executable}", "-DDVGWM_ARCHITECTURES=90"))
     install = ["cmake", "--install", str(tmp_path / "build"), "--prefix", str(tmp_path / "site")]

@@ -15,7 +15,7 @@ triton = pytest.importorskip("triton", reason="the kernels extra is not installe
 
 from dvgwm.kernels.aot import variants
 from dvgwm.kernels.variant import ARCHITECTURES, FP8_ARCHITECTURES
-from dvgwm.runtime.backends.cuda import read_kernel
+from dvgwm.runtime.backends.cubins import read_kernel
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.thorough]
 

@@ -13,7 +13,8 @@ from dvgwm.kernels import affine_step, aot, attention, attention_8bit, bridge, m
 from dvgwm.kernels import spatial_norm as spatial
 from dvgwm.kernels.launch import Launch
 from dvgwm.kernels.variant import ARCHITECTURES, FP8_ARCHITECTURES
-from dvgwm.runtime.backends.cuda import CudaKernels, KernelFacts, arguments
+from dvgwm.runtime.backends.cubins import KernelFacts
+from dvgwm.runtime.backends.cuda import CudaKernels, arguments
 
 pytestmark = pytest.mark.torch
 

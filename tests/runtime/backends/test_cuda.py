@@ -8,16 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dvgwm.runtime.backends.cuda import (
-    CudaKernels,
-    KernelFacts,
-    affine_step_values,
-    arguments,
-    kernel_folder,
-    read_kernel,
-    target_for,
-    targets,
-)
+from dvgwm.runtime.backends.cubins import KernelFacts, kernel_folder, read_kernel, target_for, targets
+from dvgwm.runtime.backends.cuda import CudaKernels, affine_step_values, arguments
 from dvgwm.runtime.errors import BundleCorruptError, ConfigError, InternalError, ShapeError
 from dvgwm.runtime.samplers.rows import build_sampler
 from dvgwm.runtime.samplers.spec import SamplerSpec

@@ -1,0 +1,128 @@
+"""Compiles ONNX graphs with TensorRT, whose builder wants a GPU even to read one, and gives engines other weights."""
+
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import BundleIncompatibleError
+from ..files import write_atomic
+from .compiling import Building, Report, Source
+
+LEVELS = {"here": "NONE", "capability": "SAME_COMPUTE_CAPABILITY", "ampere": "AMPERE_PLUS"}
+
+
+class TensorrtCompiler:
+    """`compiling.Compiler` with the module ``trt``, on the machine that ``facts`` describe."""
+
+    name = "tensorrt"
+
+    def __init__(self, trt: Any, facts: dict[str, str]) -> None:
+        self._trt, self.facts = trt, facts | {"tensorrt": str(trt.__version__)}
+
+    def compile(self, source: Source, building: Building, timings: Path, report: Report) -> memoryview:
+        trt, logger = self._trt, new_logger(self._trt)
+        builder = trt.Builder(logger)
+        network = builder.create_network()  # of the graph's types: TensorRT 11 has no other
+        parser = trt.OnnxParser(network, logger)
+        if not parser.parse_from_file(str(source.path)):
+            errors = (parser.get_error(index) for index in range(parser.num_errors))
+            found = "; ".join(f"node {error.node()}: {error.desc()}" for error in errors) or logger.told()
+            raise self._refused("TENSORRT_PARSE", "read", source, found)
+        config = self._config(builder, building, source)
+        self._take_timings(config, timings)
+        config.progress_monitor = new_monitor(trt, report)
+        engine = builder.build_serialized_network(network, config)
+        if engine is None:
+            raise self._refused("TENSORRT_BUILD", "compile", source, logger.told())
+        write_atomic(timings, bytes(config.get_timing_cache().serialize()))
+        return memoryview(engine)
+
+    def refit(self, engine: Path, source: Source) -> memoryview | None:
+        trt, logger = self._trt, new_logger(self._trt)
+        refitted = deserialized(trt.Runtime(logger), engine)
+        if refitted is None or not refitted.refittable:
+            return None
+        refitter = trt.Refitter(refitted, logger)
+        if not trt.OnnxParserRefitter(refitter, logger).refit_from_file(str(source.path)):
+            return None
+        return memoryview(refitted.serialize()) if refitter.refit_cuda_engine() else None
+
+    def _config(self, builder: Any, building: Building, source: Source) -> Any:
+        trt, config = self._trt, builder.create_builder_config()
+        if building.workspace_gb is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(building.workspace_gb * 1e9))
+        config.builder_optimization_level = building.level
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, LEVELS[building.runs_on])
+        config.clear_flag(trt.BuilderFlag.TF32)  # a float32 engine is within 1e-4 of its network; TF32 is not
+        for flag, wanted in (("REFIT", building.refit), ("WEIGHT_STREAMING", building.streamed)):
+            if wanted:
+                config.set_flag(getattr(trt.BuilderFlag, flag))
+        if open_inputs := [
+            spec.name for spec in source.spec.inputs if any(isinstance(size, str) for size in spec.shape)
+        ]:
+            profile = builder.create_optimization_profile()
+            for name in open_inputs:  # the sizes of this run, and no others
+                profile.set_shape(name, *(trt.Dims(source.shapes[name]),) * 3)
+            config.add_optimization_profile(profile)
+        return config
+
+    def _take_timings(self, config: Any, timings: Path) -> None:
+        """Begin with what was measured before, or anew where that was on another GPU or version."""
+        known = timings.read_bytes() if timings.is_file() else b""
+        if not config.set_timing_cache(config.create_timing_cache(known), False):
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+
+    def _refused(self, code: str, verb: str, source: Source, told: str) -> BundleIncompatibleError:
+        return BundleIncompatibleError(
+            code,
+            f"TensorRT {self._trt.__version__} cannot {verb} {source.path.name}: {told}; use --backend onnx_cuda",
+        )
+
+
+def deserialized(runtime: Any, engine: Path) -> Any:
+    """Return the engine in the file ``engine``, None where TensorRT refuses it; its bytes are read as they are wanted."""
+    with engine.open("rb") as file:
+        return runtime.deserialize_cuda_engine(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def new_logger(trt: Any) -> Any:
+    """Return a logger of ``trt`` whose `told` is the last errors that TensorRT logged."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._lines: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                self._lines.append(message.strip())
+
+        def told(self) -> str:
+            return "; ".join(self._lines[-3:]) or "it does not say why"
+
+    return Logger()
+
+
+def new_monitor(trt: Any, report: Callable[[str, int, int], None]) -> Any:
+    """Return a progress monitor of ``trt`` that reports the steps of the outermost phases."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if not parent_phase:
+                self._steps[phase_name] = num_steps
+                report(phase_name, 0, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if phase_name in self._steps:
+                report(phase_name, step + 1, self._steps[phase_name])
+            return True  # go on
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps.pop(phase_name, None)
+
+    return Monitor()

@@ -1,0 +1,32 @@
+"""TensorRT's real bindings, and stand-ins for what needs a GPU."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+# pytest imports every test file on its own; what they share is a module of theirs.
+_spec = importlib.util.spec_from_file_location("tensorrt_doubles", Path(__file__).with_name("doubles.py"))
+doubles = importlib.util.module_from_spec(_spec)
+sys.modules["tensorrt_doubles"] = doubles
+_spec.loader.exec_module(doubles)
+
+
+@pytest.fixture(scope="session")
+def bindings(tmp_path_factory):
+    """NVIDIA's bindings of TensorRT 11."""
+    if importlib.util.find_spec("tensorrt_bindings") is None:
+        pytest.skip("tensorrt_cu13_bindings is not installed")
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler makes the empty libraries that the bindings are imported over")
+    return doubles.real_bindings(tmp_path_factory.mktemp("nvinfer"))
+
+
+@pytest.fixture
+def world(bindings):
+    """What stands behind the bindings in a test."""
+    made = doubles.World(bindings)
+    made.device, made.wants, made.profiles = doubles.HostDevice(), {}, {}
+    return made
