@@ -94,7 +94,7 @@ def check_writable(path: Path) -> None:
         raise RecordingError("OUTPUT_WRITE", f"cannot write into {path.absolute().parent}; name another place")
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
     """Write ``data`` to ``path``, synced to disk; raises `RecordingError` and leaves nothing behind on failure."""
     temporary: str | None = None
     check_writable(path)

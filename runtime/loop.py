@@ -13,6 +13,7 @@ from .cameras.sight import check_sight
 from .config.plugins import load_robot, open_simulation, simulation_of
 from .config.settings import SimulationSettings
 from .denoise import Progress
+from .display.compiling import compiling_progress
 from .display.report import Finished
 from .display.results import outputs, progress_bars, publish
 from .errors import (
@@ -83,7 +84,10 @@ def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError |
     task = settings.chosen_task(simulation_of(spec).tasks)
     plan_time = "real" if settings.process else settings.plan_time
     started = time.perf_counter()
-    with outputs(settings.out, settings.gif) as (directory, shown_as), settings.engines.open() as pipeline:
+    with (
+        outputs(settings.out, settings.gif) as (directory, shown_as),
+        settings.engines.open(compiling_progress) as pipeline,
+    ):
         camera = pipeline.manifest.input.camera
         real: list[ImageArray] = []
         arm = open_simulation(

@@ -78,7 +78,11 @@ def _changed(sampler: SamplerSpec, **settings: Any) -> SamplerSpec:
 
 
 class Pipeline:
-    """A bundle opened on a backend; engines whose files are ``evicted`` are in memory while their stage runs, and no longer."""
+    """A bundle opened on a backend.
+
+    Engines whose files are ``evicted`` are in memory while their stage runs, and no longer; those that were ``compiled`` on
+    this machine lie elsewhere.
+    """
 
     def __init__(
         self,
@@ -87,8 +91,10 @@ class Pipeline:
         cache: Path | None = None,
         overrides: Overrides | None = None,
         evicted: Collection[str] = (),
+        compiled: Mapping[str, Path] | None = None,
     ) -> None:
         self.bundle, self.backend = bundle, backend
+        self._compiled = compiled or {}
         _check_fingerprint(bundle, backend)
         self._resources = ExitStack()
         specs = [(overrides or Overrides()).applied(spec) for spec in bundle.manifest.pipeline]
@@ -116,7 +122,8 @@ class Pipeline:
         self._act = tuple(stage for stage in stages if stage.spec.kind == "act" or stage.spec.output in acted_on - PLAN)
 
     def _load(self, engine: EngineSpec) -> Engine:
-        loaded = load_engine(self.backend, self.bundle.file(engine.file), engine)
+        path = self._compiled.get(engine.file) or self.bundle.file(engine.file)
+        loaded = load_engine(self.backend, path, engine)
         self.bundle.check_unchanged(self.bundle.manifest.files)
         return loaded
 

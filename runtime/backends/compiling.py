@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from .backend import Backend, EngineSpec
 
@@ -60,6 +60,7 @@ class Compiler(Protocol):
         """Return the engine of the same graph with the weights of ``source``; None where that is refused."""
 
 
+@runtime_checkable
 class CompilingBackend(Backend, Protocol):
     """A backend whose engines are compiled here from a bundle's graphs."""
 

@@ -48,6 +48,11 @@ class Bundle:
             raise BundleMissingError("BUNDLE_FILE", f"{self.path}: {name!r} is not in the manifest; {REBUILD}")
         return self.path / name
 
+    def weights_of(self, name: str) -> tuple[str, ...]:
+        """Return the names of the files that the ONNX graph ``name`` reads its weights from."""
+        with self.file(name).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return tuple(sorted({_external_name(data, match) for match in _EXTERNAL.finditer(data)}))
+
     def check_unchanged(self, names: Iterable[str]) -> None:
         """Raise `BundleCorruptError` where one of these files is another one, or was written to, since it was verified.
 
@@ -180,9 +185,13 @@ def _check_file(path: Path, record: FileRecord, manifest: Manifest) -> tuple[int
 def _check_external_data(path: Path, data: mmap.mmap, manifest: Manifest) -> None:
     """Refuse an ONNX graph whose weights lie in a file that the manifest does not list."""
     for match in _EXTERNAL.finditer(data):
-        name = data[match.end() : match.end() + match.group(1)[0]].decode("utf-8", "replace")
+        name = _external_name(data, match)
         if name not in manifest.files:
             raise BundleUntrustedError("BUNDLE_EXTERNAL", f"{path} reads {name!r}, outside the bundle; {REBUILD}")
+
+
+def _external_name(data: mmap.mmap, match: re.Match[bytes]) -> str:
+    return data[match.end() : match.end() + match.group(1)[0]].decode("utf-8", "replace")
 
 
 def _open_regular(path: Path) -> BufferedReader:

@@ -10,6 +10,7 @@ from rich.progress import track
 
 from ..config.plugins import load_robot, open_simulation, simulation_of
 from ..config.settings import SimulationSettings
+from ..display.compiling import compiling_progress
 from ..display.tables import text_table
 from ..loop import EpisodeOptions, run_episode
 from ..profiler import Profiler
@@ -32,7 +33,7 @@ def evaluate(settings: SimulationSettings, episodes: int, quiet: bool, control: 
     seconds: list[float] = []
     stopped: list[str] = []
     started = time.perf_counter()
-    with settings.engines.open() as pipeline:
+    with settings.engines.open(compiling_progress) as pipeline:
         pipeline.warmup()
         size_px = pipeline.manifest.input.height_px, pipeline.manifest.input.width_px
         console = Console(stderr=True, quiet=quiet)

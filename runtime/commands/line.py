@@ -22,6 +22,7 @@ Examples:
   dvgwm-runtime --robot galaxea_a1 --live --arm localhost:11311 --camera l515 --instruction "..." --dry-run
   dvgwm-runtime --plan-only --camera clip.mp4 --instruction "put the blue cup on the plate"
   dvgwm-runtime inspect engines/a1_tiny --deep            what a bundle holds, and whether its engines run
+  dvgwm-runtime compile --bundle engines/dvgwm_5b         its engines for this GPU, with TensorRT
   dvgwm-runtime doctor --robot galaxea_a1 --arm localhost:11311 --camera l515
   dvgwm-runtime evaluate --episodes 20 --seed 0 --json    success over tasks and layouts
 """
@@ -36,13 +37,13 @@ def _cache_dir() -> Path:
 
 bundle_options = together(
     click.option("--bundle", type=Place(), help="Bundle directory (default: the shipped one)."),
-    click.option("--backend", help="Engine library to run on (default: the one the bundle was built for)."),
+    click.option("--backend", help="Engine library: tensorrt, or the one that the bundle was built for (default)."),
     click.option("--threads", type=Positive, help="CPU threads of the engines (default: one per core)."),
     click.option("--sampler", "preview_sampler", help="Preview sampler, such as ddim_v, dpmpp_2m."),
     click.option("--steps", "preview_steps", type=int, help="Preview steps (default: the bundle's)."),
     click.option("--guidance", type=float, help="Guidance of the preview; 1 switches it off."),
     click.option("--refine-steps", type=int, help="Euler steps of the refiner (default: the bundle's)."),
-    click.option("--cache-dir", type=Place(), help="Where prompts computed here are kept."),
+    click.option("--cache-dir", type=Place(), help="Where prompts and engines made here are kept."),
     click.option(
         "--memory",
         "memory_gb",
@@ -52,6 +53,11 @@ bundle_options = together(
     ),
 )
 """What chooses a bundle and how its samplers run."""
+rebuild_option = click.option(
+    "--rebuild",
+    is_flag=True,
+    help="Compile first what this GPU lacks of the bundle's engines (--backend tensorrt; minutes).",
+)
 
 
 @click.group(invoke_without_command=True, epilog=EPILOG, context_settings={"max_content_width": 100})
@@ -84,6 +90,7 @@ bundle_options = together(
 @click.option("--gif", type=Place(), help="Also write imagined beside real here, as an animated GIF.")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 @bundle_options
+@rebuild_option
 @click.version_option(__version__)
 @click.pass_context
 def cli(context: click.Context, /, **options: Any) -> None:
@@ -160,6 +167,7 @@ def inspect(bundle: Path, deep: bool, memory_gb: float | None, gpu: bool) -> Non
 )
 @click.option("--json", "only_json", is_flag=True, help="Print the last line only.")
 @bundle_options
+@rebuild_option
 def evaluate(**options: Any) -> None:
     """Run simulated episodes over all tasks and print the success rate.
 
@@ -192,6 +200,37 @@ def doctor(**options: Any) -> None:
     from .readiness import examine
 
     _end(*examine(settings(ReadinessSettings, options, _cache_dir())))
+
+
+@cli.command("compile")
+@click.option(
+    "--workspace", "workspace_gb", type=Memory, metavar="GB", help="Scratch memory of one engine (default: any)."
+)
+@click.option(
+    "--runs-on",
+    type=click.Choice(["here", "capability", "ampere"]),
+    default="here",
+    show_default=True,
+    help="GPUs: such as this one, all of its compute capability, all from Ampere on.",
+)
+@click.option(
+    "--refit/--no-refit", default=True, show_default=True, help="Let engines take other weights later, as of a LoRA."
+)
+@click.option("--streamed", is_flag=True, help="Let weights stay in the host's memory, where the GPU's is too small.")
+@click.option(
+    "--level", type=click.IntRange(0, 5), default=3, show_default=True, help="How long fast kernels are looked for."
+)
+@bundle_options
+def compile_engines(**options: Any) -> None:
+    """Compile a bundle's graphs for this GPU and keep the engines in the cache, for --backend tensorrt.
+
+    What is there already is kept; stopped in the middle it goes on with the next engine when it is run again.
+    """
+    from ..config.settings import CompilingSettings, settings
+    from .compilation import compile_bundle
+
+    options["backend"] = options["backend"] or "tensorrt"
+    _finish(compile_bundle(settings(CompilingSettings, options, _cache_dir())))
 
 
 def _check_live(options: dict[str, Any]) -> None:

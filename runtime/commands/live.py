@@ -15,6 +15,7 @@ from ..config.plugins import load_robot, open_live
 from ..config.settings import LiveSettings
 from ..denoise import Progress
 from ..display.asking import ask, check_person, checks_table, drawn
+from ..display.compiling import compiling_progress
 from ..display.report import Finished
 from ..display.results import outputs, progress_bars, publish
 from ..display.video import write_video
@@ -59,7 +60,7 @@ def drive(settings: LiveSettings) -> tuple[dict[str, Any], DvgwmError | None]:
             raise ConfigError("CAMERA_RECORDED", f"{settings.camera} is a recording, no arm moves by it; add --dry-run")
         check_actions(bundle.manifest.action, spec.name, arm.recorded().joint_names)
         directory, shown_as = opened.enter_context(outputs(settings.out, settings.gif))
-        pipeline = opened.enter_context(settings.engines.open(bundle))
+        pipeline = opened.enter_context(settings.engines.open(compiling_progress, bundle))
         pipeline.warmup()
         _arm(arm, settings, console)
         armed_s = time.perf_counter()

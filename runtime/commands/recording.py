@@ -10,6 +10,7 @@ from ..bundle.tokenizer import check_instruction
 from ..cameras.footage import fit_note, open_footage
 from ..cameras.image import fit
 from ..config.settings import RecordingSettings
+from ..display.compiling import compiling_progress
 from ..display.report import Finished
 from ..display.results import outputs, progress_bars, publish
 from ..errors import ConfigError
@@ -26,7 +27,10 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
     recording = Path(settings.camera)
     footage = open_footage(recording)
     started = time.perf_counter()
-    with outputs(settings.out, settings.gif) as (directory, shown_as), settings.engines.open() as pipeline:
+    with (
+        outputs(settings.out, settings.gif) as (directory, shown_as),
+        settings.engines.open(compiling_progress) as pipeline,
+    ):
         contract = pipeline.manifest.input
         size = contract.height_px, contract.width_px
         first = footage.sampled(contract.fps, 1, settings.at_s)[0]

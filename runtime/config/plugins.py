@@ -14,6 +14,8 @@ from ..seams import Camera, LiveArm, RobotSpec, SimulatedArm, Simulation
 from ..types import Observation
 
 DEFAULT_BUNDLE = "a1_tiny"
+RUNS: Mapping[str, str] = {"onnx_cuda": "onnx", "tensorrt": "onnx"}
+"""Backends of ours that run what another one's bundles hold."""
 
 
 def shipped(name: str) -> Path:
@@ -111,7 +113,7 @@ def open_live(
 def find_bundle(path: Path | None, backend: str | None, places: tuple[Path, ...]) -> Bundle:
     """Return the bundle at ``path``, or else the first one in ``places``; raises as `read_bundle`.
 
-    With ``backend`` one built for another is refused.
+    With ``backend`` one that it does not run is refused.
     """
     if path is None:
         path = next((place for place in places if (place / "manifest.json").is_file()), None)
@@ -122,4 +124,4 @@ def find_bundle(path: Path | None, backend: str | None, places: tuple[Path, ...]
             f"no bundle given and none at {looked}; build it with `python export/build_engines.py` "
             "(needs pip install 'dvgwm[export]') or name one with --bundle",
         )
-    return read_bundle(path, backend)
+    return read_bundle(path, None if backend is None else RUNS.get(backend, backend))

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..backends.backend import Backend
+from ..backends.compiling import Building, CompilingBackend
 from ..bundle.disk import Bundle
+from ..compiled import Watch, compiled_engines
+from ..engine_store import Order
 from ..errors import ConfigError
 from ..pipeline import Overrides, Pipeline
 from ..residency import GB, library_of, plan_residency
@@ -25,6 +29,7 @@ class EngineSettings:
     cache: Path
     overrides: Overrides
     memory_gb: float | None = None
+    order: Order = field(default_factory=Order)
 
     def find(self) -> Bundle:
         """Return the bundle: the one named, else the one shipped, else the one built in this directory."""
@@ -34,15 +39,36 @@ class EngineSettings:
         return plugins.find_bundle(self.bundle, self.backend, places)
 
     @contextmanager
-    def open(self, bundle: Bundle | None = None) -> Iterator[Pipeline]:
-        """Open the engines of ``bundle``, or of the one that `find` returns."""
+    def open(self, watch: Watch, bundle: Bundle | None = None) -> Iterator[Pipeline]:
+        """Open the engines of ``bundle``, or of the one that `find` returns; ``watch`` is told of those that are compiled."""
         bundle = bundle or self.find()
-        backend = plugins.open_backend(bundle.manifest.backend, self.threads)
+        backend = plugins.open_backend(self.backend or bundle.manifest.backend, self.threads)
         evicted: tuple[str, ...] = ()
         if self.memory_gb is not None:
-            evicted = plan_residency(bundle.manifest, self.memory_gb * GB, library_of(bundle.manifest)).evicted
-        with Pipeline(bundle, backend, self.cache, self.overrides, evicted) as pipeline:
+            library = library_of(bundle.manifest, gpu=self.backend in plugins.RUNS)
+            evicted = plan_residency(bundle.manifest, self.memory_gb * GB, library).evicted
+        engines = self._compiled(bundle, backend, watch)
+        with Pipeline(bundle, backend, self.cache, self.overrides, evicted, engines) as pipeline:
             yield pipeline
+
+    def compile(self, watch: Watch) -> Mapping[str, Path]:
+        """Return the engine of every graph of the bundle, compiled where it is not there yet.
+
+        Raises `ConfigError` where the backend runs graphs as they are.
+        """
+        bundle = self.find()
+        backend = plugins.open_backend(self.backend or bundle.manifest.backend, self.threads)
+        if not isinstance(backend, CompilingBackend):
+            raise ConfigError(
+                "BACKEND_COMPILE", f"{backend.name} runs what is in the bundle and compiles nothing; wanted tensorrt"
+            )
+        return self._compiled(bundle, backend, watch)
+
+    def _compiled(self, bundle: Bundle, backend: Backend, watch: Watch) -> Mapping[str, Path]:
+        if not isinstance(backend, CompilingBackend):
+            return {}
+        stages = [self.overrides.applied(stage) for stage in bundle.manifest.pipeline]
+        return compiled_engines(bundle, stages, backend.compiler, self.cache / "engines", watch, self.order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +144,13 @@ class ReadinessSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CompilingSettings:
+    """Engines that are to be compiled on this machine."""
+
+    engines: EngineSettings
+
+
+@dataclass(frozen=True, slots=True)
 class RecordingSettings:
     """A plan from a recording, with no robot."""
 
@@ -130,7 +163,7 @@ class RecordingSettings:
     engines: EngineSettings
 
 
-T = TypeVar("T", SimulationSettings, LiveSettings, RecordingSettings, ReadinessSettings)
+T = TypeVar("T", SimulationSettings, LiveSettings, RecordingSettings, ReadinessSettings, CompilingSettings)
 
 
 def settings(kind: type[T], options: Mapping[str, Any], cache: Path) -> T:
@@ -147,8 +180,17 @@ def settings(kind: type[T], options: Mapping[str, Any], cache: Path) -> T:
         cache,
         Overrides(**own(Overrides)),
         options["memory_gb"],
+        _order(options),
     )
     return kind(**own(kind), engines=engines)
+
+
+def _order(options: Mapping[str, Any]) -> Order:
+    """Return what is to be compiled: nothing, with --rebuild what is lacking, and what is not as a command to compile says."""
+    if "runs_on" not in options:
+        return Order(make=options.get("rebuild", False))
+    building = Building(**{field.name: options[field.name] for field in fields(Building)})
+    return Order(make=True, building=building, exactly=True)
 
 
 def _driver_settings(path: Path | None) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def publish(directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished)
         "instruction": done.plans[0].instruction,
         "preset": manifest.model.preset,
         "trained": manifest.model.trained,
-        "backend": manifest.backend,
+        "backend": pipeline.backend.name,
         "precision": manifest.precision,
         "plans": len(done.plans),
         "plan_s": plan_s,

@@ -28,5 +28,5 @@ def bindings(tmp_path_factory):
 def world(bindings):
     """What stands behind the bindings in a test."""
     made = doubles.World(bindings)
-    made.device, made.wants, made.profiles = doubles.HostDevice(), {}, {}
+    made.device, made.wants = doubles.HostDevice(), {}
     return made

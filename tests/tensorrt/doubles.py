@@ -191,10 +191,20 @@ class Builder(Double):
             monitor.step_complete("Inner", step)
             assert monitor.step_complete("Building", step)
         monitor.phase_finish("Building")
-        return json.dumps({"graph": network.state["graph"]}).encode()
+        return json.dumps({"graph": network.state["graph"], "profile": config.state.get("profile", {})}).encode()
+
+
+class OptimizationProfile(Double):
+    def on_set_shape(self, name, low, best, high):
+        assert tuple(low) == tuple(best) == tuple(high), "profiles are static"
+        self.state[name] = list(best)
 
 
 class BuilderConfig(Double):
+    def on_add_optimization_profile(self, profile):
+        self.state["profile"] = profile.state
+        return 0
+
     def on_set_timing_cache(self, cache, ignore_mismatch):
         return cache.state.get("bytes", b"") in (b"", self.world.known_timings)
 
@@ -216,7 +226,7 @@ class Refitter(Double):
 
 class OnnxParserRefitter(Double):
     def on_refit_from_file(self, model):
-        self.given[0].given[0].state["plan"] = {"graph": model}
+        self.given[0].given[0].state["plan"]["graph"] = model
         return True
 
 
@@ -268,7 +278,7 @@ class CudaEngine(Double):
         return self.world.trt.Dims([size if isinstance(size, int) else -1 for size in self.part(name)[1].shape])
 
     def on_get_tensor_profile_shape(self, name, profile):
-        return [self.world.trt.Dims(self.world.profiles[self.state["plan"]["graph"]][name])] * 3
+        return [self.world.trt.Dims(self.state["plan"]["profile"][name])] * 3
 
     def on_device_memory_size_v2(self):
         return self.world.wants.get(Path(self.state["plan"]["graph"]).name, 4096)
@@ -337,9 +347,9 @@ def _dtype(part):
 
 
 BEHAVIOUR = {
-    "OnnxParser": OnnxParser, "ParserError": ParserError, "Builder": Builder, "IBuilderConfig": BuilderConfig,
-    "ITimingCache": TimingCache, "Refitter": Refitter, "OnnxParserRefitter": OnnxParserRefitter, "Runtime": Runtime,
-    "ICudaEngine": CudaEngine, "IExecutionContext": ExecutionContext,
+    "Builder": Builder, "IBuilderConfig": BuilderConfig, "ICudaEngine": CudaEngine, "IExecutionContext": ExecutionContext,
+    "IOptimizationProfile": OptimizationProfile, "ITimingCache": TimingCache, "OnnxParser": OnnxParser,
+    "OnnxParserRefitter": OnnxParserRefitter, "ParserError": ParserError, "Refitter": Refitter, "Runtime": Runtime,
 }  # fmt: skip
 
 

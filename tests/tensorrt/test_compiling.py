@@ -7,6 +7,7 @@ import pytest
 from dvgwm.runtime.backends.backend import EngineSpec
 from dvgwm.runtime.backends.compiling import RUNS_ON, Building, Source
 from dvgwm.runtime.backends.tensorrt_build import LEVELS, TensorrtCompiler
+from dvgwm.runtime.commands.line import compile_engines
 from dvgwm.runtime.errors import BundleIncompatibleError
 from dvgwm.runtime.types import TensorSpec
 
@@ -35,7 +36,7 @@ def arguments_of(world, name):
 def test_the_calls_are_these(world, compiler, source, tmp_path):
     """The recorded sequence of one build: a change of it is a change of what TensorRT is asked for."""
     engine = compiler.compile(source, Building(workspace_gb=4.0), tmp_path / "timings", lambda *_: None)
-    assert json.loads(bytes(engine)) == {"graph": str(source.path)}
+    assert json.loads(bytes(engine)) == {"graph": str(source.path), "profile": {"text": [2, 8]}}
     assert world.names() == [
         "Builder.__init__",
         "Builder.create_network",
@@ -90,6 +91,8 @@ def test_only_open_sizes_get_a_profile_of_one_size(world, compiler, source, tmp_
 
 def test_every_gpu_choice_is_one_of_the_bindings(world):
     assert set(LEVELS) == set(RUNS_ON)
+    (option,) = (option for option in compile_engines.params if option.name == "runs_on")
+    assert tuple(option.type.choices) == RUNS_ON
     assert all(level in world.trt.HardwareCompatibilityLevel.__members__ for level in LEVELS.values())
 
 
@@ -133,7 +136,7 @@ def test_another_lora_needs_no_build(world, compiler, source, tmp_path):
     engine.write_bytes(bytes(compiler.compile(source, Building(), tmp_path / "timings", lambda *_: None)))
     world.calls.clear()
     refitted = compiler.refit(engine, Source(other, source.spec, source.shapes, source.graph, "other"))
-    assert json.loads(bytes(refitted)) == {"graph": str(other)}
+    assert json.loads(bytes(refitted)) == {"graph": str(other), "profile": {"text": [2, 8]}}
     assert world.names() == [
         "Runtime.__init__",
         "Runtime.deserialize_cuda_engine",

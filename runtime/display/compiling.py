@@ -1,0 +1,26 @@
+"""Progress of engines that are compiled."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..compiled import Report
+
+
+@contextmanager
+def compiling_progress() -> Iterator[Report]:
+    """Show on standard error which engine is compiled, of how many, and how far it is."""
+    texts = TextColumn("{task.description}"), TextColumn("{task.fields[phase]}")
+    columns = texts[0], BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), texts[1]
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("compiling", total=None, phase="")
+
+        def report(file: str, phase: str, done: int, steps: int, index: int, total: int) -> None:
+            told = f"engine {index + 1} of {total}, {file}"
+            if not progress.console.is_terminal and done == 0:
+                progress.console.print(f"{told}: {phase}", markup=False, highlight=False)
+            progress.update(task, description=told, phase=phase, completed=done, total=steps)
+
+        yield report

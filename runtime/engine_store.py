@@ -1,0 +1,175 @@
+"""Compiled engines in a folder, each with a record of what it is of: found by that, made where they are lacking."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .backends.compiling import Building, Compiler, Source
+from .errors import RecordingError
+from .files import write_atomic
+from .strict import strict
+
+_AMPERE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be done where an engine is lacking: nothing, or with ``make`` it is compiled as ``building`` says.
+
+    With ``exactly`` one that was made in another way is lacking too.
+    """
+
+    make: bool = False
+    building: Building = field(default_factory=Building)
+    exactly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one compiled engine is of, where it runs and how it was made; ``refitted`` where it took over its weights."""
+
+    library: str
+    name: str
+    graph: str
+    weights: str
+    shapes: Mapping[str, tuple[int, ...]]
+    facts: Mapping[str, str]
+    building: Building
+    refitted: bool
+    seconds: float
+    sha256: str
+
+    def differs(self, facts: Mapping[str, str]) -> tuple[str, ...]:
+        """Return what this machine lacks for it, fact by fact; nothing where it runs here."""
+        own = dict(self.facts)
+        if self.building.runs_on != "here":
+            own.pop("gpu")
+        if self.building.runs_on == "ampere" and int(facts.get("capability", "0").split(".")[0]) >= _AMPERE:
+            own.pop("capability")
+        return tuple(
+            f"{name} {value} (here {facts.get(name, 'none')})"
+            for name, value in own.items()
+            if facts.get(name) != value
+        )
+
+    def is_of(self, source: Source) -> bool:
+        """Return whether it was compiled from this graph for these sizes, whatever its weights."""
+        return self.graph == source.graph and self.shapes == source.shapes
+
+    def is_in_place_of(self, source: Source, facts: Mapping[str, str]) -> bool:
+        """Return whether a new engine of ``source``, made for the same GPU, leaves nothing for it to do."""
+        return self.is_of(source) and self.weights == source.weights and self.facts.get("gpu") == facts.get("gpu")
+
+
+class Store:
+    """Compiled engines in ``folder``, as ``compiler`` makes them on this machine."""
+
+    def __init__(self, folder: Path, compiler: Compiler) -> None:
+        self._folder, self._compiler = folder / compiler.name, compiler
+
+    def find(self, source: Source, order: Order) -> Path | None:
+        """Return the engine of ``source`` that runs here, None where there is none."""
+        own = (path for path, record in self._running(source, order) if record.weights == source.weights)
+        return next(own, None)
+
+    def made(self, source: Source, order: Order, report: Callable[[str, int, int], None]) -> Path:
+        """Return a new engine of ``source``: one of other weights takes these, or else it is compiled.
+
+        Older ones of the same for this GPU are removed: of another driver, of another version, made in another way.
+        """
+        began, building = time.perf_counter(), order.building
+        self._make_folder()
+        engine = None
+        for path, record in self._running(source, order):
+            if record.building.refit:
+                report("takes other weights", 0, 1)
+                engine, building = self._compiler.refit(path, source), record.building
+                report("takes other weights", 1, 1)
+                break
+        refitted = engine is not None
+        if engine is None:
+            building = order.building
+            engine = self._compiler.compile(source, building, self._folder / f"timings-{self._key()}", report)
+        old = [path for path, record in self._records() if record.is_in_place_of(source, self._compiler.facts)]
+        record = Record(
+            self._compiler.name,
+            source.spec.file,
+            source.graph,
+            source.weights,
+            source.shapes,
+            self._compiler.facts,
+            building,
+            refitted,
+            round(time.perf_counter() - began, 3),
+            hashlib.sha256(engine).hexdigest(),
+        )
+        path = self._folder / f"{self._key(source.graph, source.weights, source.shapes, asdict(building))}.plan"
+        write_atomic(path, engine)
+        write_atomic(
+            path.with_suffix(".json"), json.dumps(asdict(record), indent=1).encode()
+        )  # last: then both are whole
+        for each in old:
+            if each != path:
+                each.with_suffix(".json").unlink(missing_ok=True)
+                each.unlink(missing_ok=True)
+        return path
+
+    def told(self, source: Source) -> str:
+        """Return why there is no engine of ``source`` that runs here."""
+        of = [record for _, record in self._records() if record.is_of(source)]
+        if not of:
+            return f"was never compiled for {self._compiler.name}"
+        differ = min(
+            (
+                [*record.differs(self._compiler.facts), *(["other weights"] * (record.weights != source.weights))]
+                for record in of
+            ),
+            key=len,
+        )
+        return f"was compiled for {', '.join(differ)}" if differ else "has a damaged engine"
+
+    def _running(self, source: Source, order: Order) -> Iterator[tuple[Path, Record]]:
+        """Yield the engines of the source's graph that run here, whatever their weights, the newest first."""
+        for path, record in self._records():
+            wanted = record.building == order.building or not order.exactly
+            if record.is_of(source) and wanted and not record.differs(self._compiler.facts) and _is_whole(path, record):
+                yield path, record
+
+    def _records(self) -> list[tuple[Path, Record]]:
+        """Return every engine with its record, the newest first; what is no record is passed over."""
+        found = []
+        for path in self._folder.glob("*.plan") if self._folder.is_dir() else ():
+            with suppress(OSError, ValueError, RecursionError):
+                found.append((path.stat().st_mtime_ns, path, record_of(path)))
+        return [(path, record) for _, path, record in sorted(found, key=lambda each: each[0], reverse=True)]
+
+    def _key(self, *facts: Any) -> str:
+        """Return a file's name, which changes with this machine and with each of the ``facts``."""
+        return hashlib.sha256(json.dumps([self._compiler.facts, facts], sort_keys=True).encode()).hexdigest()[:24]
+
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecordingError(
+                "ENGINE_CACHE",
+                f"cannot keep engines in {self._folder}: {error.strerror}; name another place with --cache-dir",
+            ) from error
+
+
+def record_of(path: Path) -> Record:
+    """Return the record of the engine at ``path``; raises OSError or ValueError where it has none."""
+    return strict(json.loads(path.with_suffix(".json").read_bytes()), Record)
+
+
+def _is_whole(path: Path, record: Record) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
+    except OSError:
+        return False
