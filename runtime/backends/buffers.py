@@ -1,9 +1,9 @@
-"""Output buffers of a host engine: made once per set of shapes, two sets in turn where outputs are carried."""
+"""Output buffers of an engine: made once per set of shapes, two sets in turn where outputs are carried."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import ShapeError
 from ..types import Tensor, TensorSpec
@@ -20,30 +20,33 @@ def check_inputs(spec: EngineSpec, tensors: Mapping[str, Tensor]) -> None:
 
 
 class Buffers:
-    """Hands out the output arrays of one engine.
+    """Hands out the output arrays of one engine, which ``empty`` makes of a shape and a dtype.
 
     Plain outputs are overwritten by the next run. Carried ones alternate between two sets, so that the last run's
     outputs can be the next run's inputs.
     """
 
-    def __init__(self, spec: EngineSpec) -> None:
-        self._spec = spec
-        self._sets: dict[tuple[int, ...], tuple[dict[str, NDArray[np.generic]], ...]] = {}
+    def __init__(self, spec: EngineSpec, empty: Callable[[Any, Any], Tensor] = np.empty) -> None:
+        self._spec, self._new = spec, empty
+        self._sets: dict[tuple[int, ...], tuple[dict[str, Tensor], ...]] = {}
         self._turn = 0
 
-    def next(self, inputs: Mapping[str, Tensor]) -> dict[str, NDArray[np.generic]]:
+    def next(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the arrays to write to for these inputs."""
         sizes = _sizes(self._spec.inputs, inputs)
         key = tuple(sizes.values())
         if key not in self._sets:
-            first = {item.name: _empty(item, sizes) for item in self._spec.outputs}
+            first = {item.name: self._empty(item, sizes) for item in self._spec.outputs}
             second = {
-                item.name: _empty(item, sizes) if item.name in self._spec.carry else first[item.name]
+                item.name: self._empty(item, sizes) if item.name in self._spec.carry else first[item.name]
                 for item in self._spec.outputs
             }
             self._sets[key] = (first, second)
         self._turn ^= 1
         return self._sets[key][self._turn]
+
+    def _empty(self, spec: TensorSpec, sizes: Mapping[str, int]) -> Tensor:
+        return self._new([sizes[size] if isinstance(size, str) else size for size in spec.shape], spec.dtype)
 
 
 def _sizes(specs: tuple[TensorSpec, ...], tensors: Mapping[str, Tensor]) -> dict[str, int]:
@@ -53,7 +56,3 @@ def _sizes(specs: tuple[TensorSpec, ...], tensors: Mapping[str, Tensor]) -> dict
             if isinstance(want, str) and sizes.setdefault(want, got) != got:
                 raise ShapeError("ENGINE_SIZES", f"{spec.name}: size {want} is {sizes[want]} elsewhere, {got} here")
     return sizes
-
-
-def _empty(spec: TensorSpec, sizes: Mapping[str, int]) -> NDArray[np.generic]:
-    return np.empty([sizes[size] if isinstance(size, str) else size for size in spec.shape], spec.dtype)

@@ -1,14 +1,17 @@
-"""Engines in ONNX Runtime on the CPU."""
+"""Engines in ONNX Runtime: on the CPU, or wherever a `Place` says."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
-from ..errors import BundleIncompatibleError, InternalError
+from ..errors import BundleIncompatibleError, ConfigError, InternalError
 from ..types import Tensor, TensorSpec
 from .backend import EngineSpec
 from .buffers import Buffers, check_inputs
@@ -24,22 +27,49 @@ _DTYPES = {
 }
 
 
-class OnnxEngine:
-    """One graph in an ONNX Runtime session, its outputs bound to buffers of ours."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where sessions compute and arrays lie: ``dense`` gives a contiguous one, ``address`` where that is in ``memory``.
 
-    def __init__(self, path: Path, spec: EngineSpec, options: ort.SessionOptions) -> None:
-        self.spec = spec
+    Where that is no memory of the host's, a run is begun and not waited for. ``remedy`` is what to do without ``provider``.
+    """
+
+    provider: str
+    memory: str
+    dense: Callable[[Tensor], Tensor]
+    address: Callable[[Tensor], int]
+    empty: Callable[[Any, Any], Tensor]
+    upload: Callable[[NDArray[np.generic]], Tensor]
+    options: Mapping[str, str] = field(default_factory=dict)
+    remedy: str = "install ONNX Runtime anew"
+
+
+HOST = Place(
+    "CPUExecutionProvider", "cpu", np.ascontiguousarray, lambda array: int(array.ctypes.data), np.empty, np.asarray
+)
+
+
+class OnnxEngine:
+    """One graph in an ONNX Runtime session, its inputs and outputs bound to arrays of ours at a ``place``."""
+
+    def __init__(self, path: Path, spec: EngineSpec, options: ort.SessionOptions, place: Place = HOST) -> None:
+        self.spec, self._place = spec, place
         try:
             self._session: ort.InferenceSession | None = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                str(path), options, providers=[(place.provider, dict(place.options))]
             )
         except Exception as error:  # onnxruntime's errors have no common base
             raise BundleIncompatibleError(
                 "ENGINE_LOAD", f"ONNX Runtime {ort.__version__} cannot load {path.name}: {error}"
             ) from error
+        if (got := self._session.get_providers())[0] != place.provider:
+            raise ConfigError("ONNX_PROVIDER", f"wanted {place.provider} for {path.name}, got {got[0]}; {place.remedy}")
         self._check_interface(path.name)
         self._binding = self._session.io_binding()
-        self._buffers = Buffers(spec)
+        self._buffers = Buffers(spec, place.empty)
+        self._run_options = ort.RunOptions()
+        if place is not HOST:
+            self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def _check_interface(self, file: str) -> None:
         assert self._session is not None
@@ -58,20 +88,21 @@ class OnnxEngine:
 
     def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
         dtypes = {spec.name: spec.dtype for spec in self.spec.inputs}
-        return self.run({name: np.zeros(shape, dtypes[name]) for name, shape in shapes.items()})
+        return self.run({name: self._place.upload(np.zeros(shape, dtypes[name])) for name, shape in shapes.items()})
 
     def run(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if self._session is None:
             raise InternalError("ENGINE_CLOSED", f"{self.spec.file} was closed and cannot run")
-        check_inputs(self.spec, tensors)
-        outputs = self._buffers.next(tensors)
-        # ONNX Runtime reads these pointers inside `run_with_iobinding` only, so `inputs` has to live until then.
-        inputs = {spec.name: np.ascontiguousarray(tensors[spec.name]) for spec in self.spec.inputs}
+        # ONNX Runtime reads these addresses inside `run_with_iobinding` only, so `inputs` has to live until then.
+        inputs = {name: self._place.dense(tensor) for name, tensor in tensors.items()}
+        check_inputs(self.spec, inputs)
+        outputs = self._buffers.next(inputs)
+        memory, address = self._place.memory, self._place.address
         for name, array in inputs.items():
-            self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            self._binding.bind_input(name, memory, 0, array.dtype, array.shape, address(array))
         for name, array in outputs.items():
-            self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        self._session.run_with_iobinding(self._binding)
+            self._binding.bind_output(name, memory, 0, array.dtype, array.shape, address(array))
+        self._session.run_with_iobinding(self._binding, self._run_options)
         return outputs
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from ..backends.onnx_packages import check_packages
 from ..bundle.manifest import ActionContract, Manifest
 from ..cameras.reader import CameraReader
 from ..cameras.sight import check_sight
@@ -39,6 +40,7 @@ def examine(settings: ReadinessSettings) -> tuple[dict[str, Any], DvgwmError | N
     seen = Seen()
     load_robot(settings.robot)  # one that is unknown has nothing to be looked at
     with ExitStack() as opened:
+        seen.look("libraries", lambda: [_libraries()])
         seen.look("bundle", lambda: [_bundle(settings, seen)])
         seen.look("limits", lambda: [_limits(settings)])
         seen.look("picture", lambda: [_picture(settings, seen, opened)])
@@ -85,6 +87,11 @@ def check_actions(action: ActionContract, robot: str, joint_names: Sequence[str]
             f"{robot} has the joints {', '.join(joint_names)}, the bundle's actions are of {', '.join(names)}; "
             "use a bundle that was trained for this robot",
         )
+
+
+def _libraries() -> Check:
+    check_packages()
+    return Check("libraries", True, "none is overwritten by another")
 
 
 def _bundle(settings: ReadinessSettings, seen: Seen) -> Check:

@@ -15,6 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from .. import __version__
+from ..backends.onnx_packages import check_packages
 from ..bundle.disk import Bundle, read_bundle
 from ..bundle.manifest import Manifest, StageSpec
 from ..config import plugins
@@ -25,7 +26,9 @@ from .latency import work
 from .tables import text_table
 
 LIBRARIES = {
-    "onnxruntime": ("engines on the CPU", "pip install 'dvgwm[onnx]'"),
+    "onnxruntime": ("engines on the CPU; on a GPU", "pip install 'dvgwm[onnx]'; 'dvgwm[onnx-gpu]'"),
+    "tensorrt": ("engines compiled for a GPU", "pip install 'dvgwm[tensorrt]'"),
+    "cuda": ("memory and kernels of a GPU", "pip install 'dvgwm[cuda]'"),
     "mujoco": ("the simulated arm", "pip install 'dvgwm[sim]'"),
     "av": ("mp4 in and out (GIF without it)", "pip install 'dvgwm[video]'"),
     "cv2": ("V4L2 cameras", "pip install 'dvgwm[opencv]'"),
@@ -80,7 +83,10 @@ def _run_engines(bundle: Bundle) -> dict[str, float]:
 
 
 def diagnose() -> dict[str, Any]:
-    """Print which parts of dvgwm this machine can run and return them."""
+    """Print which parts of dvgwm this machine can run and return them.
+
+    Raises `ConfigError` where two of them overwrite each other.
+    """
     found = {name: importlib.util.find_spec(name) is not None for name in LIBRARIES}
     rows = [
         (name, "yes" if found[name] else "no", purpose, "" if found[name] else remedy)
@@ -94,6 +100,7 @@ def diagnose() -> dict[str, Any]:
     console.print(f"backends: {', '.join(plugins.names('backends')) or 'none'}")
     allowed = "allowed" if realtime() else "not allowed; where ticks come late, raise `ulimit -r` to 20"
     console.print(f"real-time priority of motion: {allowed}")
+    check_packages()
     return {
         "command": "doctor",
         "version": __version__,

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
-from tensorrt_doubles import HostDevice
+from gpu_doubles import HostDevice
 
 from dvgwm.runtime.backends.compiling import Building
 from dvgwm.runtime.backends.tensorrt import TensorrtBackend

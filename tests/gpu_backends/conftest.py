@@ -1,4 +1,4 @@
-"""TensorRT's real bindings, and stand-ins for what needs a GPU."""
+"""What the tests of GPU backends share: TensorRT's real bindings, and stand-ins for what needs a GPU."""
 
 import importlib.util
 import shutil
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 # pytest imports every test file on its own; what they share is a module of theirs.
-_spec = importlib.util.spec_from_file_location("tensorrt_doubles", Path(__file__).with_name("doubles.py"))
+_spec = importlib.util.spec_from_file_location("gpu_doubles", Path(__file__).with_name("doubles.py"))
 doubles = importlib.util.module_from_spec(_spec)
-sys.modules["tensorrt_doubles"] = doubles
+sys.modules["gpu_doubles"] = doubles
 _spec.loader.exec_module(doubles)
 
 
