@@ -14,7 +14,7 @@ from .backends.backend import EngineSpec
 from .backends.compiling import Compiler, Source
 from .bundle.disk import Bundle
 from .bundle.manifest import StageSpec
-from .engine_store import Order, Store
+from .engine_store import Rebuild, Store
 from .errors import BundleIncompatibleError
 from .stages import batch_sizes
 
@@ -46,18 +46,18 @@ def _source(bundle: Bundle, engine: EngineSpec, shapes: Mapping[str, tuple[int, 
 
 
 def compiled_engines(
-    bundle: Bundle, stages: Sequence[StageSpec], compiler: Compiler, folder: Path, watch: Watch, order: Order
+    bundle: Bundle, stages: Sequence[StageSpec], compiler: Compiler, folder: Path, watch: Watch, rebuild: Rebuild
 ) -> dict[str, Path]:
     """Return the compiled engine of every graph, by the graph's name.
 
-    Those that are not in ``folder`` are made as the ``order`` says, each kept as soon as it is done. Where nothing is to be
+    Those that are not in ``folder`` are made as ``rebuild`` says, each kept as soon as it is done. Where nothing is to be
     made, raises `BundleIncompatibleError` with what differs and the command.
     """
     wanted = sources(bundle, stages)
     store = Store(folder, compiler)
-    found = {source.spec.file: store.find(source, order) for source in wanted}
+    found = {source.spec.file: store.find(source, rebuild) for source in wanted}
     lacking = [source for source in wanted if found[source.spec.file] is None]
-    if lacking and not order.make:
+    if lacking and not rebuild.asked:
         others = f", and {len(lacking) - 1} more are lacking" if len(lacking) > 1 else ""
         raise BundleIncompatibleError(
             "ENGINE_UNBUILT",
@@ -68,7 +68,7 @@ def compiled_engines(
         with watch() as report:
             for index, source in enumerate(lacking):
                 told = partial(_report, report, source.spec.file, index, len(lacking))
-                found[source.spec.file] = store.made(source, order, told)
+                found[source.spec.file] = store.made(source, rebuild, told)
     return {name: path for name, path in found.items() if path is not None}
 
 

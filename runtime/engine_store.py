@@ -18,13 +18,13 @@ _AMPERE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be done where an engine is lacking: nothing, or with ``make`` it is compiled as ``building`` says.
+class Rebuild:
+    """What is to be done where an engine is lacking: nothing, or where ``asked`` it is compiled as ``building`` says.
 
     With ``exactly`` one that was made in another way is lacking too.
     """
 
-    make: bool = False
+    asked: bool = False
     building: Building = field(default_factory=Building)
     exactly: bool = False
 
@@ -72,20 +72,20 @@ class Store:
     def __init__(self, folder: Path, compiler: Compiler) -> None:
         self._folder, self._compiler = folder / compiler.name, compiler
 
-    def find(self, source: Source, order: Order) -> Path | None:
+    def find(self, source: Source, rebuild: Rebuild) -> Path | None:
         """Return the engine of ``source`` that runs here, None where there is none."""
-        own = (path for path, record in self._running(source, order) if record.weights == source.weights)
+        own = (path for path, record in self._running(source, rebuild) if record.weights == source.weights)
         return next(own, None)
 
-    def made(self, source: Source, order: Order, report: Callable[[str, int, int], None]) -> Path:
+    def made(self, source: Source, rebuild: Rebuild, report: Callable[[str, int, int], None]) -> Path:
         """Return a new engine of ``source``: one of other weights takes these, or else it is compiled.
 
         Older ones of the same for this GPU are removed: of another driver, of another version, made in another way.
         """
-        began, building = time.perf_counter(), order.building
+        began, building = time.perf_counter(), rebuild.building
         self._make_folder()
         engine = None
-        for path, record in self._running(source, order):
+        for path, record in self._running(source, rebuild):
             if record.building.refit:
                 report("takes other weights", 0, 1)
                 engine, building = self._compiler.refit(path, source), record.building
@@ -93,7 +93,7 @@ class Store:
                 break
         refitted = engine is not None
         if engine is None:
-            building = order.building
+            building = rebuild.building
             engine = self._compiler.compile(source, building, self._folder / f"timings-{self._key()}", report)
         old = [path for path, record in self._records() if record.is_in_place_of(source, self._compiler.facts)]
         record = Record(
@@ -133,10 +133,10 @@ class Store:
         )
         return f"was compiled for {', '.join(differ)}" if differ else "has a damaged engine"
 
-    def _running(self, source: Source, order: Order) -> Iterator[tuple[Path, Record]]:
+    def _running(self, source: Source, rebuild: Rebuild) -> Iterator[tuple[Path, Record]]:
         """Yield the engines of the source's graph that run here, whatever their weights, the newest first."""
         for path, record in self._records():
-            wanted = record.building == order.building or not order.exactly
+            wanted = record.building == rebuild.building or not rebuild.exactly
             if record.is_of(source) and wanted and not record.differs(self._compiler.facts) and _is_whole(path, record):
                 yield path, record
 

@@ -1,4 +1,4 @@
-"""A GPU behind `device.Device`: cuda-core's memory, stream, events and graphs, and the kernels compiled ahead of time."""
+"""A GPU behind `device_array.Device`: cuda-core's memory, stream, events and graphs, and the kernels compiled ahead of time."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class _Memory:
 
 
 class CudaDevice:
-    """`device.Device` number ``index``; raises `ConfigError` where there is none."""
+    """`device_array.Device` number ``index``; raises `ConfigError` where there is none."""
 
     def __init__(self, index: int = 0) -> None:
         try:

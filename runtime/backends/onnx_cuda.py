@@ -7,7 +7,8 @@ import onnxruntime as ort
 
 from ..errors import ConfigError
 from .backend import EngineSpec
-from .device import Device, DeviceBackend, empty, viewed
+from .device import DeviceBackend
+from .device_array import Device, empty, viewed
 from .onnx import OnnxEngine, Place, session_options
 from .onnx_packages import REMEDY, check_packages
 

@@ -4,16 +4,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import BundleIncompatibleError, ConfigError, EngineLostError, InternalError, ShapeError
 from ..types import Tensor, TensorSpec
 from .backend import EngineSpec
 from .buffers import check_inputs
-from .device import Device, DeviceArray, DeviceBackend, Memory, empty, viewed
+from .device import DeviceBackend
+from .device_array import Device, DeviceArray, Memory, empty, viewed, zeros
 from .tensorrt_build import TensorrtCompiler, deserialized, new_logger
 
-_DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32", "INT64": "int64"}
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BF16": "bfloat16",
+}
 
 
 class Scratch:
@@ -74,13 +80,9 @@ class TensorrtEngine:
         return shapes | {item.name: tuple(self._context.get_tensor_shape(item.name)) for item in self.spec.outputs}
 
     def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
-        zeros = {}
-        for item in self.spec.inputs:
-            array = np.zeros(shapes[item.name], item.dtype)
-            zeros[item.name] = empty(self._device, array.shape, array.dtype)
-            self._device.write(zeros[item.name].address, array)
-        self.run(zeros)
-        return self.run(zeros)  # the second one is captured
+        nothing = {item.name: zeros(self._device, shapes[item.name], item.dtype) for item in self.spec.inputs}
+        self.run(nothing)
+        return self.run(nothing)  # as it will be from now on, from the capture that the first one made
 
     def run(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if self._context is None:

@@ -28,7 +28,8 @@ Examples:
 """
 
 
-def _cache_dir() -> Path:
+def cache_dir() -> Path:
+    """Return where this user's prompts and engines are kept, if nobody says otherwise."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvgwm"
     except RuntimeError:  # this user has no home
@@ -109,15 +110,15 @@ def cli(context: click.Context, /, **options: Any) -> None:
         from .live import drive
 
         _check_live(options)
-        _end(*drive(settings(LiveSettings, options, _cache_dir())))
+        _end(*drive(settings(LiveSettings, options, cache_dir())))
     elif unused := [name for name in LIVE_ONLY if options[name]]:
         raise ConfigError(
             "USAGE", f"--{unused[0].replace('_', '-')} goes with --live, which was not given; nothing was moved"
         )
     elif options["plan_only"]:
-        _finish(plan_recording(settings(RecordingSettings, options, _cache_dir())))
+        _finish(plan_recording(settings(RecordingSettings, options, cache_dir())))
     elif options["robot"]:
-        _end(*simulate(settings(SimulationSettings, options, _cache_dir())))
+        _end(*simulate(settings(SimulationSettings, options, cache_dir())))
     else:
         click.echo(context.get_help())
         raise ConfigError("USAGE", "wanted --robot NAME, --plan-only --camera PATH or a command, got none of them")
@@ -177,7 +178,7 @@ def evaluate(**options: Any) -> None:
     from .evaluation import evaluate as run_evaluation
 
     count, quiet, control = (options.pop(name) for name in ("episodes", "only_json", "control"))
-    _finish(run_evaluation(settings(SimulationSettings, options, _cache_dir()), count, quiet, control))
+    _finish(run_evaluation(settings(SimulationSettings, options, cache_dir()), count, quiet, control))
 
 
 @cli.command()
@@ -199,7 +200,7 @@ def doctor(**options: Any) -> None:
     from ..config.settings import ReadinessSettings, settings
     from .readiness import examine
 
-    _end(*examine(settings(ReadinessSettings, options, _cache_dir())))
+    _end(*examine(settings(ReadinessSettings, options, cache_dir())))
 
 
 @cli.command("compile")
@@ -230,7 +231,7 @@ def compile_engines(**options: Any) -> None:
     from .compilation import compile_bundle
 
     options["backend"] = options["backend"] or "tensorrt"
-    _finish(compile_bundle(settings(CompilingSettings, options, _cache_dir())))
+    _finish(compile_bundle(settings(CompilingSettings, options, cache_dir())))
 
 
 def _check_live(options: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from ..backends.backend import Backend
 from ..backends.compiling import Building, CompilingBackend
 from ..bundle.disk import Bundle
 from ..compiled import Watch, compiled_engines
-from ..engine_store import Order
+from ..engine_store import Rebuild
 from ..errors import ConfigError
 from ..pipeline import Overrides, Pipeline
 from ..residency import GB, library_of, plan_residency
@@ -29,7 +29,7 @@ class EngineSettings:
     cache: Path
     overrides: Overrides
     memory_gb: float | None = None
-    order: Order = field(default_factory=Order)
+    rebuild: Rebuild = field(default_factory=Rebuild)
 
     def find(self) -> Bundle:
         """Return the bundle: the one named, else the one shipped, else the one built in this directory."""
@@ -68,7 +68,7 @@ class EngineSettings:
         if not isinstance(backend, CompilingBackend):
             return {}
         stages = [self.overrides.applied(stage) for stage in bundle.manifest.pipeline]
-        return compiled_engines(bundle, stages, backend.compiler, self.cache / "engines", watch, self.order)
+        return compiled_engines(bundle, stages, backend.compiler, self.cache / "engines", watch, self.rebuild)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,17 +180,17 @@ def settings(kind: type[T], options: Mapping[str, Any], cache: Path) -> T:
         cache,
         Overrides(**own(Overrides)),
         options["memory_gb"],
-        _order(options),
+        _rebuild(options),
     )
     return kind(**own(kind), engines=engines)
 
 
-def _order(options: Mapping[str, Any]) -> Order:
+def _rebuild(options: Mapping[str, Any]) -> Rebuild:
     """Return what is to be compiled: nothing, with --rebuild what is lacking, and what is not as a command to compile says."""
     if "runs_on" not in options:
-        return Order(make=options.get("rebuild", False))
+        return Rebuild(asked=options.get("rebuild", False))
     building = Building(**{field.name: options[field.name] for field in fields(Building)})
-    return Order(make=True, building=building, exactly=True)
+    return Rebuild(asked=True, building=building, exactly=True)
 
 
 def _driver_settings(path: Path | None) -> dict[str, Any]:

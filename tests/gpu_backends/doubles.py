@@ -354,7 +354,7 @@ BEHAVIOUR = {
 
 
 class HostDevice:
-    """`device.Device` on the host's memory: what is captured is done when it is replayed, and freed memory is seen."""
+    """`device_array.Device` on the host's memory: what is captured is done when it is replayed, and freed memory is seen."""
 
     facts = {"gpu": "none", "capability": "9.0", "driver": "580.95"}  # noqa: RUF012
     stream = 4711

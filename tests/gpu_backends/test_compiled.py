@@ -18,14 +18,14 @@ from dvgwm.runtime.bundle.disk import Bundle, read_bundle
 from dvgwm.runtime.bundle.manifest import FileRecord
 from dvgwm.runtime.compiled import compiled_engines, sources
 from dvgwm.runtime.config.plugins import open_backend, shipped
-from dvgwm.runtime.engine_store import Order, record_of
+from dvgwm.runtime.engine_store import Rebuild, record_of
 from dvgwm.runtime.errors import BundleIncompatibleError, RecordingError
 from dvgwm.runtime.pipeline import Overrides, Pipeline
 from dvgwm.runtime.profiler import Profiler
 from dvgwm.runtime.types import Observation
 
 pytestmark = pytest.mark.ort
-MAKE = Order(make=True)
+MAKE = Rebuild(asked=True)
 SENTENCE = "put the banana into the bowl"
 
 
@@ -54,11 +54,11 @@ def watched():
 
 @pytest.fixture
 def engines(bundle, backend, tmp_path, watched):
-    """Return the engines as an order has them."""
+    """Return the engines as they are asked for."""
 
-    def get(order=MAKE, bundle=bundle, compiler=backend.compiler, overrides=None):
+    def get(rebuild=MAKE, bundle=bundle, compiler=backend.compiler, overrides=None):
         stages = [(overrides or Overrides()).applied(stage) for stage in bundle.manifest.pipeline]
-        return compiled_engines(bundle, stages, compiler, tmp_path / "engines", watched, order)
+        return compiled_engines(bundle, stages, compiler, tmp_path / "engines", watched, rebuild)
 
     return get
 
@@ -117,7 +117,7 @@ def test_what_is_there_is_kept(world, engines, watched):
     assert watched.opened == 1
     assert {told[0] for told in watched.told} == set(made)
     assert {told[4:] for told in watched.told} == {(index, len(made)) for index in range(len(made))}
-    assert engines(Order()) == made
+    assert engines(Rebuild()) == made
     assert (builds(world), watched.opened) == (len(made), 1)
 
 
@@ -125,7 +125,7 @@ def test_nothing_is_compiled_unasked(engines, bundle):
     with pytest.raises(
         BundleIncompatibleError, match=r"was never compiled for tensorrt, and \d+ more are lacking"
     ) as caught:
-        engines(Order())
+        engines(Rebuild())
     assert caught.value.log_code == "ENGINE_UNBUILT"
     assert f"`dvgwm-runtime compile --bundle {bundle.path}`" in str(caught.value)
     assert "--rebuild" in str(caught.value)
@@ -162,7 +162,7 @@ def test_another_machine_says_what_differs_and_rebuilds(world, engines, backend,
     first = engines()
     other = on_other(backend, **facts)
     with pytest.raises(BundleIncompatibleError) as caught:
-        engines(Order(), compiler=other)
+        engines(Rebuild(), compiler=other)
     assert said in str(caught.value)
     again = engines(compiler=other)
     assert builds(world) == 2 * len(first)
@@ -183,27 +183,27 @@ def test_another_machine_says_what_differs_and_rebuilds(world, engines, backend,
     ],
 )
 def test_engines_run_on_the_gpus_that_they_were_compiled_for(engines, backend, runs_on, facts, runs):
-    made = engines(Order(make=True, building=Building(runs_on=runs_on)))
+    made = engines(Rebuild(asked=True, building=Building(runs_on=runs_on)))
     other = on_other(backend, **facts)
     if runs:
-        assert engines(Order(), compiler=other) == made
+        assert engines(Rebuild(), compiler=other) == made
     else:
         with pytest.raises(BundleIncompatibleError):
-            engines(Order(), compiler=other)
+            engines(Rebuild(), compiler=other)
 
 
 def test_another_lora_is_put_into_the_engine(world, engines, bundle):
     first = engines()
     other = with_weights(bundle)
     with pytest.raises(BundleIncompatibleError, match=r"preview\.onnx was compiled for other weights; compile"):
-        engines(Order(), bundle=other)
+        engines(Rebuild(), bundle=other)
     before = builds(world)
     again = engines(bundle=other)
     assert builds(world) == before, "nothing was compiled"
     changed = {name for name in first if first[name] != again[name]}
     assert changed == {name for name in first if "preview" in str(bundle.weights_of(name))}
     assert all(record_of(again[name]).refitted for name in changed)
-    assert engines(Order()) == first, "the first LoRA's are still there"
+    assert engines(Rebuild()) == first, "the first LoRA's are still there"
 
 
 def test_an_engine_that_takes_no_other_weights_is_compiled(world, engines, bundle):
@@ -214,7 +214,7 @@ def test_an_engine_that_takes_no_other_weights_is_compiled(world, engines, bundl
     assert builds(world) > before
     world.refitted = True
     before = builds(world)
-    fixed = Order(make=True, building=Building(refit=False), exactly=True)
+    fixed = Rebuild(asked=True, building=Building(refit=False), exactly=True)
     engines(fixed)
     engines(fixed, bundle=with_weights(bundle))
     assert not any("refit" in name.lower() and "set_flag" not in name for name in world.names()[-40:])
@@ -223,34 +223,34 @@ def test_an_engine_that_takes_no_other_weights_is_compiled(world, engines, bundl
 
 def test_other_steps_need_no_other_engines_and_other_branches_do(engines, bundle):
     made = engines()
-    assert engines(Order(), overrides=Overrides(preview_steps=3, refine_steps=2)) == made
+    assert engines(Rebuild(), overrides=Overrides(preview_steps=3, refine_steps=2)) == made
     source = next(s for s in sources(bundle, bundle.manifest.pipeline) if s.spec.file == "preview.onnx")
     guided = Overrides(guidance=1.0 if source.shapes["text"][0] == 2 else 6.0)
     with pytest.raises(BundleIncompatibleError, match=r"preview\.onnx was never compiled"):
-        engines(Order(), overrides=guided)
+        engines(Rebuild(), overrides=guided)
     assert engines(overrides=guided).keys() == made.keys()
-    assert engines(Order()) == made, "both are kept"
+    assert engines(Rebuild()) == made, "both are kept"
 
 
 def test_another_way_of_building_takes_the_place_of_the_last(world, engines):
     first = engines()
-    assert engines(Order(make=True, building=Building(level=5))) == first, "a run takes what is there"
-    again = engines(Order(make=True, building=Building(level=5), exactly=True))
+    assert engines(Rebuild(asked=True, building=Building(level=5))) == first, "a run takes what is there"
+    again = engines(Rebuild(asked=True, building=Building(level=5), exactly=True))
     assert set(again.values()).isdisjoint(first.values())
     assert not any(path.exists() or path.with_suffix(".json").exists() for path in first.values())
-    assert engines(Order(make=True, building=Building(level=5), exactly=True)) == again
+    assert engines(Rebuild(asked=True, building=Building(level=5), exactly=True)) == again
 
 
 def test_a_damaged_engine_is_none(world, engines):
     path = engines()["preview.onnx"]
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(BundleIncompatibleError, match=r"preview\.onnx has a damaged engine; compile"):
-        engines(Order())
+        engines(Rebuild())
     assert engines()["preview.onnx"].read_bytes() != path.read_bytes() + b" "
     for damage in (b"", b"[]", b"{" * 5000, json.dumps({"library": "tensorrt"}).encode()):
         path.with_suffix(".json").write_bytes(damage)
         with pytest.raises(BundleIncompatibleError, match=r"preview\.onnx was never compiled"):
-            engines(Order())
+            engines(Rebuild())
         engines()
 
 

@@ -261,3 +261,14 @@ def test_uploads_are_copies_and_concatenation_is_along_the_first_axis(world, bac
     )
     assert backend.finite(one)
     assert not backend.finite(rows(backend, [np.inf, 0]))
+
+
+def test_bfloat16_which_numpy_lacks_is_rounded_kept_and_shown(world, backend):
+    values = np.array([1.0, 1.00390625, 1.01171875, -3.14159265, 1e-40, np.inf, 65504.0], np.float32)
+    rounded = backend.upload(values).bfloat16()
+    assert (rounded.dtype, rounded.nbytes) == ("bfloat16", 14)
+    torch = pytest.importorskip("torch", reason="the export extra is not installed")
+    np.testing.assert_array_equal(backend.download(rounded), torch.from_numpy(values).bfloat16().float().numpy())
+    TensorSpec("cache", (7,), "bfloat16").check(rounded)
+    assert rounded.__cuda_array_interface__["typestr"] == "<u2"
+    assert backend.concatenate([rounded, rounded]).shape == (14,)
