@@ -1,13 +1,11 @@
 """From an order to a verified bundle: export, build, verify, write, benchmark."""
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from dvgwm.models.graph import Graph
@@ -16,14 +14,13 @@ from dvgwm.models.precision import ALWAYS_FLOAT32, Precision, precision
 from dvgwm.models.sizes import Preset
 from dvgwm.runtime import __version__
 from dvgwm.runtime.backends.backend import Backend, EngineSpec
+from dvgwm.runtime.backends.compiling import CompilingBackend
 from dvgwm.runtime.bundle.disk import MANIFEST, Bundle, put_bundle, read_bundle, record_of
 from dvgwm.runtime.bundle.manifest import Manifest, ModelCard, Parity
 from dvgwm.runtime.bundle.prompts import PROMPTS_FILE, save_prompts
 from dvgwm.runtime.config.plugins import open_backend
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.pipeline import Pipeline
-from dvgwm.runtime.profiler import Profiler
-from dvgwm.runtime.types import Observation
 
 from .describe import describe, without_text_encoder
 from .eight_bit import quantised
@@ -37,6 +34,8 @@ from .parity import gate_of
 from .products import Products, Report, make_products
 from .scenes import HELD_OUT, Scene, recorded
 from .tensorrt_operators import unsupported
+from .timing import benchmark
+from .trt import compiled_here
 from .verify import Inputs, engine_parity, plan_parity
 from .workshop import Workshop
 
@@ -60,6 +59,14 @@ class Outcome:
     unsupported: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The backend that engines are verified on, and those that it compiled here, by graph."""
+
+    backend: Backend
+    engines: Mapping[str, Path]
+
+
 def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lambda line: None) -> Outcome:
     """Return the outcome of ``order``; raises `ConfigError` for what cannot be built, `ParityError` for a failed gate.
 
@@ -74,25 +81,26 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     if unknown := set(order.engines) - {graph.name for graph in reference}:
         names = ", ".join(graph.name for graph in reference)
         raise ConfigError("ENGINES", f"wanted --engines of {names}; got {', '.join(sorted(unknown))}")
-    if order.backend != "onnx":
+    if order.format != "onnx":
         compiled = _graphs(order, preset, stored.networks, precision(order.precision))
     elif stored.networks is not stored.reference:
         compiled = _graphs(order, preset, stored.networks)
-    versions = {"torch": str(torch.__version__), "dvgwm": __version__, "source": source_hash(), **backend.fingerprint}
+    fingerprint = {} if order.format == "onnx" else backend.fingerprint
+    versions = {"torch": str(torch.__version__), "dvgwm": __version__, "source": source_hash(), **fingerprint}
     tokenizer = hashlib.sha256(taken.tokenizer or b"").hexdigest()
-    facts = [repr(preset), stored.facts, tokenizer, versions, order.precision, order.static, order.recording]
+    facts = [repr(preset), stored.facts, tokenizer, versions, order.precision, order.has_fixed_sizes, order.recording]
     workshop = Workshop.open(order.out.with_name(f".{order.out.name}.build"), facts)
     share = 1.6 if order.eight_bit else 1.0  # beside the weights in 8 bits lie those that they are made of
     free = order.check_room(max(0, round(share * stored.size_bytes) - workshop.size_bytes))
     tell(f"{stored.size_bytes / 1e9:.1f} GB of weights, {free / 1e9:.0f} GB free")
     if "verify" in order.steps and workshop.is_finished(order.out / MANIFEST):
-        return _finished(order, workshop, Products({}, {}, ()), report)
+        return _finished(order, workshop, Products({}, {}, ()), Opened(backend, {}), report)
     products = make_products(compiled, taken, workshop, report, order.eight_bit is not None)
     if order.steps[-1] == "export":
         return Outcome(None, products.made, products.reused, {})
     specs = _specs(compiled, reference)
     card = ModelCard(preset.name, preset.family, taken.told, taken.trained, stored.hashes(products.weights))
-    manifest = describe(preset, specs, card, order.backend, order.precision, backend.fingerprint, taken.tokenizer)
+    manifest = describe(preset, specs, card, order.format, order.precision, fingerprint, taken.tokenizer)
     scenes = list(recorded(order.calibrate, manifest.input)) if order.calibrate else []
     inputs: Mapping[str, Sequence[Inputs]] = {}
     if order.eight_bit is not None:
@@ -100,29 +108,44 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
         inputs = calibration.inputs
     _check(compiled, products.files, report)
     manifest = with_footprints(manifest, products.files)
+    engines: Mapping[str, Path] = {}
+    if isinstance(backend, CompilingBackend):
+        engines = compiled_here(_draft(workshop, manifest, products), backend, order, report)
     if order.steps[-1] == "build":
         onnx = [graph for graph in compiled if graph.suffix == "onnx"]
         refused = {graph.name: unsupported(products.files[graph.file]) for graph in onnx}
         return Outcome(None, products.made, products.reused, {}, manifest=manifest, unsupported=refused)
     stored.fill()
-    parity = _engine_parities(order, reference, specs, products.files, backend, report, inputs)
+    parity = _engine_parities(order, reference, specs, {**products.files, **engines}, backend, report, inputs)
     if order.engines:
         return Outcome(None, products.made, products.reused, {}, parity)
     shown = scenes[-HELD_OUT:]
-    _write_verified(order, replace(manifest, parity=parity), reference, products, workshop, backend, report, shown)
-    return _finished(order, workshop, products, report)
+    opened = Opened(backend, engines)
+    _write_verified(order, replace(manifest, parity=parity), reference, products, workshop, opened, report, shown)
+    return _finished(order, workshop, products, opened, report)
 
 
 def _graphs(order: Order, preset: Preset, networks: Networks, precision: Precision | None = None) -> tuple[Graph, ...]:
     made = graphs(preset, networks, precision)
-    return tuple(fixed(preset, graph) for graph in made) if order.static else made
+    return tuple(fixed(preset, graph) for graph in made) if order.has_fixed_sizes else made
 
 
-def _finished(order: Order, workshop: Workshop, products: Products, report: Report) -> Outcome:
+def _draft(workshop: Workshop, manifest: Manifest, products: Products) -> Bundle:
+    """Return the bundle to be, whose files are still the workshop's."""
+    records = {name: record_of(path) for name, path in products.files.items()}
+    return Bundle(workshop.path, replace(manifest, files=records))
+
+
+def _finished(order: Order, workshop: Workshop, products: Products, opened: Opened, report: Report) -> Outcome:
     """Return the outcome of a build whose bundle is written."""
     workshop.finish(order.out / MANIFEST)
-    bundle = read_bundle(order.out, order.backend)
-    seconds = _benchmark(bundle, report) if "benchmark" in order.steps else {}
+    bundle = read_bundle(order.out, order.format)
+    seconds: dict[str, float] = {}
+    if "benchmark" in order.steps:
+        engines = opened.engines
+        if isinstance(opened.backend, CompilingBackend) and not engines:  # an earlier build compiled them
+            engines = compiled_here(bundle, opened.backend, order, report)
+        seconds = benchmark(bundle, opened.backend, engines, report)
     workshop.clear()
     return Outcome(bundle, products.made, products.reused if products.files else tuple(bundle.manifest.files), seconds)
 
@@ -173,20 +196,18 @@ def _write_verified(
     reference: tuple[Graph, ...],
     products: Products,
     workshop: Workshop,
-    backend: Backend,
+    opened: Opened,
     report: Report,
     scenes: Sequence[Scene],
 ) -> None:
     """Write the bundle, whose engines have passed their gates, once a whole plan has."""
-    files = products.files
-    records = {name: record_of(path) for name, path in files.items()}
-    draft = Bundle(workshop.path, replace(manifest, files=records))
+    draft = _draft(workshop, manifest, products)
     limits = gate_of(order.precision)
-    parity = {**manifest.parity, **plan_parity(draft, backend, reference, limits, scenes)}
+    parity = {**manifest.parity, **plan_parity(draft, opened.backend, reference, limits, scenes, opened.engines)}
     report("verify", "", len(reference) + 1, len(reference) + 1)
-    sources = dict(files)
+    sources = dict(products.files)
     if order.instructions:
-        with Pipeline(draft, backend) as pipeline:
+        with Pipeline(draft, opened.backend, compiled=opened.engines) as pipeline:
             prompts = {text: pipeline.prompts.embed(text) for text in ("", *order.instructions)}
         sources[PROMPTS_FILE] = workshop.path / PROMPTS_FILE
         save_prompts(sources[PROMPTS_FILE], manifest.text, prompts)
@@ -196,28 +217,6 @@ def _write_verified(
         left |= {path.name for path in products.weights.get("text", ())}
         sources = {name: path for name, path in sources.items() if name not in left}
     put_bundle(order.out, replace(manifest, parity=parity), sources, link=True)
-
-
-def _benchmark(bundle: Bundle, report: Report, rounds: int = 3) -> dict[str, float]:
-    """Return the median seconds of every stage and of a whole plan, over a few plans of a grey image."""
-    contract = bundle.manifest.input
-    image = np.full((contract.height_px, contract.width_px, 3), 127, np.uint8)
-    observations = [Observation({contract.camera: image}, np.zeros(len(bundle.manifest.action.names)), 0.0)]
-    times: dict[str, list[float]] = {}
-    backend = open_backend(bundle.manifest.backend, None)
-    with Pipeline(read_bundle(bundle.path, bundle.manifest.backend), backend) as pipeline:
-        pipeline.warmup()
-        for index in range(rounds):
-            report("benchmark", f"plan {index + 1} of {rounds}", index, rounds)
-            profiler, started = Profiler(), time.perf_counter()
-            plan = pipeline.imagine(observations, "put the banana into the bowl", index, profiler)
-            pipeline.act(plan, observations, plan.instruction, profiler)
-            for span in profiler.spans:
-                if span.depth == 0:
-                    times.setdefault(span.name, []).append(span.duration_s)
-            times.setdefault("plan", []).append(time.perf_counter() - started)
-    report("benchmark", "", rounds, rounds)
-    return {name: float(np.median(values)) for name, values in times.items()}
 
 
 def source_hash() -> str:

@@ -30,7 +30,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options_parser.add_argument("--preset", default="a1_tiny", help="which system at which size (default: a1_tiny)")
-    options_parser.add_argument("--backend", default="onnx", help="engine library of the robot PC (default: onnx)")
+    options_parser.add_argument(
+        "--backend",
+        default="onnx",
+        help="engine library of the robot PC: onnx, torch, tensorrt (onnx, and compiled for this GPU) (default: onnx)",
+    )
     options_parser.add_argument(
         "--precision",
         default="float32",

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dvgwm.models.precision import SHORT
 from dvgwm.runtime.bundle.disk import MANIFEST
 from dvgwm.runtime.bundle.manifest import Manifest, Parity
+from dvgwm.runtime.commands.line import cache_dir
 from dvgwm.runtime.commands.program import exit_code
 from dvgwm.runtime.config.plugins import shipped as shipped_bundle
 from dvgwm.runtime.display.memory import sizes_table
@@ -67,6 +68,7 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         tuple(options.engines.split(",")) if options.engines else (),
         options.static,
         options.calibrate,
+        cache_dir(),
     )
     given = [str(path) for path in (order.base, order.lora, order.weights) if path]
     source = f"weights from {', '.join(given)}" if given else "seeded random weights, untrained"
@@ -153,7 +155,7 @@ def _show(console: Console, order: Order, outcome: Outcome) -> None:
     parity = outcome.bundle.manifest.parity if outcome.bundle else outcome.parity
     if parity:
         console.print(_table(parity))
-    if outcome.manifest is not None and order.backend == "onnx":
+    if outcome.manifest is not None and order.format == "onnx":
         _show_built(console, outcome.manifest, outcome.unsupported)
     if outcome.bundle is None:
         console.print(f"stopped after {order.steps[-1]}; run again without --steps to go on from there")
@@ -164,5 +166,6 @@ def _show(console: Console, order: Order, outcome: Outcome) -> None:
     console.print(f"Weights: {model.weights}", highlight=False)
     if not model.trained:
         console.print("Not all of them are [bold]trained[/bold]: its video is noise and its actions mean nothing.")
-    line = f"Use it: dvgwm-runtime --robot galaxea_a1 --bundle {order.out}"
+    chosen = "" if order.format == order.backend else f" --backend {order.backend}"
+    line = f"Use it: dvgwm-runtime --robot galaxea_a1 --bundle {order.out}{chosen}"
     console.print(line, soft_wrap=True, markup=False, highlight=False)

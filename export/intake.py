@@ -53,7 +53,7 @@ def intake(order: Order, preset: Preset) -> Intake:
                 "WEIGHTS_8BIT",
                 f"{order.weights} holds weights in 8 bits ({made.precision}); name what it was made from",
             )
-    streamed = order.backend == "onnx" and not isinstance(preset.codec, LinearCodecSize)
+    streamed = order.format == "onnx" and not isinstance(preset.codec, LinearCodecSize)
     if (order.base or order.lora) and not streamed:
         raise ConfigError(
             "BASE_PRESET", f"--base and --preview-lora are for {_LARGE} and --backend onnx; use --weights"

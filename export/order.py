@@ -16,7 +16,7 @@ from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.files import check_place
 
 STEPS = ("export", "build", "verify", "benchmark")
-BACKENDS = ("onnx", "torch")
+BACKENDS = ("onnx", "torch", "tensorrt")
 ROOM_BYTES = 500e6
 """Free space beside the weights without which nothing is begun."""
 
@@ -28,7 +28,8 @@ class Order:
     ``weights`` is a folder of trained networks; those that it lacks are random, from ``seed``. ``layers`` and ``frames``
     shorten the preset (0: all of them). ``base`` is a diffusers pipeline, with a ``lora`` for its transformer merged in.
     Without its ``text_encoder`` a bundle knows the instructions only. With ``engines`` those are verified, and no more.
-    With ``static`` no size is left open. ``calibrate`` is a recorded data set, for activations in 8 bits.
+    With ``static`` no size is left open. ``calibrate`` is a recorded data set, for activations in 8 bits. Engines that are
+    compiled here are kept in ``cache``.
     """
 
     preset: str
@@ -48,16 +49,27 @@ class Order:
     engines: tuple[str, ...] = ()
     static: bool = False
     calibrate: Path | None = None
+    cache: Path | None = None
+
+    @property
+    def format(self) -> str:
+        """What the bundle holds: graphs for onnx, which tensorrt compiles, or packages for torch."""
+        return "torch" if self.backend == "torch" else "onnx"
+
+    @property
+    def has_fixed_sizes(self) -> bool:
+        """Whether no size is left open: TensorRT compiles for one size of each, and gives no shape of bytes."""
+        return self.static or self.backend == "tensorrt"
 
     @property
     def dtype(self) -> torch.dtype:
         """What the networks are in before they are exported; those for torch are lowered when they are compiled."""
-        return GRAPH_PRECISIONS[self.precision].dtype if self.backend == "onnx" else torch.float32
+        return GRAPH_PRECISIONS[self.precision].dtype if self.format == "onnx" else torch.float32
 
     @property
     def eight_bit(self) -> GraphPrecision | None:
         """What is quantised after the export, None for a precision that is exported as it is."""
-        asked = GRAPH_PRECISIONS[self.precision] if self.backend == "onnx" else None
+        asked = GRAPH_PRECISIONS[self.precision] if self.format == "onnx" else None
         return asked if asked and asked.linear else None
 
     @property
@@ -80,13 +92,13 @@ class Order:
         elif self.precision not in GRAPH_PRECISIONS:
             raise ConfigError(
                 "PRECISION",
-                f"wanted --precision {', '.join(GRAPH_PRECISIONS)} for onnx, got {self.precision!r}; or --backend torch",
+                f"wanted --precision {', '.join(GRAPH_PRECISIONS)} for {self.backend}, got {self.precision!r}",
             )
-        elif self.dtype == torch.bfloat16 and "verify" in self.steps:
+        elif self.backend == "onnx" and self.dtype == torch.bfloat16 and "verify" in self.steps:
             raise ConfigError(
                 "PRECISION_CPU",
                 f"ONNX Runtime has no {self.precision} convolution on a CPU, so these graphs are not checked here: build them "
-                "with --steps build, and a shortened float32 bundle (--layers 2) for the proof",
+                "with --steps build, and a shortened float32 bundle (--layers 2) for the proof; or with --backend tensorrt",
             )
         self._check_calibration()
         if not self.text_encoder and not self.instructions:

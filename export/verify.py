@@ -64,16 +64,22 @@ def _of_dtype(paths: list[Path], dtype: str) -> Iterator[NDArray[Any]]:
 
 
 def plan_parity(
-    bundle: Bundle, backend: Backend, graphs: tuple[Graph, ...], limits: Gate, scenes: Sequence[Scene] = ()
+    bundle: Bundle,
+    backend: Backend,
+    graphs: tuple[Graph, ...],
+    limits: Gate,
+    scenes: Sequence[Scene] = (),
+    compiled: Mapping[str, Path] | None = None,
 ) -> dict[str, Parity]:
     """Return the distances of a plan's latents and of its actions; raises `ParityError` beyond the tolerance.
 
-    The plan is of the first of two ``scenes`` (without any, of a drawn one), and the control of the other.
+    The plan is of the first of two ``scenes`` (without any, of a drawn one), and the control of the other. Engines that were
+    ``compiled`` on this machine lie elsewhere.
     """
     first, second = scenes or [drawn(bundle.manifest, seed) for seed in (1, 2)]
     with Pipeline(Bundle(bundle.path, _in_float32(bundle.manifest)), torch_backend(graphs)) as reference:
         expected = _plan(reference, first, 1)
-    with Pipeline(bundle, backend) as pipeline:
+    with Pipeline(bundle, backend, compiled=compiled) as pipeline:
         got, other = _plan(pipeline, first, 1), _plan(pipeline, second, 2)
     return {name: gate(name, [expected[name]], [got[name]], [other[name]], limits, limits.plan) for name in expected}
 

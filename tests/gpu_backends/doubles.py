@@ -73,7 +73,17 @@ class World:
         self.unreadable, self.unbuildable, self.refitted = "", False, True
         self.streamable = 0
         self.known_timings = b"timings"
-        self.recording = None
+        self._sessions = {}
+
+    def session(self, graph):
+        """Return ONNX Runtime's session of a graph, which it is as long as anybody has an engine of it."""
+        import onnxruntime as ort
+
+        if graph not in self._sessions:
+            options = ort.SessionOptions()
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+            self._sessions[graph] = ort.InferenceSession(graph, options, ["CPUExecutionProvider"])
+        return self._sessions[graph]
 
     def module(self):
         """Return the bindings with doubles in place of what needs libnvinfer."""
@@ -191,6 +201,8 @@ class Builder(Double):
             monitor.step_complete("Inner", step)
             assert monitor.step_complete("Building", step)
         monitor.phase_finish("Building")
+        if Path(network.state["graph"]).stat().st_size > 100:  # else it is none, and nobody runs it
+            self.world.session(network.state["graph"])
         return json.dumps({"graph": network.state["graph"], "profile": config.state.get("profile", {})}).encode()
 
 
@@ -245,13 +257,7 @@ class CudaEngine(Double):
 
     @property
     def session(self):
-        import onnxruntime as ort
-
-        if "session" not in self.state:
-            options = ort.SessionOptions()
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
-            self.state["session"] = ort.InferenceSession(self.state["plan"]["graph"], options, ["CPUExecutionProvider"])
-        return self.state["session"]
+        return self.world.session(self.state["plan"]["graph"])
 
     @property
     def parts(self):
