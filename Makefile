@@ -1,7 +1,7 @@
 PYTHON ?= python
 PACKAGES = runtime robots models training export kernels
 
-.PHONY: dev links check lint types contracts test soak mutation bench precision cubins gpu clean
+.PHONY: dev links check lint types contracts test soak mutation bench precision cubins gpu prove-tensorrt clean
 
 dev:            ## install everything into the active venv
 	$(PYTHON) -m pip install -e ".[dev]"
@@ -49,6 +49,9 @@ gpu: links      ## everything that needs a GPU, installed or not: correctness, t
 	  --arch $$($(PYTHON) -c "import torch; print('%d%d' % torch.cuda.get_device_capability())")
 	-PYTHONPATH=build/links $(PYTHON) -m pytest -m gpu -p no:cacheprovider -W default
 	PYTHONPATH=build/links $(PYTHON) benchmarks/gpu
+
+prove-tensorrt: ## on a robot PC: compile a bundle with TensorRT, hold it against the CPU, time it (BUNDLE=engines/dvgwm_5b); goes on where it was
+	$(PYTHON) benchmarks/robot_pc $(if $(BUNDLE),--bundle $(BUNDLE))
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,74 @@
+"""Proves a bundle on this robot PC's GPU: compiled by TensorRT, compared with ONNX Runtime on the CPU, timed.
+
+    python benchmarks/robot_pc                         # the shipped bundle; what is recorded is left out
+    python benchmarks/robot_pc --bundle engines/dvgwm_5b --rounds 3
+    python benchmarks/robot_pc --parts engines plan    # some of it
+
+It says first what it needs, and what of that is here. Rows go to benchmarks/results/robot_pc.jsonl, one as soon as a part is
+done; stopped or failed, it goes on where it was. It wants no torch.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results" / "robot_pc.jsonl"
+WORK = HERE.parents[1] / "build" / "robot_pc"
+PARTS = ("compile", "kernels", "arrays", "engines", "plan", "speed", "lora", "memory")
+LIMIT_S = 7200
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    made = argparse.ArgumentParser(
+        prog="python benchmarks/robot_pc", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--bundle", type=Path, help="bundle directory, of ONNX graphs (default: the shipped one)")
+    made.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
+    made.add_argument("--rounds", type=int, default=10, help="timed plans on each library (default: %(default)s)")
+    made.add_argument("--out", type=Path, default=RESULTS, help="where rows are appended (default: %(default)s)")
+    made.add_argument("--again", action="store_true", help="do parts that are recorded already, too")
+    made.add_argument("--one", choices=PARTS, help=argparse.SUPPRESS)
+    return made
+
+
+def main() -> int:
+    """Prove what is not recorded yet, print what came of it, and return how the worst part ended."""
+    options = parser().parse_args()
+    try:
+        from bench import Bench
+        from needs import missing, show
+        from proofs import run
+        from rows import recorded, summary
+    except ImportError as error:
+        print(f"E2 PROVE_MISSING wanted dvgwm with ONNX Runtime ({error}); pip install -e '.[onnx]'", file=sys.stderr)
+        return 2
+    if options.one:
+        run(options.one, Bench.here(options.bundle, options.rounds, options.out, WORK))
+        return 0
+    print(show(options.bundle))
+    if lacking := missing(options.bundle):
+        print(f"E2 PROVE_NEEDS {len(lacking)} of it are not here: {'; '.join(lacking)}", file=sys.stderr)
+        return 2
+    bench = Bench.here(options.bundle, options.rounds, options.out, WORK)
+    began = time.monotonic()
+    for name in options.parts:
+        if not options.again and recorded(options.out, name, bench.key):
+            print(f"{name}: recorded for this code, bundle and GPU (--again does it anew)", flush=True)
+            continue
+        print(f"{time.monotonic() - began:6.0f} s {name}", flush=True)
+        command = [sys.executable, str(HERE), "--one", name, "--rounds", str(options.rounds), "--out", str(options.out)]
+        command += ["--bundle", str(options.bundle)] if options.bundle else []
+        # A process each: what one does to the GPU or to the process is none of the next one's.
+        if subprocess.run(command, check=False, timeout=LIMIT_S).returncode:
+            print(f"{name}: failed; the next run tries it again", flush=True)
+    text, fine = summary(options.out, PARTS, bench.key)
+    print(text)
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""What is proven on what: the bundle, its libraries, where engines and rows go."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from dvgwm.runtime.backends.backend import Backend
+from dvgwm.runtime.backends.compiling import CompilingBackend
+from dvgwm.runtime.bundle.disk import Bundle, read_bundle
+from dvgwm.runtime.commands.line import cache_dir
+from dvgwm.runtime.compiled import compiled_engines
+from dvgwm.runtime.config import plugins
+from dvgwm.runtime.engine_store import Rebuild
+
+Found = tuple[dict[str, Any], bool, str]
+"""What a part found, whether that is as it has to be, and a line that says so."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is proven on what: a bundle, how its backends are opened, where engines and rows go."""
+
+    bundle: Bundle
+    open: Callable[[str], Backend]
+    cache: Path
+    work: Path
+    out: Path
+    rounds: int
+    key: str
+
+    @classmethod
+    def here(cls, place: Path | None, rounds: int, out: Path, work_in: Path) -> "Bench":
+        """Return what this machine has; the key is that of this code, this bundle and this GPU."""
+        bundle = read_bundle(place or plugins.shipped("a1_tiny"), "onnx")
+        backend = plugins.open_backend("tensorrt", None)
+        assert isinstance(backend, CompilingBackend)
+        key = key_of(bundle, backend.compiler.facts)
+        return cls(
+            bundle, partial(plugins.open_backend, threads=None), cache_dir() / "engines", work_in, out, rounds, key
+        )
+
+    def engines(self, backend: Backend, bundle: Bundle | None = None) -> Mapping[str, Path]:
+        """Return the engines of the bundle, compiled where they are not there yet."""
+        if not isinstance(backend, CompilingBackend):
+            return {}
+        of = bundle or self.bundle
+        return compiled_engines(of, of.manifest.pipeline, backend.compiler, self.cache, _printed, Rebuild(asked=True))
+
+
+@contextmanager
+def _printed() -> Any:
+    def report(file: str, phase: str, done: int, steps: int, index: int, total: int) -> None:
+        if done == 0:
+            print(f"         {file} ({index + 1} of {total}): {phase}", flush=True)
+
+    yield report
+
+
+def key_of(bundle: Bundle, facts: Mapping[str, str]) -> str:
+    """Return what changes with the code that runs and proves, with the bundle and with the machine."""
+    digest = hashlib.sha256(json.dumps([dict(facts), {n: r.sha256 for n, r in bundle.manifest.files.items()}]).encode())
+    for package in ("dvgwm.runtime", "dvgwm.runtime.backends"):
+        for file in sorted(resources.files(package).iterdir(), key=lambda entry: entry.name):
+            if file.name.endswith(".py"):
+                digest.update(file.read_bytes())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
