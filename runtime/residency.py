@@ -20,6 +20,8 @@ class Library:
     ``copies`` is how often an engine holds what it works in, of its own, also while another runs; with none all engines share
     one. ``latents`` is how many copies of the largest latents samplers and bridge hold. ``fused``: attention's scores are
     never all written out. ``casts``: weights as they are stored stay in memory beside those that are computed with.
+    ``streamed`` is the share of an engine's weights that stay when the others come from the host's memory as they are used;
+    0: none can.
     """
 
     base_bytes: float
@@ -28,20 +30,24 @@ class Library:
     latents: int
     fused: bool
     casts: bool
+    streamed: float = 0.0
 
 
+_GPU = Library(1.5e9, 0.0, copies=0, latents=4, fused=True, casts=False)
 LIBRARIES: Mapping[str, Library] = {
     # As measured: the process, a session's tables, numpy's own work. ONNX Runtime lays tensors out anew when it knows their
     # sizes, from the second run on, and keeps what it had before.
     "onnx": Library(88e6, 2e6, copies=2, latents=4, fused=False, casts=True),
-    # A CUDA context and its libraries: an assumption, unproven.
-    "gpu": Library(1.5e9, 0.0, copies=0, latents=4, fused=True, casts=False),
+    # A CUDA context and its libraries, and of streamed weights four layers of forty: assumptions, unproven.
+    "gpu": _GPU,
+    "tensorrt": replace(_GPU, streamed=0.1),
 }
 
 
-def library_of(manifest: Manifest, gpu: bool = False) -> Library:
-    """Return the library that runs the bundle's engines; with ``gpu`` the one that they would be compiled by."""
-    return LIBRARIES["onnx" if manifest.backend == "onnx" and not gpu else "gpu"]
+def library_of(manifest: Manifest, backend: str | None = None) -> Library:
+    """Return the library that runs the bundle's engines, on ``backend`` where that is another one than the bundle's."""
+    name = backend or manifest.backend
+    return LIBRARIES[name if name in LIBRARIES else "gpu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +61,14 @@ class StageNeed:
 
 @dataclass(frozen=True, slots=True)
 class Residency:
-    """What stays in memory, what is ``evicted`` but for its own stage, and the peak of every stage."""
+    """What stays in memory, what is ``evicted`` but for its own stage, and the peak of every stage.
+
+    Of engines that are ``streamed`` the weights stay in the host's memory.
+    """
 
     evicted: tuple[str, ...]
     stages: tuple[StageNeed, ...]
+    streamed: tuple[str, ...] = ()
 
     @property
     def peak(self) -> StageNeed:
@@ -70,7 +80,8 @@ def plan_residency(manifest: Manifest, memory_bytes: float, library: Library) ->
     """Return what stays in memory so that no stage takes more than ``memory_bytes``: as much as can.
 
     The text encoder goes first, which a known instruction does not need; then, again and again, the largest engine that the
-    stage at the peak does not use. Raises `EngineMemoryError` with the smallest change that would fit.
+    stage at the peak does not use. Where a stage does not fit alone and the library can, its own weights are streamed. Raises
+    `EngineMemoryError` with the smallest change that would fit.
     """
     found = _first_within(manifest, memory_bytes, library)
     if found.peak.peak_bytes > memory_bytes:
@@ -128,9 +139,13 @@ def _shrunk(stage: StageSpec, weights: float, working: float) -> StageSpec:
 
 def _first_within(manifest: Manifest, memory_bytes: float, library: Library) -> Residency:
     """Return the first residency within ``memory_bytes``, or the one that takes least where none is."""
-    residency = _with(manifest, (), library)
+    everything = tuple(_engines(manifest.pipeline))
+    alone = _with(manifest, everything, library)
+    while alone.peak.peak_bytes > memory_bytes and (large := _streamable(manifest, alone, library)):
+        alone = _with(manifest, everything, library, (*alone.streamed, large))
+    residency = _with(manifest, (), library, alone.streamed)
     while residency.peak.peak_bytes > memory_bytes and (idle := _idle(manifest, residency, library)):
-        residency = _with(manifest, (*residency.evicted, idle), library)
+        residency = _with(manifest, (*residency.evicted, idle), library, residency.streamed)
     return residency
 
 
@@ -140,10 +155,19 @@ def _idle(manifest: Manifest, residency: Residency, library: Library) -> str:
     used = {engine.file for engine in manifest.stage(residency.peak.stage).engines.values()}
     left = {file: spec for file, spec in _engines(manifest.pipeline).items() if file not in {*residency.evicted, *used}}
     first = [engine.file for stage in texts for engine in stage.engines.values() if engine.file in left]
-    return next(iter(first), max(left, key=lambda file: _held(left[file], library), default=""))
+    return next(
+        iter(first), max(left, key=lambda file: _held(left[file], library, file in residency.streamed), default="")
+    )
 
 
-def _with(manifest: Manifest, evicted: tuple[str, ...], library: Library) -> Residency:
+def _streamable(manifest: Manifest, residency: Residency, library: Library) -> str:
+    """Return the largest engine of the stage at the peak whose weights can be streamed and are not, empty where none is."""
+    used = {engine.file: engine for engine in manifest.stage(residency.peak.stage).engines.values()}
+    left = {file: spec for file, spec in used.items() if library.streamed and file not in residency.streamed}
+    return max(left, key=lambda file: _of(left[file]).weights_bytes, default="")
+
+
+def _with(manifest: Manifest, evicted: tuple[str, ...], library: Library, streamed: tuple[str, ...] = ()) -> Residency:
     everything = _engines(manifest.pipeline)
     states = [part for spec in everything.values() for part in spec.inputs if part.name == "state"]
     largest = max((4 * prod(size for size in part.shape if isinstance(size, int)) for part in states), default=0)
@@ -151,25 +175,26 @@ def _with(manifest: Manifest, evicted: tuple[str, ...], library: Library) -> Res
     for stage in manifest.pipeline:
         used = {engine.file for engine in stage.engines.values()}
         here = {file: spec for file, spec in everything.items() if file in used or file not in evicted}
-        peak = library.base_bytes + sum(_held(spec, library) for spec in here.values())
+        peak = library.base_bytes + sum(_held(spec, library, file in streamed) for file, spec in here.items())
         if stage.kind in ("denoise", "bridge"):
             peak += library.latents * largest
         if not library.copies:
             peak += max((_working(everything[file], library) for file in used), default=0)
         loaded = tuple(file for file in everything if file in used and file in evicted)
         needs.append(StageNeed(stage.name, peak, loaded))
-    return Residency(evicted, tuple(needs))
+    return Residency(evicted, tuple(needs), streamed)
 
 
 def _engines(stages: Iterable[StageSpec]) -> dict[str, EngineSpec]:
     return {engine.file: engine for stage in stages for engine in stage.engines.values()}
 
 
-def _held(spec: EngineSpec, library: Library) -> float:
+def _held(spec: EngineSpec, library: Library, streamed: bool = False) -> float:
     """Return what an engine that is loaded takes, whether it runs or not."""
     taken = _of(spec)
     cast = taken.cast_bytes if library.casts else 0
-    return taken.weights_bytes + cast + library.copies * _working(spec, library) + library.session_bytes
+    weights = taken.weights_bytes * (library.streamed if streamed else 1.0)
+    return weights + cast + library.copies * _working(spec, library) + library.session_bytes
 
 
 def _working(spec: EngineSpec, library: Library) -> int:

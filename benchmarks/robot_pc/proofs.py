@@ -83,7 +83,7 @@ def memory(bench: Bench) -> Found:
         pipeline.warmup()
         planned(pipeline, 1)
         used = before - driver.cuMemGetInfo()[1]
-    library = library_of(bench.bundle.manifest, gpu=True)
+    library = library_of(bench.bundle.manifest, "tensorrt")
     counted = plan_residency(bench.bundle.manifest, 1e15, library).peak.peak_bytes - library.base_bytes
     off = used / counted - 1.0
     facts = {"used_bytes": int(used), "counted_bytes": counted, "off": off}

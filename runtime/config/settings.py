@@ -10,10 +10,10 @@ from ..backends.backend import Backend
 from ..backends.compiling import Building, CompilingBackend
 from ..bundle.disk import Bundle
 from ..compiled import Watch, compiled_engines
-from ..engine_store import Rebuild
-from ..errors import ConfigError
+from ..engine_store import Rebuild, record_of
+from ..errors import ConfigError, EngineMemoryError
 from ..pipeline import Overrides, Pipeline
-from ..residency import GB, library_of, plan_residency
+from ..residency import GB, Residency, library_of, plan_residency
 from ..seams import SimulatedArm
 from ..strict import read_toml
 from . import plugins
@@ -43,12 +43,18 @@ class EngineSettings:
         """Open the engines of ``bundle``, or of the one that `find` returns; ``watch`` is told of those that are compiled."""
         bundle = bundle or self.find()
         backend = plugins.open_backend(self.backend or bundle.manifest.backend, self.threads)
-        evicted: tuple[str, ...] = ()
+        residency = Residency((), ())
         if self.memory_gb is not None:
-            library = library_of(bundle.manifest, gpu=self.backend in plugins.RUNS)
-            evicted = plan_residency(bundle.manifest, self.memory_gb * GB, library).evicted
+            library = library_of(bundle.manifest, self.backend)
+            residency = plan_residency(bundle.manifest, self.memory_gb * GB, library)
         engines = self._compiled(bundle, backend, watch)
-        with Pipeline(bundle, backend, self.cache, self.overrides, evicted, engines) as pipeline:
+        if whole := [file for file in residency.streamed if not record_of(engines[file]).building.streamed]:
+            raise EngineMemoryError(
+                "MEMORY_STREAM",
+                f"{', '.join(whole)} would fit into {self.memory_gb:g} GB with weights from the host's memory; compile it so "
+                "with `dvgwm-runtime compile --streamed`",
+            )
+        with Pipeline(bundle, backend, self.cache, self.overrides, residency.evicted, engines) as pipeline:
             yield pipeline
 
     def compile(self, watch: Watch) -> Mapping[str, Path]:

@@ -19,7 +19,7 @@ BAR = 24
 def show_memory(path: Path, memory_gb: float, gpu: bool) -> dict[str, Any]:
     """Print what stays in ``memory_gb`` and what each stage takes, and return both; raises as `plan_residency`."""
     manifest, memory_bytes = read_bundle(path).manifest, memory_gb * GB
-    residency = plan_residency(manifest, memory_bytes, library_of(manifest, gpu))
+    residency = plan_residency(manifest, memory_bytes, library_of(manifest, "tensorrt" if gpu else None))
     rows = [
         (need.stage, ", ".join(need.loaded), told(need.peak_bytes), _bar(need.peak_bytes / memory_bytes))
         for need in residency.stages
@@ -35,13 +35,14 @@ def show_memory(path: Path, memory_gb: float, gpu: bool) -> dict[str, Any]:
         "memory_gb": memory_gb,
         "gpu": gpu,
         "evicted": residency.evicted,
+        "streamed": residency.streamed,
         "peak_bytes": {need.stage: need.peak_bytes for need in residency.stages},
     }
 
 
 def sizes_table(manifest: Manifest) -> Table:
     """Return how the bundle would fit into each of the usual sizes of a GPU's memory, its engines compiled for it."""
-    library, rows = library_of(manifest, gpu=True), []
+    library, rows = library_of(manifest, "tensorrt"), []
     for size_gb in SIZES_GB:
         try:
             found = plan_residency(manifest, size_gb * GB, library)
@@ -49,6 +50,8 @@ def sizes_table(manifest: Manifest) -> Table:
             rows.append((f"{size_gb} GB", f"does not fit: {str(error).split(': ', 1)[1]}", ""))
         else:
             alone = ", ".join(file.split(".")[0] for file in found.evicted) or "none: all stay"
+            streamed = ", ".join(file.split(".")[0] for file in found.streamed)
+            alone += f"; streamed: {streamed}" if streamed else ""
             rows.append((f"{size_gb} GB", alone, f"{told(found.peak.peak_bytes)} in {found.peak.stage}"))
     title = "on a GPU, engines compiled for it: counted on the graphs, not measured"
     return text_table(title, ["memory", "loaded for their stage alone"], ["peak"], rows)
@@ -57,6 +60,8 @@ def sizes_table(manifest: Manifest) -> Table:
 def _line(residency: Residency, memory_bytes: float) -> str:
     left = told(memory_bytes - residency.peak.peak_bytes)
     out = f"loaded for their stage alone: {', '.join(residency.evicted)}" if residency.evicted else "every engine stays"
+    if residency.streamed:
+        out += f"; weights from the host's memory: {', '.join(residency.streamed)} (dvgwm-runtime compile --streamed)"
     return f"{out}; {left} are left at the peak, stage {residency.peak.stage}"
 
 

@@ -4,14 +4,19 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
+from PIL import Image
+
 from dvgwm.runtime.backends.tensorrt import TensorrtBackend
+from dvgwm.runtime.bundle.disk import read_bundle
 from dvgwm.runtime.commands.line import cli
 from dvgwm.runtime.config import plugins
-from dvgwm.runtime.errors import BundleIncompatibleError, ConfigError
+from dvgwm.runtime.errors import BundleIncompatibleError, ConfigError, EngineMemoryError
+from dvgwm.runtime.residency import Residency, library_of, plan_residency
 
 pytestmark = pytest.mark.ort
 
@@ -55,8 +60,6 @@ def test_compile_makes_every_engine_once_and_says_what_they_are(dvgwm, tmp_path)
 @pytest.mark.slow
 def test_a_run_rebuilds_when_it_is_told_to(dvgwm, tmp_path, world):
     camera = tmp_path / "scene.png"
-    from PIL import Image
-
     Image.new("RGB", (96, 64), (90, 120, 150)).save(camera)
     plan = ("--plan-only", "--camera", camera, "--instruction", "put the banana into the bowl", "--backend", "tensorrt")
     with pytest.raises(BundleIncompatibleError) as caught:
@@ -90,3 +93,28 @@ def test_without_tensorrt_it_says_what_to_install(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("E2 BACKEND_MISSING") or done.stderr.startswith("E2 CUDA_DEVICE")
     assert "pip install 'dvgwm[tensorrt]'" in done.stderr or "wanted GPU 0" in done.stderr
+
+
+def test_weights_that_have_to_be_streamed_are_asked_for(dvgwm, tmp_path):
+    """Where a stage does not fit alone, the plan wants its engines compiled for streaming, and says with which command."""
+    manifest = read_bundle(plugins.shipped("a1_tiny")).manifest
+    library = library_of(manifest, "tensorrt")
+    given_gb = next(
+        gb for gb in np.arange(1.5, 1.7, 0.001) if _residency(manifest, gb * 1e9, library).streamed == ("preview.onnx",)
+    )
+    camera = tmp_path / "scene.png"
+    Image.new("RGB", (96, 64), (90, 120, 150)).save(camera)
+    plan = ("--plan-only", "--camera", camera, "--instruction", "put the banana into the bowl", "--backend", "tensorrt")
+    plan += ("--rebuild", "--memory", f"{given_gb:.3f}")
+    with pytest.raises(EngineMemoryError, match=r"preview\.onnx would fit into .* `dvgwm-runtime compile --streamed`"):
+        dvgwm(*plan, "--out", tmp_path / "none")
+    dvgwm("compile", "--streamed")
+    result, _ = dvgwm(*plan, "--out", tmp_path / "run")
+    assert result["backend"] == "tensorrt"
+
+
+def _residency(manifest, memory_bytes, library):
+    try:
+        return plan_residency(manifest, memory_bytes, library)
+    except EngineMemoryError:
+        return Residency((), ())

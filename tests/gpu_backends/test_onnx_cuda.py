@@ -1,6 +1,10 @@
 """ONNX Runtime on a GPU: what it is given, and what it says where it is not the right one; here its numbers are the CPU's."""
 
+import re
+import sys
+import types
 from importlib.metadata import Distribution
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from gpu_doubles import HostDevice
 from dvgwm.runtime.backends import onnx_cuda, onnx_packages
 from dvgwm.runtime.backends.onnx import OnnxEngine
 from dvgwm.runtime.bundle.disk import read_bundle
+from dvgwm.runtime.config import plugins
 from dvgwm.runtime.config.plugins import open_backend, shipped
 from dvgwm.runtime.display.inspection import diagnose
 from dvgwm.runtime.errors import ConfigError, ShapeError
@@ -149,3 +154,35 @@ def test_on_the_host_nothing_changed(bundle):
     engine = OnnxEngine(bundle.file(spec.file), spec, ort.SessionOptions())
     with pytest.raises(RuntimeError):
         engine._run_options.get_run_config_entry("disable_synchronize_execution_providers")
+
+
+def test_the_page_shows_pycuda_lines_that_run(backend, monkeypatch, bundle):
+    """docs/gpu.md, with an object of the structure of pycuda's array in its place."""
+    page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text("utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "pycuda" in block]
+    device = backend.device
+
+    class GPUArray:
+        def __init__(self, shape, dtype, gpudata):
+            self.values = device.array(gpudata, shape, np.dtype(dtype))
+
+    class Uploaded:
+        def __init__(self, values):
+            self.memory = device.allocate(values.nbytes)
+            device.write(self.memory.address, values)
+            facts = {"shape": values.shape, "typestr": values.dtype.str, "data": (self.memory.address, False)}
+            self.__cuda_array_interface__ = facts | {"strides": None, "stream": None, "version": 3}
+
+    gpuarray = types.ModuleType("pycuda.gpuarray")
+    gpuarray.GPUArray, gpuarray.to_gpu = GPUArray, Uploaded
+    for name, module in {"pycuda": types.ModuleType("pycuda"), "pycuda.gpuarray": gpuarray}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "pycuda.autoprimaryctx", types.ModuleType("pycuda.autoprimaryctx"))
+    monkeypatch.setattr(plugins, "open_backend", lambda name, threads: {"onnx_cuda": backend}[name])
+    contract = bundle.manifest.input
+    picture = np.random.default_rng(0).integers(0, 256, (contract.height_px, contract.width_px, 3), np.uint8)
+    names = {"picture": picture}
+    exec(compile(code, "docs/gpu.md", "exec"), names)
+    spec = names["spec"]
+    plain = open_backend("onnx", None).load(bundle.file(spec.file), spec)
+    np.testing.assert_array_equal(names["mine"].values, plain.run({"image": picture[None]})["latents"])

@@ -17,7 +17,7 @@ from dvgwm.runtime.bundle.disk import read_bundle
 from dvgwm.runtime.config.plugins import shipped
 from dvgwm.runtime.errors import ConfigError, EngineMemoryError
 from dvgwm.runtime.pipeline import Pipeline
-from dvgwm.runtime.residency import LIBRARIES, Library, plan_residency
+from dvgwm.runtime.residency import LIBRARIES, Library, library_of, plan_residency
 from dvgwm.runtime.types import Observation
 
 pytestmark = pytest.mark.ort
@@ -121,6 +121,20 @@ def test_what_does_not_fit_is_refused_with_the_smallest_change_that_would(manife
     assert EngineMemoryError("X", "y").exit_code == 30
 
 
+def test_weights_of_a_stage_that_does_not_fit_alone_are_streamed(manifest):
+    """A library that can streams the weights of the stage at the peak, and of no other one."""
+    streaming = replace(PLAIN, streamed=0.1)
+    residency = plan_residency(sized(manifest, working_gb={}), 8e9, streaming)
+    assert (residency.streamed, residency.evicted) == (("preview.onnx", "text_encoder.onnx"), ())
+    assert residency.peak.peak_bytes == pytest.approx((25.2 - 0.9 * (11 + 9.5) + 0.01) * 1e9)
+    residency = plan_residency(sized(manifest, working_gb={}), 5e9, streaming)
+    assert residency.streamed == ("preview.onnx", "text_encoder.onnx")
+    assert residency.evicted == ("refine.onnx", "text_encoder.onnx", "preview.onnx")
+    assert plan_residency(sized(manifest, working_gb={}), 12e9, streaming).streamed == ()
+    with pytest.raises(EngineMemoryError, match=r"12.0 GB in stage decode"):
+        plan_residency(manifest, 8e9, streaming)
+
+
 def test_a_bundle_of_before_says_that_it_does_not_know(manifest):
     stages = (
         replace(stage, engines={role: replace(spec, footprint=None) for role, spec in stage.engines.items()})
@@ -128,6 +142,18 @@ def test_a_bundle_of_before_says_that_it_does_not_know(manifest):
     )
     with pytest.raises(ConfigError, match="rebuild the bundle"):
         plan_residency(replace(manifest, pipeline=tuple(stages)), 8e9, PLAIN)
+
+
+def test_the_library_is_the_backends_or_the_bundles(manifest):
+    torch = replace(manifest, backend="torch")
+    assert [library_of(manifest, name) for name in (None, "onnx", "onnx_cuda", "tensorrt")] == [
+        LIBRARIES["onnx"],
+        LIBRARIES["onnx"],
+        LIBRARIES["gpu"],
+        LIBRARIES["tensorrt"],
+    ]
+    assert library_of(torch) == LIBRARIES["gpu"]
+    assert [library.streamed > 0 for library in LIBRARIES.values()] == [False, False, True]
 
 
 def test_an_evicted_engine_is_loaded_for_its_stage_and_gives_the_same_bits():
