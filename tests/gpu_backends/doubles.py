@@ -71,7 +71,7 @@ class World:
     def __init__(self, trt):
         self.trt, self.calls = trt, []
         self.unreadable, self.unbuildable, self.refitted = "", False, True
-        self.streamable = 0
+        self.streamable, self.refittable = 0, True
         self.known_timings = b"timings"
         self._sessions = {}
 
@@ -284,10 +284,14 @@ class CudaEngine(Double):
         return self.world.trt.Dims([size if isinstance(size, int) else -1 for size in self.part(name)[1].shape])
 
     def on_get_tensor_profile_shape(self, name, profile):
+        assert profile == 0
         return [self.world.trt.Dims(self.state["plan"]["profile"][name])] * 3
 
     def on_device_memory_size_v2(self):
         return self.world.wants.get(Path(self.state["plan"]["graph"]).name, 4096)
+
+    def on_refittable(self):
+        return self.world.refittable
 
     def on_streamable_weights_size(self):
         return self.world.streamable
@@ -332,11 +336,11 @@ class ExecutionContext(Double):
         return True
 
     def on_execute_async_v3(self, stream):
-        addresses = dict(self.state["addresses"])
+        addresses, scratch = dict(self.state["addresses"]), self.state["scratch"]
 
         def run():
             session = self.state["of"].session
-            self.world.device.assert_alive(self.state["scratch"])
+            self.world.device.assert_alive(scratch)
             feeds = {
                 p.name: self.world.device.array(addresses[p.name], self.shape(p), _dtype(p))
                 for p in session.get_inputs()
@@ -366,6 +370,7 @@ class HostDevice:
     stream = 4711
 
     def __init__(self):
+        self.most = 0
         self.blocks, self.recorded, self.followed, self.replays, self.steps = {}, None, [], 0, 0
 
     def allocate(self, nbytes):
@@ -376,6 +381,7 @@ class HostDevice:
                 self._raw = np.full(nbytes + 256, 0xEE, np.uint8)
                 self.address = -(-self._raw.ctypes.data // 256) * 256
                 device.blocks[self.address] = nbytes
+                device.most = max(device.most, sum(device.blocks.values()))
 
             def __del__(self):
                 del device.blocks[self.address]

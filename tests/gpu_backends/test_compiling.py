@@ -128,6 +128,7 @@ def test_what_cannot_be_read_or_built_says_why(world, compiler, source, tmp_path
     with pytest.raises(BundleIncompatibleError, match=r"cannot compile preview\.onnx: no tactic fits;") as caught:
         compiler.compile(source, Building(), tmp_path / "timings", lambda *_: None)
     assert caught.value.log_code == "TENSORRT_BUILD"
+    assert "not to be told" not in str(caught.value)
     assert not (tmp_path / "timings").exists()
 
 
@@ -148,6 +149,10 @@ def test_another_lora_needs_no_build(world, compiler, source, tmp_path):
     ]
     world.refitted = False
     assert compiler.refit(engine, source) is None
+    world.refitted, world.refittable = True, False
+    world.calls.clear()
+    assert compiler.refit(engine, source) is None
+    assert "Refitter.__init__" not in world.names(), "an engine that takes none is not asked"
     engine.write_bytes(b"another version's")
     assert compiler.refit(engine, source) is None
 

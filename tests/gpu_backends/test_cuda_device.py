@@ -137,6 +137,7 @@ def test_a_capture_that_fails_is_ended(device, calls):
 def test_time_is_that_of_events_which_keep_it(device, calls):
     start, end = device.mark(), device.mark()
     assert device.elapsed(start, end) == pytest.approx(2.5e-3)
+    assert calls[-1][0] == "Event.sync", "the second one has happened by then"
     records = [named["options"] for name, _, named in calls if name == "Stream.record"]
     assert [type(options) for options in records] == [core.EventOptions] * 2
     assert all(options.timing_enabled for options in records)

@@ -1,6 +1,7 @@
 """A TensorRT engine's buffers, scratch memory and captures, with ONNX Runtime on the host's memory in place of a GPU."""
 
 import json
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,14 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 from onnx import TensorProto, helper
 
+from dvgwm.runtime.backends import resample
 from dvgwm.runtime.backends.backend import EngineSpec
-from dvgwm.runtime.backends.tensorrt import TensorrtBackend
+from dvgwm.runtime.backends.device_array import viewed
+from dvgwm.runtime.backends.tensorrt import Scratch, TensorrtBackend
 from dvgwm.runtime.errors import BundleIncompatibleError, EngineLostError, InternalError, ShapeError
+from dvgwm.runtime.sampler import advance
+from dvgwm.runtime.samplers.rows import build_sampler
+from dvgwm.runtime.samplers.spec import SamplerSpec
 from dvgwm.runtime.types import TensorSpec
 
 pytestmark = pytest.mark.ort
@@ -124,6 +130,19 @@ def test_engines_share_scratch_memory_and_follow_it(world, backend, add, count):
     assert (len(before), after) == (1, [512, 99_000, 99_000])
     assert sum(size == 99_000 for size in world.device.blocks.values()) == 1
     assert 512 not in world.device.blocks.values(), "the smaller piece is free"
+    world.wants["add.onnx"] = 600
+    backend.load(add, ADD)
+    small.run(inputs)
+    assert len([1 for _, name, _ in world.calls if name == "set_device_memory"]) == 3, (
+        "what is enough stays where it is"
+    )
+
+
+def test_scratch_memory_is_given_back_before_more_is_taken(world):
+    scratch = Scratch(world.device)
+    for nbytes in (600_000, 1_000_000, 800_000):
+        scratch.reserve(nbytes)
+    assert world.device.most == 1_000_000
 
 
 def test_streamed_weights_get_a_budget_and_no_capture(world, backend, add):
@@ -224,6 +243,17 @@ def test_arrays_of_other_libraries_are_taken_without_a_copy_and_ours_are_theirs(
     assert world.device.followed == []
 
 
+def test_an_array_that_is_read_where_it_lies_is_kept_until_the_next_run(world, backend, count):
+    engine = backend.load(count, COUNT)
+    theirs = Pycuda(world.device, [5, 7])
+    seen = weakref.ref(theirs)
+    engine.run({"total": theirs})
+    del theirs
+    assert seen() is not None
+    engine.run({"total": rows(backend, 1, 1)})
+    assert seen() is None
+
+
 def test_work_of_another_stream_is_waited_for(world, backend, count):
     backend.load(count, COUNT).run({"total": Pycuda(world.device, [5, 7], stream=7)})
     assert world.device.followed == [7]
@@ -233,6 +263,7 @@ def test_arrays_that_cannot_be_taken_say_why(world, backend, count):
     engine = backend.load(count, COUNT)
     with pytest.raises(ShapeError, match=r"got strides \[8\]: copy it"):
         engine.run({"total": Pycuda(world.device, [5, 7], strides=(8,))})
+    assert viewed(world.device, Pycuda(world.device, [[5], [7]], strides=(4, 12345))).shape == (2, 1)
     with pytest.raises(ShapeError, match="got ndarray: upload it"):
         engine.run({"total": np.zeros(2, np.float32)})
 
@@ -244,6 +275,10 @@ def test_parts_of_an_array_are_views_where_they_are_contiguous(world, backend):
     np.testing.assert_array_equal(backend.download(whole[:, 2:3, 1:2]), values[:, 2:3, 1:2])
     np.testing.assert_array_equal(backend.download(whole[0:1]), values)
     np.testing.assert_array_equal(backend.download(whole[:, 3:9]), values[:, 3:])
+    part = whole[:, 1:3]
+    del whole
+    np.testing.assert_array_equal(backend.download(part), values[:, 1:3])
+    whole = backend.upload(values)
     for key in ((slice(None), slice(0, 2), slice(0, 1)), (slice(None), slice(0, 4, 2))):
         with pytest.raises(InternalError):
             whole[key]
@@ -261,6 +296,30 @@ def test_uploads_are_copies_and_concatenation_is_along_the_first_axis(world, bac
     )
     assert backend.finite(one)
     assert not backend.finite(rows(backend, [np.inf, 0]))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 6.0])
+def test_a_sampler_row_is_done_where_the_arrays_lie(world, backend, guidance):
+    rng = np.random.default_rng(0)
+    for step in build_sampler(SamplerSpec("dpmpp_2m", 4, guidance)).steps:
+        x, h = (rng.standard_normal((1, 3, 4), np.float32) for _ in "xh")
+        v = rng.standard_normal((1 + (guidance != 1.0), 3, 4), np.float32)
+        there = [backend.upload(array) for array in (x, v, h)]
+        backend.affine_step(step, *there, None)
+        advance(step, x, v, h, None)
+        np.testing.assert_array_equal(backend.download(there[0]), x)
+        np.testing.assert_array_equal(backend.download(there[2]), h)
+
+
+def test_a_bridge_leaves_the_noise_as_it_is(world, backend):
+    rng = np.random.default_rng(0)
+    latents, noise = rng.standard_normal((1, 2, 3, 4, 6), np.float32), rng.standard_normal((1, 2, 3, 8, 12), np.float32)
+    xi, scale, shift = backend.upload(noise), np.float32([1, 2, 3]), np.float32([0.5])
+    made = backend.bridge(backend.upload(latents), scale, shift, xi, 0.8, 0.6)
+    np.testing.assert_array_equal(backend.download(made), resample.bridge(latents, scale, shift, noise, 0.8, 0.6))
+    np.testing.assert_array_equal(backend.download(xi), noise)
+    with pytest.raises(ShapeError, match="in a kernel, got uint8"):
+        backend.bridge(backend.upload(latents.astype(np.uint8)), scale, shift, xi, 0.8, 0.6)
 
 
 def test_bfloat16_which_numpy_lacks_is_rounded_kept_and_shown(world, backend):
