@@ -48,9 +48,9 @@ class Record:
         """Return what this machine lacks for it, fact by fact; nothing where it runs here."""
         own = dict(self.facts)
         if self.building.runs_on != "here":
-            own.pop("gpu")
+            own.pop("gpu", None)
         if self.building.runs_on == "ampere" and int(facts.get("capability", "0").split(".")[0]) >= _AMPERE:
-            own.pop("capability")
+            own.pop("capability", None)
         return tuple(
             f"{name} {value} (here {facts.get(name, 'none')})"
             for name, value in own.items()
@@ -110,9 +110,8 @@ class Store:
         )
         path = self._folder / f"{self._key(source.graph, source.weights, source.shapes, asdict(building))}.plan"
         write_atomic(path, engine)
-        write_atomic(
-            path.with_suffix(".json"), json.dumps(asdict(record), indent=1).encode()
-        )  # last: then both are whole
+        # Last: where there is a record its engine is whole.
+        write_atomic(path.with_suffix(".json"), json.dumps(asdict(record), indent=1).encode())
         for each in old:
             if each != path:
                 each.with_suffix(".json").unlink(missing_ok=True)

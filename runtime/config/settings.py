@@ -58,23 +58,26 @@ class EngineSettings:
             yield pipeline
 
     def compile(self, watch: Watch) -> Mapping[str, Path]:
-        """Return the engine of every graph of the bundle, compiled where it is not there yet.
-
-        Raises `ConfigError` where the backend runs graphs as they are.
-        """
+        """Return the engine of every graph of the bundle, compiled where it is not there yet; raises as `open`."""
         bundle = self.find()
-        backend = plugins.open_backend(self.backend or bundle.manifest.backend, self.threads)
-        if not isinstance(backend, CompilingBackend):
-            raise ConfigError(
-                "BACKEND_COMPILE", f"{backend.name} runs what is in the bundle and compiles nothing; wanted tensorrt"
-            )
-        return self._compiled(bundle, backend, watch)
+        return self._compiled(
+            bundle, plugins.open_backend(self.backend or bundle.manifest.backend, self.threads), watch
+        )
 
     def _compiled(self, bundle: Bundle, backend: Backend, watch: Watch) -> Mapping[str, Path]:
-        if not isinstance(backend, CompilingBackend):
-            return {}
-        stages = [self.overrides.applied(stage) for stage in bundle.manifest.pipeline]
-        return compiled_engines(bundle, stages, backend.compiler, self.cache / "engines", watch, self.rebuild)
+        """Return what the backend compiles of the bundle, nothing for one that runs graphs as they are.
+
+        Raises `ConfigError` where such a one is asked to.
+        """
+        if isinstance(backend, CompilingBackend):
+            stages = [self.overrides.applied(stage) for stage in bundle.manifest.pipeline]
+            return compiled_engines(bundle, stages, backend.compiler, self.cache / "engines", watch, self.rebuild)
+        if self.rebuild.asked:
+            raise ConfigError(
+                "BACKEND_COMPILE",
+                f"{backend.name} runs what is in the bundle and compiles nothing; wanted --backend tensorrt",
+            )
+        return {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -454,7 +455,7 @@ class HostDevice:
         self.array(output.address, output.shape, output.dtype)[...] = resample.bridge(*parts, signal, strength)
 
     def mark(self):
-        return 0.0
+        return time.perf_counter()
 
     def elapsed(self, start, end):
         return end - start

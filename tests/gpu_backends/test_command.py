@@ -75,8 +75,12 @@ def test_a_run_rebuilds_when_it_is_told_to(dvgwm, tmp_path, world):
 
 
 def test_a_backend_that_compiles_nothing_says_so(dvgwm):
-    with pytest.raises(ConfigError, match="onnx runs what is in the bundle and compiles nothing; wanted tensorrt"):
+    with pytest.raises(
+        ConfigError, match="onnx runs what is in the bundle and compiles nothing; wanted --backend tensorrt"
+    ):
         dvgwm("compile", "--backend", "onnx")
+    with pytest.raises(ConfigError, match="wanted --backend tensorrt"):
+        dvgwm("evaluate", "--episodes", 1, "--rebuild")
 
 
 def test_without_tensorrt_it_says_what_to_install(tmp_path):

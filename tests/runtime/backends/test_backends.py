@@ -1,5 +1,6 @@
 """One conformance suite for every backend: memory, kernels, engines, carried outputs."""
 
+import importlib.util
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -66,22 +67,36 @@ def package(tmp_path_factory):
 @pytest.fixture(
     params=[
         pytest.param("onnx", marks=pytest.mark.ort),
+        pytest.param("onnx_cuda", marks=pytest.mark.ort),
         "fake",
         pytest.param("torch", marks=[pytest.mark.torch, pytest.mark.slow]),
     ]
 )
 def backend(request):
-    if request.param == "onnx":
+    if request.param.startswith("onnx"):
         pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    if request.param == "onnx_cuda":
+        return on_the_host()
     if request.param == "torch":
         pytest.importorskip("torch", reason="the export extra is not installed")
     return open_backend(request.param, 1)
 
 
+def on_the_host():
+    """Return ONNX Runtime's backend for a GPU, with the host's memory and the CPU in place of one."""
+    from dvgwm.runtime.backends.onnx_cuda import backend_of
+
+    place = Path(__file__).parents[2] / "gpu_backends" / "doubles.py"
+    spec = importlib.util.spec_from_file_location("doubles_of_gpus", place)
+    doubles = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(doubles)
+    return backend_of(doubles.HostDevice(), "cpu", "CPUExecutionProvider")
+
+
 @pytest.fixture
 def loaded(request, backend, tmp_path):
     folder, spec = tmp_path, SPEC
-    if backend.name == "onnx":
+    if backend.name.startswith("onnx"):
         write_graph(tmp_path / SPEC.file)
     if backend.name == "torch":
         folder, spec = request.getfixturevalue("package"), replace(SPEC, file="g.pt2", weights="g.safetensors")
