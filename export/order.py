@@ -92,7 +92,8 @@ class Order:
         elif self.precision not in GRAPH_PRECISIONS:
             raise ConfigError(
                 "PRECISION",
-                f"wanted --precision {', '.join(GRAPH_PRECISIONS)} for {self.backend}, got {self.precision!r}",
+                f"wanted --precision {', '.join(GRAPH_PRECISIONS)} for {self.backend}, got {self.precision!r}; "
+                "or --backend torch",
             )
         elif self.backend == "onnx" and self.dtype == torch.bfloat16 and "verify" in self.steps:
             raise ConfigError(
