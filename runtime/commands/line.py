@@ -57,7 +57,7 @@ bundle_options = together(
 rebuild_option = click.option(
     "--rebuild",
     is_flag=True,
-    help="Compile first what this GPU lacks of the bundle's engines (--backend tensorrt; minutes).",
+    help="Compile first what this GPU lacks of the bundle's engines (--backend tensorrt).",
 )
 
 

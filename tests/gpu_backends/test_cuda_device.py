@@ -105,6 +105,13 @@ def test_memory_copies_and_waiting_are_on_one_stream(device, calls, monkeypatch)
     ]
 
 
+def test_another_stream_is_waited_for_by_its_handle(device, calls, monkeypatch):
+    inspect.signature(core.Stream.from_handle).bind(7)
+    monkeypatch.setattr(cuda_device, "Stream", SimpleNamespace(from_handle=lambda handle: ("stream", handle)))
+    device.follow(7)
+    assert calls[-1] == ("Stream.wait", (("stream", 7),), {})
+
+
 def test_a_copy_that_fails_is_told(device, calls, monkeypatch):
     answer(monkeypatch, calls, driver.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS)
     with pytest.raises(EngineLostError, match="cannot copy to the GPU: CUDA_ERROR_ILLEGAL_ADDRESS"):

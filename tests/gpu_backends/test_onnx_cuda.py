@@ -108,7 +108,7 @@ def test_the_provider_is_asked_for_our_stream_and_no_tf32(bundle, monkeypatch):
 
 @pytest.mark.skipif(GPU, reason="this ONNX Runtime has CUDA")
 def test_a_session_that_fell_back_to_the_cpu_is_refused(bundle):
-    """ONNX Runtime only warns: on a robot it would be a hundred times slower, and nobody would know why."""
+    """ONNX Runtime only warns: on a robot it would be slow, and nobody would know why."""
     spec = engine_of(bundle)
     with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(ConfigError) as caught:
         onnx_cuda.backend_of(HostDevice()).load(bundle.file(spec.file), spec)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,6 +72,30 @@ def test_every_part_but_the_memory_is_rehearsed(proof, bench, capsys):
     assert "memory  not done" in text
     assert all(proof["rows"].recorded(bench.out, part, bench.key) for part in parts)
     assert not proof["rows"].recorded(bench.out, "compile", "another key")
+
+
+def test_memory_in_use_is_held_against_what_was_counted(proof, bench, world, monkeypatch):
+    driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-core is not installed")
+    total = 10**11
+    monkeypatch.setattr(driver, "cuMemGetInfo", lambda: (0, total - sum(world.device.blocks.values()), total))
+    facts, fine, told = proof["proofs"].memory(bench)
+    assert facts["used_bytes"] > 1e6, "places of inputs and outputs"
+    assert facts["off"] == pytest.approx(facts["used_bytes"] / facts["counted_bytes"] - 1)
+    assert not fine, "the double's weights are the host's"
+    assert "counted" in told
+
+
+def test_what_is_needed_is_there_or_has_a_remedy(proof, monkeypatch):
+    needs = proof["needs"]
+    lacking = needs.missing(None)
+    monkeypatch.setattr(needs, "_gpu", lambda: "NVIDIA H100, 9.0, 580.95")
+    monkeypatch.setattr(needs, "_kernels", lambda: "sm_90")
+    monkeypatch.setattr(needs, "_version", lambda module: "11.4")
+    assert needs.missing(None) == []
+    assert "MISSING" not in needs.show(None)
+    monkeypatch.setattr(needs.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
+    assert needs.missing(None) == ["room for engines: free some, or set XDG_CACHE_HOME"]
+    assert all(": " in each for each in lacking)
 
 
 def test_other_weights_are_other_numbers(proof, bench):
