@@ -1,7 +1,8 @@
 """The loop of every sampler: one engine run and one step of the state per row of coefficients."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from .profiler import Profiler
 from .sampler import Sampler
 from .types import Tensor
 
+T = TypeVar("T")
+LINE = 64
+"""Numbers from one time to the next: 256 bytes, what a GPU's own allocations are aligned to."""
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, the steps done and the steps in all."""
 
@@ -36,15 +40,43 @@ def denoise(
     """Take ``state`` in place from the sampler's first row to its last.
 
     ``conditions`` are the engine's inputs beside ``state`` and ``time``; with guidance their first half is the
-    unconditional branch. All noise is drawn on the host from (seed, name, step).
+    unconditional branch. All noise is drawn on the host from (seed, name, step). What the rows want of the host is uploaded
+    before the first of them: an upload between them would wait for the device.
     """
-    times = [backend.upload(np.asarray([step.time], np.float32)) for step in sampler.steps]
+    times, noises = _uploaded(name, backend, sampler, state, context.seed)
     history = backend.upload(np.zeros(state.shape, np.float32)) if sampler.has_history else None
     branches = max((tensor.shape[0] for tensor in conditions.values()), default=1)
-    for index, (step, time) in enumerate(zip(sampler.steps, times, strict=True)):
-        with context.profiler.span(f"{name}: engine", flop=engine.spec.flop * branches):
+    for index, step in enumerate(paced(name, sampler.steps, backend, context)):
+        with context.profiler.span(f"{name}: engine", flop=engine.spec.flop * branches, on=backend):
+            time = times[index : index + 1, :1].reshape(1)
             velocity = engine.run({"state": state, "time": time, **conditions})["velocity"]
-        noise = backend.upload(draw(context.seed, name, index + 1, state.shape)) if step.d != 0.0 else None
-        with context.profiler.span(f"{name}: step"):
-            backend.affine_step(step, state, velocity, history, noise)
-        context.progress(name, index + 1, len(sampler.steps))
+        with context.profiler.span(f"{name}: step", on=backend):
+            backend.affine_step(step, state, velocity, history, noises[index])
+
+
+def paced(name: str, pieces: Sequence[T], backend: Backend, context: Context) -> Iterator[T]:
+    """Yield ``pieces`` of work and tell progress after each, while the device does the one before at the earliest.
+
+    A host that ran on would be done in a moment: progress would be none, and a signal would wait for all of the work.
+    """
+    before = None
+    for count, piece in enumerate(pieces, 1):
+        yield piece
+        mark = backend.mark()
+        if before is not None:
+            backend.wait(before)
+        before = mark
+        context.progress(name, count, len(pieces))
+
+
+def _uploaded(
+    name: str, backend: Backend, sampler: Sampler, state: Tensor, seed: int
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Return every row's time, one a line of memory of its own, and its noise where it wants any."""
+    times = np.zeros((len(sampler.steps), LINE), np.float32)
+    times[:, 0] = [step.time for step in sampler.steps]
+    noises = [
+        backend.upload(draw(seed, name, index + 1, state.shape)) if step.d != 0.0 else None
+        for index, step in enumerate(sampler.steps)
+    ]
+    return backend.upload(times), noises

@@ -222,7 +222,7 @@ class Pipeline:
     def _run(self, stages: Sequence[Stage], tensors: dict[str, Any], context: Context) -> None:
         for stage in stages:
             context.progress(stage.spec.name, 0, 0)
-            with context.profiler.span(stage.spec.name):
+            with context.profiler.span(stage.spec.name, on=self.backend):
                 tensors |= stage.run(tensors, context)
                 self.backend.synchronize()  # a stage's time is its own, not the next one's that waits for it
                 for engine in stage.engines.values():

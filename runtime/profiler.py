@@ -5,19 +5,34 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
 
 UNATTRIBUTED = "unattributed"
 
 
+class Timeline(Protocol):
+    """A device's own time line (`backends.backend.Backend`): the host gives it work and is far ahead of it."""
+
+    def mark(self) -> Any | None:
+        """Return where the device will be when it has done what it was given; None where it has no time of its own."""
+
+    def elapsed(self, start: Any, end: Any) -> float:
+        """Return the seconds between two marks, after waiting for the second."""
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One timed piece of work; ``depth`` 0 is a stage, 1 a part of one."""
+    """One timed piece of work; ``depth`` 0 is a stage, 1 a part of one.
+
+    ``start_s`` and ``duration_s`` are the host's. On a device with time of its own a part's are those of giving it the work;
+    ``device_start_s``, on the host's clock, and ``device_s`` are then when and how long it worked, else None.
+    """
 
     name: str
     start_s: float
     duration_s: float
+    device_start_s: float | None
     device_s: float | None
     flop: float
     nbytes: int
@@ -42,18 +57,39 @@ class Profiler:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._depth = 0
+        self._marks: list[tuple[int, Any, Any]] = []
         self.spans: list[Span] = []
 
     @contextmanager
-    def span(self, name: str, flop: float = 0.0, nbytes: int = 0) -> Iterator[None]:
-        """Time what runs inside."""
+    def span(self, name: str, flop: float = 0.0, nbytes: int = 0, on: Timeline | None = None) -> Iterator[None]:
+        """Time what runs inside, on the time line of the device ``on``, too.
+
+        The outermost span has to end when the device is idle: then what it and its parts took there is read.
+        """
         depth, self._depth = self._depth, self._depth + 1
-        start = self._clock()
+        if depth == 0:
+            self._marks.clear()  # of a stage that failed
+        start, begun, whole = self._clock(), on.mark() if on else None, False
         try:
             yield
+            whole = True
         finally:
             self._depth = depth
-            self.spans.append(Span(name, start, self._clock() - start, None, flop, nbytes, depth))
+            self.spans.append(Span(name, start, self._clock() - start, None, None, flop, nbytes, depth))
+            if on and begun is not None and whole:
+                self._marks.append((len(self.spans) - 1, begun, on.mark()))
+                if depth == 0:
+                    self._read_marks(on)
+
+    def _read_marks(self, device: Timeline) -> None:
+        """Tell the spans what they took on ``device``, whose time meets the host's where the outermost of them began."""
+        outermost, origin, _ = self._marks[-1]
+        for index, begun, ended in self._marks:
+            start_s = self.spans[outermost].start_s + device.elapsed(origin, begun)
+            self.spans[index] = replace(
+                self.spans[index], device_start_s=start_s, device_s=device.elapsed(begun, ended)
+            )
+        self._marks.clear()
 
     def summary(self, wall_s: float) -> tuple[StageRow, ...]:
         """Return a row per stage in order of first appearance, then what no stage accounts for: they sum to ``wall_s``.
@@ -71,19 +107,16 @@ class Profiler:
         return (*rows, StageRow(UNATTRIBUTED, 1, rest, rest, _share(rest, wall_s), 0.0))
 
     def chrome_trace(self) -> dict[str, Any]:
-        """Return the spans in Chrome's trace format, times in microseconds; opens in Perfetto."""
+        """Return the spans in Chrome's trace format, times in microseconds; opens in Perfetto.
+
+        The host is thread 1; a device with time of its own is thread 2.
+        """
         origin = min((span.start_s for span in self.spans), default=0.0)
-        events = [
-            {
-                "ph": "X",
-                "name": span.name,
-                "ts": (span.start_s - origin) * 1e6,
-                "dur": span.duration_s * 1e6,
-                "pid": 1,
-                "tid": 1,
-                "args": {"gflop": span.flop / 1e9},
-            }
+        events = [_event(span, span.start_s - origin, span.duration_s, 1) for span in self._started()]
+        events += [
+            _event(span, span.device_start_s - origin, span.device_s, 2)
             for span in self._started()
+            if span.device_start_s is not None and span.device_s is not None
         ]
         return {"traceEvents": events, "displayTimeUnit": "ms"}
 
@@ -93,6 +126,11 @@ class Profiler:
     def to_json(self) -> list[dict[str, Any]]:
         """Return every span as plain data."""
         return [asdict(span) for span in self.spans]
+
+
+def _event(span: Span, start_s: float, duration_s: float, thread: int) -> dict[str, Any]:
+    times = {"ts": start_s * 1e6, "dur": duration_s * 1e6}
+    return {"ph": "X", "name": span.name, **times, "pid": 1, "tid": thread, "args": {"gflop": span.flop / 1e9}}
 
 
 def peak_memory_bytes() -> int:

@@ -15,7 +15,7 @@ from .bundle.manifest import ActionContract, StageSpec
 from .bundle.prompts import PromptStore
 from .cameras.image import fit
 from .chunks import agree, blend, chunking
-from .denoise import Context, denoise
+from .denoise import Context, denoise, paced
 from .errors import BundleIncompatibleError, OutputError
 from .noise import draw
 from .sampler import Sampler
@@ -106,17 +106,15 @@ def encode_image(stage: Stage, tensors: Tensors, context: Context) -> dict[str, 
     engine = stage.engines["encode"]
     _, height, width, _ = engine.spec.input("image").shape
     image = fit(stage.input(tensors, "image"), int(height), int(width))
-    with context.profiler.span(f"{stage.spec.name}: engine", flop=engine.spec.flop):
+    with context.profiler.span(f"{stage.spec.name}: engine", flop=engine.spec.flop, on=stage.backend):
         encoded = engine.run({"image": stage.backend.upload(image[None])})["latents"]
-    raw = np.asarray(stage.backend.download(encoded), np.float32)
-    mean, std = (stage.spec.vector(name)[:, None, None] for name in ("mean", "std"))
-    return {stage.spec.output: stage.backend.upload((raw - mean) / std)}
+    return {stage.spec.output: stage.backend.normalise(encoded, stage.spec.vector("mean"), stage.spec.vector("std"))}
 
 
 def denoise_latents(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
     """Return latents made from noise, or from an earlier stage's latents where the inputs name a ``state``."""
     if "state" in stage.spec.inputs:
-        state = stage.backend.upload(stage.backend.download(stage.input(tensors, "state")))
+        state = stage.backend.concatenate([stage.input(tensors, "state")])  # a copy: what came before is shown, too
     else:
         state = stage.initial_state(tuple(map(int, stage.engines["denoise"].spec.input("state").shape)), context.seed)
     stage.denoise(state, _conditions(stage, tensors), context)
@@ -140,7 +138,7 @@ def bridge(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
     frames, height, width = (int(spec.number(name)) for name in ("frames", "height", "width"))
     noise = draw(context.seed, spec.name, 0, (1, frames, latents.shape[2], height, width))
     scale, shift = spec.vector("scale"), spec.vector("shift")
-    with context.profiler.span(f"{spec.name}: kernel"):
+    with context.profiler.span(f"{spec.name}: kernel", on=stage.backend):
         start = stage.backend.bridge(
             latents, scale, shift, stage.backend.upload(noise), spec.number("signal"), spec.number("strength")
         )
@@ -149,22 +147,27 @@ def bridge(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
 
 def decode(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
     """Return frames, uint8 T H W 3, decoded chunk by chunk with the decoder's cache carried along."""
-    latents, name = stage.input(tensors, "latents"), stage.spec.name
+    latents, name, backend = stage.input(tensors, "latents"), stage.spec.name, stage.backend
     first, following = stage.engines["decode_first"], stage.engines["decode_next"]
     head, chunk = (int(engine.spec.input("latents").shape[1]) for engine in (first, following))
-    frames, cache, total = [], dict[str, Tensor](), latents.shape[1]
-    for begin, end in [(0, head), *((at, at + chunk) for at in range(head, total, chunk))]:
+    frames, means, cache, total = list[Tensor](), list[Tensor](), dict[str, Tensor](), latents.shape[1]
+    chunks = [(0, head), *((at, at + chunk) for at in range(head, total, chunk))]
+    for begin, end in paced(name, chunks, backend, context):
         engine = following if begin else first
-        with context.profiler.span(f"{name}: engine", flop=engine.spec.flop):
+        with context.profiler.span(f"{name}: engine", flop=engine.spec.flop, on=backend):
             outputs = dict(engine.run({"latents": latents[:, begin:end], **cache}))
-        frames.append(stage.backend.download(outputs.pop("frames"))[0])
+        # Copies, as the next run writes over them; the host waits for none of it before the last chunk is on its way.
+        frames.append(backend.concatenate([outputs.pop("frames")]))
         # A number that is not finite is lost where frames are rounded to bytes; their mean before that has it still.
-        looked_at = [outputs.pop("frames_mean")] if "frames_mean" in outputs else list(outputs.values())
-        for tensor in looked_at:
-            check_finite(stage.backend, name, "frames", tensor)
+        if "frames_mean" in outputs:
+            means.append(backend.concatenate([outputs.pop("frames_mean")]))
+        else:
+            for tensor in outputs.values():
+                check_finite(backend, name, "frames", tensor)
         cache = {following.spec.carry[output]: tensor for output, tensor in outputs.items()}
-        context.progress(name, end, total)
-    return {stage.spec.output: np.concatenate(frames)}
+    if means:
+        check_finite(backend, name, "frames", backend.concatenate(means))
+    return {stage.spec.output: np.concatenate([backend.download(chunk)[0] for chunk in frames])}
 
 
 def act_by_diffusion(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
@@ -176,12 +179,13 @@ def act_by_diffusion(stage: Stage, tensors: Tensors, context: Context) -> dict[s
     chunks, samples = chunking(spec), int(spec.number("samples"))
     count = len(chunks.starts)
     frames = np.ascontiguousarray(stage.input(tensors, "plan")[chunks.shown])
-    with context.profiler.span(f"{spec.name}: encoder", flop=encoder.spec.flop * len(frames)):
+    with context.profiler.span(f"{spec.name}: encoder", flop=encoder.spec.flop * len(frames), on=backend):
         encoded = encoder.run({"frames": backend.upload(frames)})["features"]
-    features = np.asarray(backend.download(encoded))[chunks.shown_index].reshape(count, -1)
+    shown = [encoded[index : index + 1] for index in map(int, chunks.shown_index.ravel())]
+    features = backend.concatenate(shown).reshape(count, -1)
     _, horizon, dof = stage.engines["denoise"].spec.input("state").shape
     state = stage.initial_state((samples * count, int(horizon), int(dof)), context.seed)
-    stage.denoise(state, {"features": backend.upload(np.tile(features, (samples, 1)))}, context)
+    stage.denoise(state, {"features": backend.concatenate([features] * samples)}, context)
     drawn = np.asarray(backend.download(state), np.float32).reshape(samples, count, int(horizon), int(dof))
     chosen, deviation = agree(drawn, spec.number("medoid_above"))
     actions, spread = (blend(c, chunks.starts, spec.vector("blend"), chunks.actions) for c in (chosen, deviation))
@@ -199,7 +203,7 @@ def act_directly(stage: Stage, tensors: Tensors, context: Context) -> dict[str, 
         value = stage.input(tensors, spec.name)
         # Frames come without the batch axis that the engine wants.
         inputs[spec.name] = stage.backend.upload(value[None] if value.ndim + 1 == len(spec.shape) else value)
-    with context.profiler.span(f"{stage.spec.name}: engine", flop=engine.spec.flop):
+    with context.profiler.span(f"{stage.spec.name}: engine", flop=engine.spec.flop, on=stage.backend):
         actions = stage.backend.download(engine.run(inputs)["actions"])
     return {stage.spec.output: unnormalise(actions[0].astype(np.float32), stage.actions, stage.spec.name)}
 

@@ -94,7 +94,10 @@ class Backend(Protocol):
         """Return a host copy of ``tensor``."""
 
     def concatenate(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Return the tensors joined along their first axis."""
+        """Return the tensors joined along their first axis, as a copy of their own also where there is one only."""
+
+    def normalise(self, latents: Tensor, mean: FloatArray, std: FloatArray) -> Tensor:
+        """Return ``(latents - mean) / std``, float32 1 T C H W; ``mean`` and ``std`` hold one number per channel, or one."""
 
     def affine_step(
         self, step: Step, state: Tensor, velocity: Tensor, history: Tensor | None, noise: Tensor | None
@@ -112,11 +115,14 @@ class Backend(Protocol):
     def finite(self, tensor: Tensor) -> bool:
         """Return whether every number of ``tensor`` is finite: one reduction where it lies, numpy's on the host."""
 
-    def mark(self) -> Tensor:
-        """Return a mark on the device's own time line."""
+    def mark(self) -> Tensor | None:
+        """Return a mark on the device's own time line; None where it has none, because a call returns when its work is done."""
+
+    def wait(self, mark: Tensor) -> None:
+        """Wait until the device has come to ``mark``, however much it was given behind it."""
 
     def elapsed(self, start: Tensor, end: Tensor) -> float:
-        """Return the seconds between two marks."""
+        """Return the seconds between two marks, after waiting for the second."""
 
     def synchronize(self) -> None:
         """Wait until the device is idle."""

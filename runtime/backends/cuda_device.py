@@ -89,7 +89,10 @@ class CudaDevice:
         launch(*arguments, stream=self.stream)
 
     def mark(self) -> Any:
-        return self._stream.record(options=EventOptions(timing_enabled=True))
+        return self._stream.record(options=EventOptions(timing_enabled=True, blocking_sync=True))
+
+    def wait(self, mark: Any) -> None:
+        mark.sync()
 
     def elapsed(self, start: Any, end: Any) -> float:
         end.sync()

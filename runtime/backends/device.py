@@ -54,6 +54,10 @@ class DeviceBackend:
             at += part.nbytes
         return made
 
+    def normalise(self, latents: Tensor, mean: FloatArray, std: FloatArray) -> DeviceArray:
+        # The bridge to the same size, without its noise: within rounding what was asked for, and nothing leaves the device.
+        return self.bridge(latents, 1.0 / std, -mean / std, latents, 1.0, 0.0)
+
     def affine_step(
         self, step: Step, state: Tensor, velocity: Tensor, history: Tensor | None, noise: Tensor | None
     ) -> None:
@@ -78,6 +82,9 @@ class DeviceBackend:
 
     def mark(self) -> Any:
         return self.device.mark()
+
+    def wait(self, mark: Any) -> None:
+        self.device.wait(mark)
 
     def elapsed(self, start: Any, end: Any) -> float:
         return self.device.elapsed(start, end)

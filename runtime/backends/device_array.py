@@ -57,8 +57,11 @@ class Device(Protocol):
     def mark(self) -> Any:
         """Return a mark on the stream's time line."""
 
+    def wait(self, mark: Any) -> None:
+        """Wait until the stream has come to ``mark``."""
+
     def elapsed(self, start: Any, end: Any) -> float:
-        """Return the seconds between two marks."""
+        """Return the seconds between two marks, after waiting for the second."""
 
     def synchronize(self) -> None:
         """Wait until the stream is idle."""
@@ -102,6 +105,14 @@ class DeviceArray:
         offset = sum(begin * stride for (begin, _, _), stride in zip(bounds, strides, strict=True))
         shape = (*lengths, *self.shape[len(lengths) :])
         return DeviceArray(shape, self.dtype, self.address + offset * self.itemsize, self.device, self)
+
+    def reshape(self, *shape: int) -> "DeviceArray":
+        """Return the same memory in another shape, of which one size may be -1."""
+        known = prod(size for size in shape if size != -1)
+        sizes = tuple(prod(self.shape) // known if size == -1 else size for size in shape)
+        if prod(sizes) != prod(self.shape):
+            raise InternalError("ARRAY_RESHAPE", f"wanted {list(shape)}, got an array of {list(self.shape)}")
+        return DeviceArray(sizes, self.dtype, self.address, self.device, self)
 
     def bfloat16(self) -> "DeviceArray":
         """Return a float32 array's copy in bfloat16, rounded to nearest, ties to even; by way of the host."""

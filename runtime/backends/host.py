@@ -1,6 +1,5 @@
 """A backend whose memory is the host's: numpy arrays, numpy twins of the kernels, engines from a given loader."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,9 @@ class HostBackend:
     def concatenate(self, tensors: Sequence[Tensor]) -> Tensor:
         return np.concatenate(tensors)
 
+    def normalise(self, latents: Tensor, mean: FloatArray, std: FloatArray) -> Tensor:
+        return (np.asarray(latents, np.float32) - mean[:, None, None]) / std[:, None, None]
+
     def affine_step(
         self, step: Step, state: Tensor, velocity: Tensor, history: Tensor | None, noise: Tensor | None
     ) -> None:
@@ -50,14 +52,18 @@ class HostBackend:
     def finite(self, tensor: Tensor) -> bool:
         return finite(tensor)
 
-    def mark(self) -> Tensor:
-        return time.perf_counter()
+    def mark(self) -> None:
+        """Return nothing: the host's work is done when a call returns."""
+
+    def wait(self, mark: Tensor) -> None:
+        """Do nothing, as there is nothing to wait for."""
 
     def elapsed(self, start: Tensor, end: Tensor) -> float:
-        return float(end - start)
+        """Return nothing: no mark is given, so that no time lies between two."""
+        return 0.0
 
     def synchronize(self) -> None:
-        """Do nothing: the host is idle when a call returns."""
+        """Do nothing, as there is nothing to wait for."""
 
 
 def finite(array: NDArray[np.generic]) -> bool:

@@ -4,7 +4,6 @@ import ctypes
 import importlib
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +184,10 @@ class TorchBackend:
     def concatenate(self, tensors: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(tensors))
 
+    def normalise(self, latents: Tensor, mean: FloatArray, std: FloatArray) -> Tensor:
+        centre, spread = (self.upload(values.astype(np.float32))[:, None, None] for values in (mean, std))
+        return (latents.float() - centre) / spread
+
     def affine_step(
         self, step: Step, state: Tensor, velocity: Tensor, history: Tensor | None, noise: Tensor | None
     ) -> None:
@@ -205,16 +208,17 @@ class TorchBackend:
         # A sum is finite only where all its terms are; on a CPU it takes a twentieth of the time of looking at each.
         return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
 
-    def mark(self) -> Tensor:
+    def mark(self) -> Tensor | None:
         if self._device.type == "cpu":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            return None
+        event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
+    def wait(self, mark: Tensor) -> None:
+        mark.synchronize()
+
     def elapsed(self, start: Tensor, end: Tensor) -> float:
-        if self._device.type == "cpu":
-            return float(end - start)
         end.synchronize()
         return float(start.elapsed_time(end)) / 1e3
 

@@ -373,6 +373,7 @@ class HostDevice:
     def __init__(self):
         self.most = 0
         self.blocks, self.recorded, self.followed, self.replays, self.steps = {}, None, [], 0, 0
+        self.waits = []
 
     def allocate(self, nbytes):
         device = self
@@ -456,6 +457,9 @@ class HostDevice:
 
     def mark(self):
         return time.perf_counter()
+
+    def wait(self, mark):
+        self.waits.append(mark)
 
     def elapsed(self, start, end):
         return end - start

@@ -60,6 +60,68 @@ def test_a_failure_inside_a_span_is_timed_too():
     assert [(span.name, span.depth) for span in profiler.spans] == [("a", 0), ("b", 0)]
 
 
+class Device:
+    """A device whose work, ``takes`` seconds a piece, begins when the one before is done."""
+
+    def __init__(self, clock, takes):
+        self.clock, self.takes, self.busy_until = clock, takes, 0.0
+
+    def give(self):
+        self.busy_until = max(self.busy_until, self.clock.now) + self.takes
+
+    def mark(self):
+        return max(self.busy_until, self.clock.now)
+
+    def elapsed(self, start, end):
+        return end - start
+
+
+def on_device():
+    clock = Clock()
+    profiler, device = Profiler(clock), Device(clock, 2.0)
+    with profiler.span("preview", on=device):
+        for _ in range(3):
+            with profiler.span("preview: engine", flop=1.0, on=device):
+                clock.now += 0.25
+                device.give()
+        clock.now = device.busy_until
+    return profiler
+
+
+def test_a_device_that_works_behind_the_host_is_timed_by_its_own_marks():
+    *parts, stage = on_device().spans
+    assert [part.duration_s for part in parts] == [0.25] * 3, "giving it the work"
+    assert [part.device_start_s for part in parts] == [100.0, 102.25, 104.25]
+    assert [part.device_s for part in parts] == [2.25, 2.0, 2.0]
+    assert (stage.duration_s, stage.device_start_s, stage.device_s) == (6.25, 100.0, 6.25)
+
+
+def test_the_trace_has_a_line_for_the_device_where_it_has_time_of_its_own():
+    events = on_device().chrome_trace()["traceEvents"]
+    assert [(event["tid"], event["ts"], event["dur"]) for event in events if "engine" in event["name"]] == [
+        (1, 0.0, 0.25e6), (1, 0.25e6, 0.25e6), (1, 0.5e6, 0.25e6),
+        (2, 0.0, 2.25e6), (2, 2.25e6, 2e6), (2, 4.25e6, 2e6),
+    ]  # fmt: skip
+    assert {event["tid"] for event in recorded().chrome_trace()["traceEvents"]} == {1}
+
+
+def test_marks_of_a_stage_that_failed_are_forgotten():
+    clock = Clock()
+    profiler, device = Profiler(clock), Device(clock, 1.0)
+
+    def fail():
+        with profiler.span("a", on=device):
+            with profiler.span("a: engine", on=device):
+                device.give()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with profiler.span("b", on=device):
+        clock.now += 2.0
+    assert [span.device_s for span in profiler.spans] == [None, None, 1.0]
+
+
 def test_a_span_costs_microseconds():
     profiler, started = Profiler(), time.perf_counter()
     for _ in range(2000):
