@@ -1,7 +1,7 @@
 PYTHON ?= python
 PACKAGES = runtime robots models training export kernels
 
-.PHONY: dev links check lint types contracts test soak mutation bench precision cubins gpu prove-tensorrt clean
+.PHONY: dev links check lint types contracts test soak mutation bench precision cubins gpu gpu-plan gpu-tests prove-tensorrt clean
 
 dev:            ## install everything into the active venv
 	$(PYTHON) -m pip install -e ".[dev]"
@@ -44,11 +44,14 @@ precision:      ## what each precision does to the trained a1_tiny, into docs/pr
 cubins: links   ## every kernel for every GPU, ahead of time, without one (ARCH="90" for some)
 	PYTHONPATH=build/links $(PYTHON) -m dvgwm.kernels.aot --out runtime/cubins $(if $(ARCH),--arch $(ARCH))
 
-gpu: links      ## everything that needs a GPU, installed or not: correctness, then the benchmark that decides; goes on where it was
-	PYTHONPATH=build/links $(PYTHON) -m dvgwm.kernels.aot --out runtime/cubins \
-	  --arch $$($(PYTHON) -c "import torch; print('%d%d' % torch.cuda.get_device_capability())")
-	-PYTHONPATH=build/links $(PYTHON) -m pytest -m gpu -p no:cacheprovider -W default
-	PYTHONPATH=build/links $(PYTHON) benchmarks/gpu
+gpu:            ## what this GPU makes of the full-size system, installed or not: a table, a plot, the setting to use; goes on where it was
+	$(PYTHON) -m benchmarks.gpu --deadline $(or $(DEADLINE),3600) $(if $(OUT),--out $(OUT)) $(if $(ONLY),--only $(ONLY))
+
+gpu-plan:       ## the same on a machine that is lent in pieces: which calls to make, and what to bring
+	$(PYTHON) -m benchmarks.gpu --plan
+
+gpu-tests: links ## the tests that want a GPU, installed or not
+	PYTHONPATH=build/links $(PYTHON) -m pytest -m gpu -p no:cacheprovider -W default
 
 prove-tensorrt: ## on a robot PC: compile a bundle with TensorRT, hold it against the CPU, time it (BUNDLE=engines/dvgwm_5b); goes on where it was
 	$(PYTHON) benchmarks/robot_pc $(if $(BUNDLE),--bundle $(BUNDLE))

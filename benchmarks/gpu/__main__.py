@@ -1,112 +1,151 @@
-"""The benchmark that decides: everything that needs a GPU, most important first, each part in a process of its own.
+"""The benchmark that decides, on a lent machine or on a lab's own: what this card makes of the full-size system.
 
-    python benchmarks/gpu                      # all parts, those already recorded for this code and GPU left out
-    python benchmarks/gpu --parts preview      # some of them
-    python benchmarks/gpu --device cpu --preset test_tiny --rounds 1 --out /tmp/trial.jsonl    # the code, not the figures
+    python -m benchmarks.gpu                            # every part, in the order of its worth; goes on where it was
+    python -m benchmarks.gpu --plan                     # the calls to make where each may take nine minutes, and what to bring
+    python -m benchmarks.gpu --only preview decode      # some parts
+    python -m benchmarks.gpu --out FILE --after FILE    # rows elsewhere, those of an earlier run taken over
+    python -m benchmarks.gpu --device cpu --preset test_tiny --rounds 1 --out /tmp/trial.jsonl    # the code, not the figures
 
-Rows go to benchmarks/results/gpu.jsonl, the plot beside it. Networks have seeded random weights: figures are times, memory
-and distances between variants, never quality.
+Run it in the project's folder; nothing has to be installed but the libraries that it names. Every row is written as soon as
+it is measured, and measured again only where its code, the libraries or the machine changed. Networks have seeded random
+weights: figures are times, memory and distances between variants, never quality. Its last page is beside the rows: a table
+against the paper's 88.7 s, a plot, and the setting to use on this card.
 """
 
 import argparse
+import ctypes
 import importlib
-import json
+import importlib.util
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-HERE = Path(__file__).parent
-RESULTS = HERE.parent / "results" / "gpu.jsonl"
-PARTS = ("ceilings", "attention", "preview", "decode", "refine", "plan", "kernels", "one_stage", "package")
-LIMIT_S = 600
+from .code import ROOT
+from .parts import PARTS
+from .rows import DONE, Rows, key_of
+
+RESULTS = ROOT / "benchmarks" / "results" / "gpu.jsonl"
+PR_SET_PDEATHSIG = 1
+LINKS = ROOT / "build" / "links"
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     made = argparse.ArgumentParser(
-        prog="python benchmarks/gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.gpu",
+        description=__doc__,
+        epilog="parts:\n" + "\n".join(f"  {part.name:<10} {part.about}" for part in PARTS.values()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
+    made.add_argument("--out", type=Path, default=RESULTS, help="where rows are appended (default: %(default)s)")
+    made.add_argument(
+        "--after", type=Path, metavar="FILE", help="rows of an earlier run, to go on from where --out is none"
+    )
+    made.add_argument(
+        "--deadline", type=float, default=540, metavar="S", help="seconds for all of it (default: %(default)s)"
+    )
+    made.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help="these parts")
+    made.add_argument(
+        "--plan", action="store_true", help="say which calls to make and what to bring, and measure nothing"
+    )
     made.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="cpu tries the code where there is no GPU"
     )
     made.add_argument("--preset", default="dvgwm_5b", help="size of the networks (default: %(default)s)")
     made.add_argument("--rounds", type=int, default=10, help="timed runs of each variant (default: %(default)s)")
-    made.add_argument("--out", type=Path, default=RESULTS, help="where rows are appended (default: %(default)s)")
-    made.add_argument("--deadline", type=float, default=3600, help="seconds for all of them (default: %(default)s)")
-    made.add_argument("--again", action="store_true", help="measure parts that are recorded already, too")
-    made.add_argument("--one", help=argparse.SUPPRESS)
+    made.add_argument(
+        "--variant-limit", type=float, metavar="S", help="for one variant (default: what each part states)"
+    )
+    made.add_argument("--one", choices=PARTS, help=argparse.SUPPRESS)
     return made
 
 
 def main() -> int:
-    """Run the parts and return how many failed."""
+    """Measure what is not recorded yet, write the last page, and return 1 if a part did not come to its end."""
     options = parser().parse_args()
-    try:
-        import torch
-        from measure import Bench, facts
-    except ImportError as error:
-        print(f"E2 BENCH_MISSING wanted torch and dvgwm ({error}); `make gpu` sets the path", file=sys.stderr)
-        return 2
-    if options.device == "cuda" and not torch.cuda.is_available():
-        print(
-            "E2 BENCH_GPU wanted a CUDA GPU, found none; --device cpu --preset test_tiny tries the code",
-            file=sys.stderr,
-        )
-        return 2
-    here = facts(options.device)
-    if options.one:
-        part(Bench(options.one, options.device, options.preset, options.rounds, options.out, here))
+    os.chdir(ROOT)
+    options.out = options.out.absolute()
+    linked()
+    if options.plan:
+        from .calls import told
+
+        print(told(options.out, options.only))
         return 0
-    failed, end = [], time.monotonic() + options.deadline
-    for name in options.parts:
-        if not options.again and recorded(options.out, name, here):
-            print(f"== {name}: recorded for this code and GPU already (--again measures it anew)", flush=True)
-            continue
-        print(f"== {name}", flush=True)
-        if not finished(name, options, min(LIMIT_S, end - time.monotonic())):
-            failed.append(name)
-    if options.out.is_file():
-        from plot import draw
+    if importlib.util.find_spec("torch") is None:
+        print("E2 BENCH_TORCH wanted torch, found none; nothing can be measured without it", file=sys.stderr)
+        return 2
+    import torch
 
-        print(f"plot: {draw(options.out)}")
-    print(
-        f"{len(options.parts) - len(failed)} of {len(options.parts)} parts done"
-        + (f", failed: {failed}" if failed else "")
-    )
-    return 1 if failed else 0
+    if options.device == "cuda" and not torch.cuda.is_available():
+        remedy = "--device cpu --preset test_tiny tries the code, --plan says what to bring to one"
+        print(f"E2 BENCH_GPU wanted a CUDA GPU, found none; {remedy}", file=sys.stderr)
+        return 2
+    return one(options) if options.one else every(options)
 
 
-def recorded(file: Path, name: str, here: dict[str, object]) -> bool:
-    """Return whether ``name`` was measured to its end on this GPU with this code."""
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    wanted = (name, "done", here["source"], here["gpu"])
-    return any((row["part"], row["name"], row["source"], row["gpu"]) == wanted for row in rows)
+def linked() -> None:
+    """Make ``dvgwm`` importable where it is not installed, for this process and its children."""
+    if importlib.util.find_spec("dvgwm") is None:
+        subprocess.run(["make", "-s", "links", f"PYTHON={sys.executable}"], cwd=ROOT, check=True)
+        sys.path.insert(0, str(LINKS))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(LINKS), os.environ.get("PYTHONPATH", "")]))
 
 
-def finished(name: str, options: argparse.Namespace, limit_s: float) -> bool:
-    """Run one part in a process of its own and return whether it came to its end in time."""
-    if limit_s <= 0:
-        print(f"{name}: no time is left for it", flush=True)
-        return False
-    command = [sys.executable, str(HERE), "--one", name, "--device", options.device, "--preset", options.preset]
-    command += ["--rounds", str(options.rounds), "--out", str(options.out)]
-    try:
-        return subprocess.run(command, timeout=limit_s, check=False).returncode == 0
-    except subprocess.TimeoutExpired:
-        print(f"{name}: stopped after {limit_s:.0f} s; its rows so far are kept", flush=True)
-        return False
+def rows_of(options: argparse.Namespace, name: str) -> Rows:
+    """Return the rows of one part with this code on this machine."""
+    from .machine import facts
+
+    here = facts(options.device)
+    key = key_of(PARTS[name].code, here, options.preset)
+    return Rows(options.out, name, key, {**here, "preset": options.preset})
 
 
-def part(bench: object) -> None:
-    """Measure one part and record that it is done."""
-    # One module each: what a part does not need may be missing.
-    module = {"ceilings": "kernel_parts", "attention": "attention_parts", "kernels": "kernel_parts", "decode": "plan_parts",
-              "plan": "plan_parts", "package": "plan_parts"}.get(bench.part, "denoiser_parts")  # fmt: skip
+def one(options: argparse.Namespace) -> int:
+    """Measure one part in this process and record that it is done."""
+    from .measure import Bench
+
+    ctypes.CDLL(None).prctl(
+        PR_SET_PDEATHSIG, signal.SIGKILL
+    )  # a part whose run was killed measures nothing behind its back
+    bench = Bench(options.device, options.preset, options.rounds, rows_of(options, options.one))
     started = time.perf_counter()
-    getattr(importlib.import_module(module), f"run_{bench.part}")(bench)
-    bench.row("done", wall_s=time.perf_counter() - started)
+    module = importlib.import_module(f".{PARTS[options.one].module}", __package__)
+    getattr(module, f"run_{options.one}")(bench)
+    bench.row(DONE, wall_s=time.perf_counter() - started)
+    return 0
+
+
+def every(options: argparse.Namespace) -> int:
+    """Measure the parts that are asked for, one after another."""
+    from .report import write_report
+    from .runner import Limits, run_part
+
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if options.after and not options.out.is_file() and options.after.is_file():
+        shutil.copyfile(options.after, options.out)
+    end_s, left = time.monotonic() + options.deadline, dict[str, str]()
+    words = ["--device", options.device, "--preset", options.preset, "--rounds", str(options.rounds)]
+    for name in options.only:
+        rows = rows_of(options, name)
+        missing = PARTS[name].missing
+        print(f"== {name}: {PARTS[name].about}", flush=True)
+        if rows.find(DONE):
+            print("recorded already with this code on this machine", flush=True)
+        elif missing:
+            left[name] = f"wants {', '.join(missing)}"
+        else:
+            limits = Limits(end_s, options.variant_limit or PARTS[name].limit_s)
+            left |= {name: why} if (why := run_part(rows, [*words, "--out", str(options.out)], limits)) else {}
+        if name in left:
+            print(f"{name}: {left[name]}", flush=True)
+    print(write_report(options.out, rows_of(options, options.only[0]).facts))
+    for name, why in left.items():
+        print(f"not done: {name}: {why}")
+    return 1 if left else 0
 
 
 if __name__ == "__main__":

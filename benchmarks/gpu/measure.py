@@ -1,88 +1,109 @@
-"""Timing on the device's own clock, rows as they are measured, and what a row has to say of itself."""
+"""Timing on the device's own clock, and one part's figures as they are measured."""
 
-import hashlib
 import json
 import math
-import platform
-import shutil
 import statistics
-import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+from .rows import Rows, read
+
+SPOILED = 75
+"""The exit code of a part whose GPU context is spoiled: another process goes on behind what spoiled it."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where figures come from and go to; ``rounds`` timed runs of each variant, in turn."""
+    """One part under measurement on ``device``: the networks' size, ``rounds`` timed runs of each variant, its rows."""
 
-    part: str
     device: str
     preset: str
     rounds: int
-    file: Path
-    facts: Mapping[str, object]
+    rows: Rows
+
+    @property
+    def part(self) -> str:
+        """The part's name."""
+        return self.rows.part
+
+    @property
+    def small(self) -> bool:
+        """Whether this is a trial on a machine without a GPU: sizes shrink, the code is the same."""
+        return self.device != "cuda"
+
+    @property
+    def has_fp8(self) -> bool:
+        """Whether the device has instructions for FP8; on a CPU the plain twins run."""
+        return self.small or torch.cuda.get_device_capability() >= (8, 9)
 
     def row(self, name: str, **figures: object) -> None:
-        """Append one row at once, so that a run cut short keeps what it had, and show it."""
-        row = {"part": self.part, "name": name, **figures}
-        with self.file.open("a") as file:
-            file.write(json.dumps(row | dict(self.facts)) + "\n")
+        """Write one row at once, so that a run cut short keeps what it had, and show it."""
+        row = self.rows.add(name, figures)
         shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
-        print("  ".join(f"{key}={value}" for key, value in shown.items()), flush=True)
+        hidden = self.rows.facts.keys() | {"key", "part"}
+        print("  ".join(f"{key}={value}" for key, value in shown.items() if key not in hidden), flush=True)
+
+    def median(self, name: str, variant: str) -> float | None:
+        """Return the recorded seconds of a variant, None where it has none."""
+        return (self.rows.find(name, variant) or {}).get("median_s")
+
+    def refused(self, name: str, variant: str) -> bool:
+        """Return whether a variant was tried and failed."""
+        return "refused" in (self.rows.find(name, variant) or {})
+
+    def wanted(self, name: str, variants: Iterable[str]) -> Iterator[str]:
+        """Yield the variants of which there is no row yet."""
+        for variant in variants:
+            if self.rows.find(name, variant) is None:
+                yield variant
+
+    @contextmanager
+    def trying(self, name: str, variant: str) -> Iterator[None]:
+        """Measure one variant inside: if it fails a row says why, and if its process dies the parent writes that row."""
+        running = running_file(self.rows.file)
+        running.write_text(json.dumps([self.part, name, variant]))
+        sys.audit("dvgwm.benchmark", name, variant)
+        try:
+            yield
+        except Exception as error:  # a compiler's and a library's errors have no common base
+            self.row(name, variant=variant, refused=f"{type(error).__name__}: {str(error).strip()[:300]}")
+            if self.device == "cuda":
+                self._leave_if_spoiled()
+        finally:
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+        running.unlink(missing_ok=True)
+
+    def _leave_if_spoiled(self) -> None:
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            running_file(self.rows.file).unlink(missing_ok=True)
+            raise SystemExit(SPOILED) from None
+
+    def ceilings(self) -> dict[str, float]:
+        """Return the best rates recorded for this GPU: FLOP/s in bf16 and FP8, bytes/s copied."""
+        best: dict[str, float] = {}
+        for row in read(self.rows.file):
+            if row["part"] == "ceilings" and row.get("gpu") == self.rows.facts["gpu"] and row.get("rate"):
+                best[row["kind"]] = max(best.get(row["kind"], 0.0), row["rate"])
+        return best
 
 
-def facts(device: str) -> dict[str, object]:
-    """Return the machine, the versions and the commit of a row."""
-    made: dict[str, object] = {"commit": commit(), "source": source(), "gpu": None, "python": platform.python_version()}
-    made |= {name: installed(name) for name in ("torch", "triton", "diffusers", "cuda-core")}
-    if device == "cuda":
-        query = ["nvidia-smi", "--query-gpu=driver_version,power.limit,clocks.max.sm", "--format=csv,noheader"]
-        smi = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-        properties = torch.cuda.get_device_properties(0)
-        made |= {
-            "gpu": properties.name,
-            "capability": f"{properties.major}.{properties.minor}",
-            "driver, power limit, clock": smi,
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-        }
-    return made
+def running_file(rows: Path) -> Path:
+    """Return where a part says what it measures: who finds it there knows what a process died of."""
+    return rows.with_suffix(".running")
 
 
-def commit() -> str | None:
-    """Return the commit, marked where more than recorded results differs from it; none without git."""
-    if shutil.which("git") is None:
-        return None
-    git = ["git", "-C", str(ROOT)]
-    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
-    changes = [*git, "status", "--porcelain", "--", ".", ":!benchmarks/results"]
-    dirty = subprocess.run(changes, capture_output=True, text=True, check=False).stdout.strip()
-    return (head.stdout.strip() + ("-dirty" if dirty else "")) or None
-
-
-def source() -> str:
-    """Return a hash of the code under measurement: what a recorded part is valid for."""
-    digest = hashlib.sha256()
-    for folder in ("kernels", "models", "export", "runtime", "benchmarks/gpu"):
-        for file in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def installed(name: str) -> str | None:
-    """Return the version of an installed package."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def ratio(over: float | None, under: float | None) -> float | None:
+    """Return a quotient, None where either is not known."""
+    return None if over is None or under is None else over / under
 
 
 def synchronize(device: str) -> None:
@@ -106,41 +127,31 @@ def seconds(work: Callable[[], object], device: str) -> float:
     return start.elapsed_time(end) / 1e3
 
 
-def alternate(variants: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, tuple[float, float]]:
-    """Return median and maximum seconds of each variant, one run of each in turn, after two that do not count."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(rounds + 2):
-        for name, work in variants.items():
-            taken = seconds(work, device)
-            if turn >= 2:
-                times[name].append(taken)
-    return {name: (statistics.median(found), max(found)) for name, found in times.items()}
+def timed(work: Callable[[], object], rounds: int, device: str) -> dict[str, float]:
+    """Return median and maximum seconds of ``work``, its launches among them, after two runs that do not count."""
+    taken = [seconds(work, device) for _ in range(rounds + 2)][2:]
+    return {"median_s": statistics.median(taken), "max_s": max(taken)}
 
 
-def replayed(
-    variants: Mapping[str, Callable[[], object]], rounds: int, device: str, inner: int = 10
-) -> dict[str, tuple[float, float]]:
-    """`alternate` on CUDA graphs of ``inner`` runs each, seconds of one: no Python, no launch is in the figure.
+def replayed(work: Callable[[], object], rounds: int, device: str, inner: int = 10) -> dict[str, object]:
+    """`timed` on a CUDA graph of ``inner`` runs, seconds of one: no Python and no launch is in the figure.
 
-    Variants have to have run once before. On a CPU, and what a graph cannot hold, is timed as it is.
+    With launches it is ``launched_s``; ``timed`` says what ``median_s`` is of: "graph", "host" on a CPU, or why no graph holds
+    the work. It has to have run once before.
     """
+    launched = timed(work, rounds, device)
     if device != "cuda":
-        return alternate(variants, rounds, device)
-    graphs: dict[str, Callable[[], object]] = {}
-    counts = {}
-    for name, work in variants.items():
-        graph = torch.cuda.CUDAGraph()
-        try:
-            torch.cuda.synchronize()
-            with torch.cuda.graph(graph):
-                for _ in range(inner):
-                    work()
-            graphs[name], counts[name] = graph.replay, inner
-        except Exception as error:  # a library's errors have no common base
-            print(f"{name}: not in a graph ({str(error).strip()[:120]}); its launches are in its time", flush=True)
-            graphs[name], counts[name] = work, 1
-    times = alternate(graphs, rounds, device)
-    return {name: (median / counts[name], slowest / counts[name]) for name, (median, slowest) in times.items()}
+        return launched | {"launched_s": launched["median_s"], "timed": "host"}
+    graph = torch.cuda.CUDAGraph()
+    try:
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            for _ in range(inner):
+                work()
+    except RuntimeError as error:
+        return launched | {"launched_s": launched["median_s"], "timed": f"launches: {str(error).strip()[:120]}"}
+    found = {name: taken / inner for name, taken in timed(graph.replay, rounds, device).items()}
+    return found | {"launched_s": launched["median_s"], "timed": "graph"}
 
 
 def first_call(work: Callable[[], object], device: str) -> float:
@@ -170,23 +181,6 @@ def weight_bytes(module: torch.nn.Module) -> int:
     return sum(tensors.values())
 
 
-def usable(
-    bench: Bench, name: str, works: Mapping[str, Callable[[], object]]
-) -> tuple[dict[str, float], dict[str, object]]:
-    """Return the first call's seconds and result of every variant that runs; one that does not gets a row that says why."""
-    starts, results = {}, {}
-    for variant, work in works.items():
-        started = time.perf_counter()
-        try:
-            results[variant] = work()
-            synchronize(bench.device)
-        except Exception as error:  # a compiler's and a library's errors have no common base
-            bench.row(name, variant=variant, refused=f"{type(error).__name__}: {str(error).strip()[:160]}", loss="none")
-            continue
-        starts[variant] = time.perf_counter() - started
-    return starts, results
-
-
 def relative(ours: torch.Tensor, reference: torch.Tensor) -> float:
     """Return the relative L2 error."""
     ours, reference = ours.double(), reference.double()
@@ -197,14 +191,3 @@ def psnr(ours: torch.Tensor, reference: torch.Tensor) -> float:
     """Return the peak signal-to-noise ratio of uint8 frames, in dB."""
     error = (ours.double() - reference.double()).pow(2).mean()
     return math.inf if error == 0 else float(10 * torch.log10(255.0**2 / error))
-
-
-def ceilings(file: Path, gpu: object) -> dict[str, float]:
-    """Return the best rates recorded for this GPU: FLOP/s in bf16 and FP8, bytes/s copied."""
-    best: dict[str, float] = {}
-    if file.is_file():
-        for line in file.read_text().splitlines():
-            row = json.loads(line)
-            if row["part"] == "ceilings" and row["gpu"] == gpu and "rate" in row:
-                best[row["kind"]] = max(best.get(row["kind"], 0.0), row["rate"])
-    return best

@@ -4,6 +4,7 @@ import ctypes
 import importlib
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +46,14 @@ class _Weights:
 
 
 class TorchEngine:
-    """One AOTInductor package; on a GPU one captured graph per set of shapes, unless tensors are carried."""
+    """One AOTInductor package; on a GPU one captured graph per set of shapes, unless tensors are carried.
+
+    ``uncaptured`` says why a package is launched kernel by kernel nevertheless, empty where it is not.
+    """
 
     def __init__(self, path: Path, spec: EngineSpec, device: torch.device, weights: _Weights) -> None:
         self.spec = spec
+        self.uncaptured = ""
         self._device = device
         try:
             # Single-threaded is what a capture wants: a runner that threads share asks for its last run's event.
@@ -76,9 +81,17 @@ class TorchEngine:
         tensors = {name: torch.zeros(shape, dtype=dtypes[name], device=self._device) for name, shape in shapes.items()}
         outputs = self.run(tensors)
         if self._device.type == "cuda" and not self.spec.carry:
-            inputs = [tensors[item.name] for item in self.spec.inputs]
-            self._graphs[tuple(tensor.shape for tensor in inputs)] = _Captured(self._model, inputs)
+            self._capture([tensors[item.name] for item in self.spec.inputs])
         return outputs
+
+    def _capture(self, inputs: Sequence[torch.Tensor]) -> None:
+        """Keep a captured graph for inputs of these shapes; without one the same numbers come later."""
+        try:
+            self._graphs[tuple(tensor.shape for tensor in inputs)] = _Captured(self._model, inputs)
+        except RuntimeError as error:
+            self.uncaptured = str(error).strip().split("\n")[0]
+            message = f"{self.spec.file} runs without a CUDA graph, and slower for it: {self.uncaptured}"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
 
     @torch.inference_mode()
     def run(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

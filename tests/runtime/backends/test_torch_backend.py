@@ -80,6 +80,18 @@ def test_a_package_is_its_module(package, engine):
     assert not torch.allclose(outputs["next"], engine.run(inputs | {"past": inputs["past"] + 1})["next"])
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here a capture works")
+def test_a_package_that_cannot_be_captured_runs_without_and_says_why(package, engine):
+    _, graph, _ = package
+    inputs = dict(graph.inputs)
+    before = {name: tensor.clone() for name, tensor in engine.run(inputs).items()}
+    with pytest.warns(RuntimeWarning, match=r"net\.pt2 runs without a CUDA graph, and slower for it: .*CUDA"):
+        engine._capture(list(inputs.values()))
+    assert "CUDA" in engine.uncaptured
+    after = engine.run(inputs)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
 @pytest.mark.parametrize("side", ["inputs", "outputs"])
 @pytest.mark.parametrize(
     "change", [{"shape": (2, 3, 17)}, {"shape": ("branches", 3, 16)}, {"shape": (6, 16)}, {"dtype": "float16"}]

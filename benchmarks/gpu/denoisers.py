@@ -1,13 +1,12 @@
 """The full-size networks: what a user would pick (diffusers, eager and compiled) beside ours, in turn in one process."""
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
-from measure import Bench, alternate, ceilings, first_call, relative, weight_bytes, working_bytes
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -23,6 +22,8 @@ from dvgwm.models.sizes import DiT, Preset
 from dvgwm.runtime.samplers.rows import build_sampler
 from dvgwm.runtime.samplers.spec import SamplerSpec
 
+from .measure import Bench, first_call, ratio, relative, timed, weight_bytes, working_bytes
+
 OURS = ("bfloat16", "bfloat16_kernel", "fp8", "fp8_kernel", "fp8_8bit", "fp8_fp8")
 CHECKED_STEPS = 3
 """Sampler steps after which every variant's latents are compared with float32's."""
@@ -34,21 +35,9 @@ torch._dynamo.config.recompile_limit = 64
 torch._dynamo.config.fail_on_recompile_limit_hit = True
 
 
-def sized(bench: Bench) -> Preset:
-    """Return the preset under measurement."""
-    return preset(bench.preset)
-
-
-def best(bench: Bench) -> str:
-    """Return the precision that is fastest on this device, of those that were measured."""
-    return "fp8_kernel" if "fp8_kernel" in ours(bench) else "bfloat16_kernel"
-
-
 def ours(bench: Bench) -> tuple[str, ...]:
     """Return the precisions that this device has instructions for."""
-    if bench.device == "cuda" and torch.cuda.get_device_capability() < (8, 9):
-        return OURS[:2]
-    return OURS
+    return OURS if bench.has_fp8 else OURS[:2]
 
 
 def chosen_attention(device: str, heads: int, width: int) -> str:
@@ -101,16 +90,18 @@ class Denoiser:
             affine_step(state, velocity, None, None, step.coefficients())
         return state
 
-    def variants(self, names: tuple[str, ...]) -> dict[str, Callable[[], tuple[Run, int]]]:
+    def variants(self) -> dict[str, Callable[[], tuple[Run, int]]]:
         """Return what makes each variant and counts its weights' bytes: diffusers eager, compiled, then ours by precision.
 
         They are made in this order, one at a time. Compiled means block by block, theirs as ours.
         """
-        made: dict[str, Callable[[], tuple[Run, int]]] = {"diffusers eager": self._diffusers}
-        if self.bench.device == "cuda":
-            made["diffusers compile"] = self._compiled
+        made: dict[str, Callable[[], tuple[Run, int]]] = {
+            "diffusers eager": self._diffusers,
+            "diffusers compile": self._compiled,
+        }
+        if not self.bench.small:  # cuDNN's is a GPU's
             made["diffusers compile, cuDNN attention"] = lambda: self._compiled(SDPBackend.CUDNN_ATTENTION)
-        return made | {name: lambda name=name: self._fused(name) for name in names}
+        return made | {name: lambda name=name: self._fused(name) for name in OURS}
 
     def _diffusers(self) -> tuple[Run, int]:
         return self.engine(self.plain), weight_bytes(self.plain)
@@ -130,9 +121,8 @@ class Denoiser:
     def _fused(self, name: str) -> tuple[Run, int]:
         torch.compiler.reset()
         fused = FusedTransformer(self.plain, PRECISIONS[name])
-        if self.bench.device == "cuda":
-            for block in fused.blocks:
-                block.compile(dynamic=False)
+        for block in fused.blocks:
+            block.compile(dynamic=False)
         return self.engine(fused), weight_bytes(fused)
 
     def _count(self, branches: int) -> tuple[float, float]:
@@ -148,70 +138,83 @@ class Denoiser:
         width = self.dit.heads * self.dit.head_width
         return counter.get_total_flops(), 4 * branches * self.dit.layers * tokens**2 * width
 
-    def floor_s(self, name: str) -> float:
-        """Return the shortest time that this machine's measured matrix rates allow a variant."""
-        best = ceilings(self.bench.file, self.bench.facts["gpu"])
-        bf16, fp8 = best.get("bf16", math.nan), best.get("fp8", math.nan)
-        products = fp8 if name.startswith("fp8") else bf16
-        scores = fp8 if name.endswith(("8bit", "fp8_fp8")) else bf16
+    def floor_s(self, name: str) -> float | None:
+        """Return the shortest time that this machine's measured matrix rates allow a variant, None before they are."""
+        best = self.bench.ceilings()
+        products = best.get("fp8" if name.startswith("fp8") else "bf16")
+        scores = best.get("fp8" if name.endswith(("8bit", "fp8_fp8")) else "bf16")
+        if products is None or scores is None:
+            return None
         return (self.flop - self.attention_flop) / products + self.attention_flop / scores
 
 
-def run_denoiser(bench: Bench, stage: str, denoiser: Denoiser, names: tuple[str, ...], calls: int) -> None:
-    """Record one forward of every variant, its memory, first call, error after a few steps, and share of its floor.
+def attention_of(denoiser: Denoiser, name: str) -> str:
+    """Return which attention a variant computes with."""
+    if name in OURS:
+        kind = PRECISIONS[name].attention
+        return "the library's" if kind == "library" else f"ours ({kind})"
+    if "cuDNN" in name:
+        return "cuDNN's"
+    return f"torch's choice ({chosen_attention(denoiser.bench.device, denoiser.dit.heads, denoiser.dit.head_width)})"
 
-    A row is written as soon as its variant is measured, and a variant that does not run gets one that says why.
-    """
-    title, baselines = f"{stage} forward", {}
-    state, time = denoiser.state.bfloat16(), torch.tensor([499.0 if not denoiser.flow else 0.5], device=bench.device)
-    theirs = chosen_attention(bench.device, denoiser.dit.heads, denoiser.dit.head_width)
-    for name, make in denoiser.variants(names).items():
-        try:
-            run, held = make()
-            start = first_call(lambda run=run: run(state, time), bench.device)
-            error = math.nan
-            if denoiser.reference is not None:
-                error = relative(denoiser.steps(run, torch.bfloat16), denoiser.reference)
-            memory = working_bytes(lambda run=run: run(state, time), bench.device)
-            median, slowest = alternate({name: lambda run=run: run(state, time)}, bench.rounds, bench.device)[name]
-        except Exception as error:  # a compiler's and a library's errors have no common base
-            bench.row(title, variant=name, refused=f"{type(error).__name__}: {str(error).strip()[:300]}", loss="none")
-            continue
-        finally:
-            run = None
-            if bench.device == "cuda":
-                torch.cuda.empty_cache()
-        baselines[name] = median
-        eager, compiled = (baselines.get(f"diffusers {way}", math.nan) for way in ("eager", "compile"))
-        bench.row(
-            title, variant=name, median_s=median, max_s=slowest, calls=calls, stage_s=calls * median,
-            first_call_s=start, weight_bytes=held, working_bytes=memory, flop=denoiser.flop,
-            rate=denoiser.flop / median, share_of_floor=denoiser.floor_s(name) / median, against_eager=eager / median,
-            against_compile=compiled / median, relative_l2=error, loss="bounded",
-            kernels="compiled on the spot" if name in OURS else "torch's",
-            attention=theirs if name in ("diffusers eager", "diffusers compile") else None,
-        )  # fmt: skip
+
+def run_denoiser(bench: Bench, stage: str, make: Callable[[], Denoiser], calls: int, names: tuple[str, ...]) -> None:
+    """Record one forward of every variant, its memory, first call, error after a few steps, and share of its floor."""
+    title, denoiser = f"{stage} forward", None
+    baselines = ("diffusers eager", "diffusers compile", "diffusers compile, cuDNN attention")
+    for name in bench.wanted(title, (*baselines[: 2 if bench.small else 3], *names)):
+        with bench.trying(title, name):
+            denoiser = denoiser or make()  # not where all is recorded
+            measure(bench, title, denoiser, name, calls)
+
+
+def measure(bench: Bench, title: str, denoiser: Denoiser, name: str, calls: int) -> None:
+    """Record one forward of one variant; what it holds is free when this returns."""
+    state = denoiser.state.bfloat16()
+    time = torch.tensor([0.5 if denoiser.flow else 499.0], device=bench.device)
+    run, held = denoiser.variants()[name]()
+    work = partial(run, state, time)
+    start, likeness = first_call(work, bench.device), {}
+    if denoiser.reference is not None:
+        likeness["relative_l2"] = relative(denoiser.steps(run, torch.bfloat16), denoiser.reference)
+    memory = working_bytes(work, bench.device)
+    found = timed(work, bench.rounds, bench.device)
+    median = found["median_s"]
+    eager, compiled = bench.median(title, "diffusers eager"), bench.median(title, "diffusers compile")
+    bench.row(
+        title, variant=name, **found, calls=calls, stage_s=calls * median, first_call_s=start,
+        weight_bytes=held, working_bytes=memory, flop=denoiser.flop, rate=denoiser.flop / median,
+        floor_s=denoiser.floor_s(name), share_of_floor=ratio(denoiser.floor_s(name), median),
+        **beside(median, eager=eager, compile=compiled), **likeness,
+        loss="bounded", kernels="compiled on the spot" if name in OURS else "torch's",
+        attention=attention_of(denoiser, name),
+    )  # fmt: skip
+
+
+def beside(median: float, **baselines: float | None) -> dict[str, float]:
+    """Return the time of every baseline that is recorded in shares of this one's."""
+    return {f"against_{name}": taken / median for name, taken in baselines.items() if taken is not None}
 
 
 def run_preview(bench: Bench) -> None:
     """The preview: two branches, 50 steps."""
-    size = sized(bench)
-    denoiser = Denoiser(bench, size, size.preview, size.low, 2, flow=False, referenced=True)
-    run_denoiser(bench, "preview", denoiser, ours(bench), size.sampling.preview_steps)
+    size = preset(bench.preset)
+    make = partial(Denoiser, bench, size, size.preview, size.low, 2, flow=False, referenced=True)
+    run_denoiser(bench, "preview", make, size.sampling.preview_steps, ours(bench))
 
 
 def run_refine(bench: Bench) -> None:
     """The refiner: one branch, 4 steps."""
-    size = sized(bench)
+    size = preset(bench.preset)
     assert size.refiner is not None
-    denoiser = Denoiser(bench, size, size.refiner, size.high, 1, flow=True, referenced=True)
-    run_denoiser(bench, "refine", denoiser, ours(bench), size.sampling.refine_steps)
+    make = partial(Denoiser, bench, size, size.refiner, size.high, 1, flow=True, referenced=True)
+    run_denoiser(bench, "refine", make, size.sampling.refine_steps, ours(bench))
 
 
 def run_one_stage(bench: Bench) -> None:
     """The paper's baseline on this machine: the preview's network at the refined size, 50 steps of two branches."""
-    size = sized(bench)
+    size = preset(bench.preset)
     bench = replace(bench, rounds=min(bench.rounds, 3))
-    denoiser = Denoiser(bench, size, size.preview, size.high, 2, flow=False)
+    make = partial(Denoiser, bench, size, size.preview, size.high, 2, flow=False)
     names = tuple(name for name in ours(bench) if name in ("bfloat16_kernel", "fp8_kernel"))
-    run_denoiser(bench, "one stage", denoiser, names, size.sampling.preview_steps)
+    run_denoiser(bench, "one stage", make, size.sampling.preview_steps, names)

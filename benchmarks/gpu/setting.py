@@ -1,0 +1,84 @@
+"""Which setting to use on a card: the fastest of ours among the rows, and what a plan takes in each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .rows import Row, read
+
+OURS = ("bfloat16", "bfloat16_kernel", "fp8", "fp8_kernel", "fp8_8bit", "fp8_fp8")
+THEIRS = ("diffusers eager", "diffusers compile", "diffusers compile, cuDNN attention")
+AS_FAST = 1.02
+"""Settings within this of the fastest count as it: of those the most exact one is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a plan takes in one setting, stage by stage, and its floor; None for what was not measured.
+
+    ``error`` is how far latents are from float32's after a few steps, ``gb`` the memory of weights and of the hungriest stage.
+    """
+
+    name: str
+    preview_s: float | None
+    refine_s: float | None
+    decode_s: float | None
+    floor_s: float | None
+    error: float | None
+    gb: float | None
+
+    @property
+    def plan_s(self) -> float | None:
+        """The sum of the stages."""
+        return _sum(self.preview_s, self.refine_s, self.decode_s)
+
+
+def settings(file: Path, gpu: object, preset: str) -> tuple[Setting, ...]:
+    """Return every setting of which this card has a row, diffusers' first, from the newest rows of each."""
+    newest: dict[tuple[str, str], Row] = {}
+    for row in read(file):
+        if row.get("gpu") == gpu and row.get("preset") == preset and row.get("variant"):
+            newest[row["name"], row["variant"]] = row
+    made = (_setting(name, newest) for name in (*THEIRS, *OURS))
+    return tuple(setting for setting in made if setting.preview_s is not None)
+
+
+def _setting(name: str, rows: Mapping[tuple[str, str], Row]) -> Setting:
+    preview, refine = (rows.get((f"{stage} forward", name), {}) for stage in ("preview", "refine"))
+    decoder = "bfloat16" if name in OURS else "diffusers eager" if name == THEIRS[0] else "diffusers compile"
+    decode = rows.get(("decode", decoder)) or {}
+    if "median_s" not in decode and name in THEIRS:  # where it could not be compiled
+        decode = rows.get(("decode", THEIRS[0]), {})
+    errors = [row["relative_l2"] for row in (preview, refine) if row.get("relative_l2") is not None]
+    held = _sum(preview.get("weight_bytes"), refine.get("weight_bytes"))
+    works = [row["working_bytes"] for row in (preview, refine, decode) if row.get("working_bytes") is not None]
+    floors = [row["calls"] * row["floor_s"] for row in (preview, refine) if row.get("floor_s") is not None]
+    return Setting(
+        name,
+        preview.get("stage_s"),
+        refine.get("stage_s"),
+        decode.get("median_s"),
+        sum(floors) if len(floors) == 2 else None,
+        max(errors, default=None),
+        None if held is None or not works else (held + max(works)) / 1e9,
+    )
+
+
+def best(found: tuple[Setting, ...]) -> Setting | None:
+    """Return the setting of ours to use: the most exact of those that are as fast as the fastest."""
+    ours = [(setting.plan_s, setting) for setting in found if setting.name in OURS and setting.plan_s is not None]
+    if not ours:
+        return None
+    limit = AS_FAST * min(taken for taken, _ in ours)
+    return min((s for taken, s in ours if taken <= limit), key=lambda setting: (setting.error or 0.0, setting.plan_s))
+
+
+def fastest(file: Path, gpu: object, preset: str, has_fp8: bool) -> str:
+    """Return the precision to build in: what the rows say, or before there are any the one that was best on an H200."""
+    chosen = best(settings(file, gpu, preset))
+    return chosen.name if chosen else "fp8_kernel" if has_fp8 else "bfloat16_kernel"
+
+
+def _sum(*parts: float | None) -> float | None:
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
