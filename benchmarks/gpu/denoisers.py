@@ -50,7 +50,7 @@ def chosen_attention(device: str, heads: int, width: int) -> str:
 
 
 class Denoiser:
-    """One transformer at one size: its inputs, its float32 reference where wanted, and every variant of it."""
+    """One transformer at one size: its inputs, every variant of it, and its float32 reference where wanted, if it fits."""
 
     def __init__(
         self, bench: Bench, size: Preset, dit: DiT, pixels: tuple[int, int], branches: int, flow: bool,
@@ -59,8 +59,12 @@ class Denoiser:
         self.bench, self.size, self.dit, self.flow = bench, size, dit, flow
         self.grid = size.grid(pixels)
         torch.manual_seed(0)
-        with torch.device(bench.device):
+        with torch.device("meta"):
+            numbers = sum(tensor.numel() for tensor in build_transformer(dit, size, 1).parameters())
+        place = bench.place_for(numbers)
+        with torch.device(place):
             transformer = build_transformer(dit, size, 1).eval().requires_grad_(False)
+        with torch.device(bench.device):
             channels = size.codec.channels
             self.state = torch.randn(1, size.latent_frames, channels, *self.grid)
             self.image = torch.randn(1, 1, channels, *self.grid)
@@ -68,9 +72,10 @@ class Denoiser:
         transformer.set_attn_processor(CogVideoXAttnProcessor2_0())
         self.sampler = SamplerSpec("euler_flow", 4) if flow else SamplerSpec("ddim_v", 50, 6.0)
         self.flop, self.attention_flop = self._count(branches)
+        referenced = referenced and place == bench.device
         self.reference = self.steps(self.engine(transformer)) if referenced else None
         # In place from here on: two copies of the float32 weights would not serve anything.
-        self.plain = nn.Module.to(transformer, torch.bfloat16)
+        self.plain = nn.Module.to(nn.Module.to(transformer, torch.bfloat16), bench.device)
 
     def engine(self, network: nn.Module) -> Run:
         """Return state and time to velocity, through the engine that bundles are made of."""

@@ -14,6 +14,8 @@ import torch
 
 from .rows import Rows, read
 
+ROOM, WORKING_BYTES = 1.3, 4e9
+"""What a float32 network takes beside its weights: copies of some of them, and what it computes with."""
 SPOILED = 75
 """The exit code of a part whose GPU context is spoiled: another process goes on behind what spoiled it."""
 
@@ -41,6 +43,13 @@ class Bench:
     def has_fp8(self) -> bool:
         """Whether the device has instructions for FP8; on a CPU the plain twins run."""
         return self.small or torch.cuda.get_device_capability() >= (8, 9)
+
+    def place_for(self, numbers: int) -> str:
+        """Return where a network of so many numbers is made in float32: the device, or the host where it would not fit."""
+        if self.small:
+            return self.device
+        free, _ = torch.cuda.mem_get_info()
+        return self.device if ROOM * 4 * numbers + WORKING_BYTES < free else "cpu"
 
     def row(self, name: str, **figures: object) -> None:
         """Write one row at once, so that a run cut short keeps what it had, and show it."""

@@ -10,8 +10,13 @@ from .setting import Setting
 STAGES = ("preview", "refine", "decode")
 
 
-def draw(file: Path, found: tuple[Setting, ...], gpu: object, preset: str) -> Path | None:
-    """Write FILE.png and return its path, None where there is nothing to draw it with."""
+def draw(
+    file: Path, found: tuple[Setting, ...], gpu: object, preset: str, measured: Mapping[str, float]
+) -> Path | None:
+    """Write FILE.png and return its path, None where there is nothing to draw it with.
+
+    ``measured`` is what a plan took through the product, by setting.
+    """
     try:
         import matplotlib
 
@@ -20,7 +25,7 @@ def draw(file: Path, found: tuple[Setting, ...], gpu: object, preset: str) -> Pa
     except ImportError:
         return None
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5), layout="constrained")
-    _plans(left, found)
+    _plans(left, found, measured)
     _attention(right, attention_rates(file, gpu, preset))
     figure.suptitle(f"{preset} on {gpu or 'no GPU: a trial of the code'}, seeded random weights")
     path = file.with_suffix(".png")
@@ -29,7 +34,7 @@ def draw(file: Path, found: tuple[Setting, ...], gpu: object, preset: str) -> Pa
     return path
 
 
-def _plans(axes: Any, found: tuple[Setting, ...]) -> None:
+def _plans(axes: Any, found: tuple[Setting, ...], measured: Mapping[str, float]) -> None:
     names = [setting.name for setting in found]
     bottom = [0.0] * len(found)
     for stage in STAGES:
@@ -37,20 +42,21 @@ def _plans(axes: Any, found: tuple[Setting, ...]) -> None:
         axes.barh(names, taken, left=bottom, label=stage)
         bottom = [before + more for before, more in zip(bottom, taken, strict=True)]
     for setting, total in zip(found, bottom, strict=True):
-        axes.annotate(f" {total:.3g} s", (total, setting.name), va="center")
+        product = f" ({measured[setting.name]:.3g} s through the product)" if setting.name in measured else ""
+        axes.annotate(f" {total:.3g} s{product}", (total, setting.name), va="center")
         if setting.floor_s is not None:
             axes.plot([setting.floor_s], [setting.name], "k|", markersize=14)
-    axes.set(title="one plan: its steps and the decode; | the floor of preview and refiner", xlabel="seconds")
-    axes.margins(x=0.15)
+    axes.set(title="one plan, stage by stage; | is the floor of preview and refiner", xlabel="seconds")
+    axes.margins(x=0.3)
     axes.invert_yaxis()
     if found:
-        axes.legend()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, frameon=False)
 
 
 def _attention(axes: Any, rates: Mapping[str, Mapping[str, float]]) -> None:
     for index, (label, found) in enumerate(rates.items()):
         axes.plot(list(found), [rate / 1e12 for rate in found.values()], "o", color=f"C{index}", label=label)
-    axes.set(title="attention", ylabel="TFLOP/s", ylim=(0, None))
+    axes.set(title="attention" if rates else "attention: not measured yet", ylabel="TFLOP/s", ylim=(0, None))
     axes.tick_params("x", rotation=30)
     if rates:
         axes.legend()

@@ -4,7 +4,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -17,7 +16,7 @@ from dvgwm.export.graphs import fixed, graphs
 from dvgwm.export.interface import engine_spec
 from dvgwm.models.graph import Graph
 from dvgwm.models.hollow import hollow
-from dvgwm.models.networks import Networks, build
+from dvgwm.models.networks import build, parameters
 from dvgwm.models.precision import precision
 from dvgwm.models.presets import preset
 from dvgwm.models.sizes import Preset
@@ -55,7 +54,7 @@ def run_plan(bench: Bench) -> None:
             finished = folder / f"{engine}.json"
             if not finished.is_file():
                 size = preset(bench.preset)
-                graph, plain = graph_of(size, engine, bench.device, name), plain_graph_of(size, engine)
+                graph, plain = graph_of(size, engine, bench, name), plain_graph_of(size, engine)
                 # Last: where it is the engine is whole.
                 write_atomic(finished, msgspec.json.encode(built(graph, plain, folder, bench.device)))
             if bench.rows.find("engine", engine) is None:  # there is one, where an earlier run built it
@@ -66,10 +65,12 @@ def run_plan(bench: Bench) -> None:
             measure(bench, variant, bundle_in(folder, preset(bench.preset), name))
 
 
-def graph_of(size: Preset, engine: str, device: str, name: str) -> Graph:
-    """Return the graph of one engine on ``device``, in the precision ``name``; other networks are cut short."""
-    networks = networks_of(cut(size, engine), device)
-    return _named(size, engine, graphs(cut(size, engine), networks, precision(name)))
+def graph_of(size: Preset, engine: str, bench: Bench, name: str) -> Graph:
+    """Return the graph of one engine with random weights, in the precision ``name``; other networks are cut short."""
+    size = cut(size, engine)
+    numbers = sum(parameters(part) for part in build(size, 0, "meta").parts().values())
+    networks = build(size, 0, bench.place_for(numbers))
+    return _named(size, engine, graphs(size, networks, precision(name)))
 
 
 def plain_graph_of(size: Preset, engine: str) -> Graph:
@@ -90,12 +91,6 @@ def cut(size: Preset, engine: str) -> Preset:
         refiner=size.refiner if engine == "refine" else replace(size.refiner, layers=1),
         text=replace(size.text, layers=1),
     )
-
-
-@lru_cache(maxsize=1)
-def networks_of(size: Preset, device: str) -> Networks:
-    """Return random networks on ``device``, the last ones kept."""
-    return build(size, 0, device)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def write_report(file: Path, facts: Mapping[str, object]) -> str:
     """Write FILE.md and FILE.png from the rows of this machine, and return the page."""
     gpu, preset = facts["gpu"], str(facts["preset"])
     found = settings(file, gpu, preset)
-    plot = draw(file, found, gpu, preset)
+    plot = draw(file, found, gpu, preset, {row["variant"]: row["median_s"] for row in plans(file, gpu, preset)})
     lines = [
         f"# {preset} on {gpu or 'no GPU: a trial of the code, its times mean nothing'}",
         "",
@@ -62,14 +62,21 @@ def table(found: tuple[Setting, ...], preset: str) -> list[str]:
     return lines
 
 
+def plans(file: Path, gpu: object, preset: str) -> list[Row]:
+    """Return the rows of whole plans through the product on this card, the newest last."""
+    rows = (row for row in read(file) if row["part"] == "plan" and row["name"] == "plan" and "median_s" in row)
+    return [row for row in rows if row.get("gpu") == gpu and row.get("preset") == preset]
+
+
 def product(file: Path, gpu: object, preset: str) -> list[str]:
     """Return what a plan takes through the product, where that was measured: a line, and its stages."""
-    rows = [r for r in read(file) if r["part"] == "plan" and r.get("gpu") == gpu and r.get("preset") == preset]
-    plans = [row for row in rows if row["name"] == "plan" and "median_s" in row]
-    if not plans:
+    measured = plans(file, gpu, preset)
+    if not measured:
         return ["Through the product: not measured yet (part `plan`)."]
-    plan = plans[-1]
-    stages = {row["variant"]: row for row in rows if row["name"] == "plan stage" and row.get("key") == plan.get("key")}
+    plan = measured[-1]
+    stages = {
+        row["variant"]: row for row in read(file) if row["name"] == "plan stage" and row.get("key") == plan.get("key")
+    }
     faster = (
         f", {PAPER_S / plan['median_s']:.1f} x faster than the paper's {PAPER_S} s" if preset == PAPER_PRESET else ""
     )
