@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         default="float32",
         help="float32 (fp32), float16 (fp16), bfloat16 (bf16), int8_weights, int8, fp8 for onnx; for torch float32, bfloat16, "
-        "fp8, either with _kernel (our attention), fp8_8bit, fp8_fp8 (8-bit attention, with FP8 values too) (default: float32)",
+        "fp8, either with _kernel (our attention), fp8_8bit, fp8_fp8 (attention on 8-bit scores, or in FP8) (default: float32)",
     )
     options_parser.add_argument(
         "--calibrate",

@@ -17,12 +17,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import affine_step, attention, attention_8bit, bridge, modulate, qk_norm_rope, quantise, spatial_norm
+from . import (
+    affine_step,
+    attention,
+    attention_8bit,
+    attention_tma,
+    bridge,
+    modulate,
+    qk_norm_rope,
+    quantise,
+    spatial_norm,
+)
 from .language import AVAILABLE
 from .variant import ARCHITECTURES, Variant
 
 MODULES: tuple[ModuleType, ...] = (
-    affine_step, attention, attention_8bit, bridge, modulate, qk_norm_rope, quantise, spatial_norm
+    affine_step, attention, attention_8bit, attention_tma, bridge, modulate, qk_norm_rope, quantise, spatial_norm
 )  # fmt: skip
 ALIGNMENT = 16
 """Bytes that every pointer, and elements that every size named ``divisible``, is a multiple of."""
@@ -71,7 +81,7 @@ def compile_variant(variant: Variant, architecture: int) -> tuple[bytes, str, di
         "scratch_bytes": int(getattr(metadata, "global_scratch_size", 0) or 0),
         "multiple_of_16": aligned,
         "constants": dict(variant.constants),
-        "threads": 32 * variant.warps,
+        "threads": 32 * metadata.num_warps,  # more than asked for where loads have warps of their own
         "shared_bytes": metadata.shared,
         "matrix": variant.matrix,
         "ptx_version": ptx_version(architecture) / 10,

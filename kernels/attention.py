@@ -1,21 +1,28 @@
 """Non-causal attention of any length, online softmax in float32 (FlashAttention).
 
-Whole blocks of keys run without a mask; the tail is peeled. ``log2(e) x scale`` is folded into one multiply-add before exp2.
-The library's own attention stays the default: where this one wins is for a measurement on the GPU to say.
+Whole blocks of keys run without a mask; the tail is peeled. The library's own attention stays the default of every precision
+without ``_kernel`` in its name; which form of ours runs on which GPU is what was measured there (`FORMS`).
 """
 
-import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .attention_tma import launch_attention_tma
 from .language import ceil_div, jit, tl
 from .launch import Launch, compiled, named
+from .online_softmax import LOG2_E, absorb
 from .operator import operator
 from .variant import Variant
 
-LOG2_E = math.log2(math.e)
+FORMS: Mapping[int, str] = MappingProxyType({90: "pointers"})
+"""The form that is fastest on an architecture, of "pointers" (the one below, where nothing is said) and "tma".
+
+sm_90: on an H200 426 TFLOP/s at the preview's size and 441 at the refiner's, cuDNN 429 and 434; "tma" is not measured yet.
+"""
 PREFERENCE = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
@@ -53,18 +60,12 @@ def attention_kernel(
 @jit
 def attend(query, key_ptr, value_ptr, column, keys, largest, total, mixed, scale_log2, TAIL: tl.constexpr):
     """One block of keys and values; of the ``TAIL`` those before ``keys``."""
+    inside = column < keys
+    scores = tl.dot(query, tl.load(key_ptr, inside[None, :], other=0.0) if TAIL else tl.load(key_ptr))
     if TAIL:
-        inside = column < keys
-        scores = tl.dot(query, tl.load(key_ptr, inside[None, :], other=0.0))
         scores = tl.where(inside[None, :], scores, -float("inf"))
-    else:
-        scores = tl.dot(query, tl.load(key_ptr))
-    following = tl.maximum(largest, tl.max(scores, 1) * scale_log2)
-    weights = tl.exp2(scores * scale_log2 - following[:, None])
-    fade = tl.exp2(largest - following)
-    total = total * fade + tl.sum(weights, 1)
     value = tl.load(value_ptr, inside[:, None], other=0.0) if TAIL else tl.load(value_ptr)
-    return following, total, tl.dot(weights.to(value.dtype), value, mixed * fade[:, None])
+    return absorb(scores, value, largest, total, mixed, scale_log2)
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -101,7 +102,14 @@ def preferred_library_attention(query: Tensor, key: Tensor, value: Tensor, scale
         return plain_attention(query, key, value, scale)
 
 
-compiled_attention = compiled(launch_attention)
+def launch_fastest_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Launch, Tensor]:
+    """Return the launch of the form that `FORMS` names for the tensors' GPU, and what it writes."""
+    form = FORMS.get(capability(query), "pointers") if query.is_cuda and query.shape[-1] == 64 else "pointers"
+    launch = launch_attention_tma if form == "tma" else launch_attention
+    return launch(query, key, value, scale)
+
+
+compiled_attention = compiled(launch_fastest_attention)
 attention = operator(plain_attention, compiled_attention)
 library_attention = operator(plain_library_attention, preferred_library_attention)
 

@@ -1,15 +1,16 @@
-"""Attention whose scores come from 8-bit integers, one scale per block of 128 tokens (SageAttention).
+"""Attention whose scores come from 8-bit numbers, one scale per block of 128 tokens (SageAttention).
 
-Queries and smoothed keys are what `qk_norm_rope` gives with a ``centre``. Values stay in 16 bits, or are FP8 where the
-target has it (`quantise_values`); the softmax is float32. The result's error is bounded, not zero: the tests state it.
+Queries and smoothed keys are what `qk_norm_rope` gives with a ``centre``: integers beside values in 16 bits, or all three
+float8_e4m3fn (`qk_norm_rope_fp8`). The softmax is float32. The result's error is bounded, not zero: the tests state it.
 """
 
 import torch
 from torch import Tensor
 
-from .attention import LOG2_E, capability
+from .attention import capability
 from .language import ceil_div, jit, tl
 from .launch import Launch, compiled, named
+from .online_softmax import LOG2_E
 from .operator import operator, wide_dtype
 from .qk_norm_rope import QUANT_BLOCK
 from .variant import FP8_ARCHITECTURES, Variant
@@ -29,54 +30,68 @@ def attention_8bit_kernel(
     start = plane.to(tl.int64) * length * D
     key_ptr += start + lane[:, None] + column[None, :] * D
     value_ptr += batch * value_b + head * value_h + column[:, None] * value_s + lane[None, :] * value_d
-    query = tl.load(query_ptr + start + row[:, None] * D + lane[None, :], rows, other=0)
-    unit = tl.load(query_scale_ptr + plane * blocks + tl.program_id(0) * BLOCK_M // QUANT) * scale_log2
+    query = tl.load(query_ptr + start + row[:, None] * D + lane[None, :], rows, other=0.0)
+    query_unit = tl.load(query_scale_ptr + plane * blocks + tl.program_id(0) * BLOCK_M // QUANT) * scale_log2
     key_scale_ptr += plane * blocks
+    value_scale_ptr += plane * blocks
+    largest_scale = 1.0
+    if FP8:
+        largest_scale = 0.0
+        block = tl.arange(0, 128)
+        for at in range(0, blocks, 128):
+            scales = tl.load(value_scale_ptr + at + block, at + block < blocks, other=0.0)
+            largest_scale = tl.maximum(largest_scale, tl.max(scales))
     largest = tl.full((BLOCK_M,), -1e30, tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     mixed = tl.zeros((BLOCK_M, D), tl.float32)
     whole = length // BLOCK_N * BLOCK_N
     for at in range(0, whole, BLOCK_N):
+        unit = query_unit * tl.load(key_scale_ptr + at // QUANT)
+        rise = exponent_of(value_scale_ptr + at // QUANT, largest_scale, FP8)
         largest, total, mixed = attend_8bit(
-            query, key_ptr, value_ptr, key_scale_ptr, at, column, length, largest, total, mixed, unit, QUANT, FP8, False
+            query, key_ptr, value_ptr, column, length, largest, total, mixed, unit, rise, FP8, False
         )
         key_ptr += BLOCK_N * D
         value_ptr += BLOCK_N * value_s
     if whole < length:
-        column += whole
+        unit = query_unit * tl.load(key_scale_ptr + whole // QUANT)
+        rise = exponent_of(value_scale_ptr + whole // QUANT, largest_scale, FP8)
         largest, total, mixed = attend_8bit(
-            query, key_ptr, value_ptr, key_scale_ptr, whole, column, length, largest, total, mixed, unit, QUANT, FP8, True
-        )  # fmt: skip
-    mixed = mixed / total[:, None]
-    if FP8:
-        mixed = mixed * (tl.load(value_scale_ptr + plane * D + lane) / 256.0)[None, :]
+            query, key_ptr, value_ptr, column + whole, length, largest, total, mixed, unit, rise, FP8, True
+        )
+    mixed = mixed * (largest_scale / 256.0 / total if FP8 else 1.0 / total)[:, None]
     target = (batch * length + row)[:, None] * (heads * D) + head * D + lane[None, :]
     tl.store(output_ptr + target, mixed.to(output_ptr.dtype.element_ty), rows)
 
 
 @jit
+def exponent_of(value_scale_ptr, largest_scale, FP8: tl.constexpr):
+    """What is added to the exponent of a block's weights: its values' scale, and the 256 that keeps small weights' bits."""
+    rise = 0.0
+    if FP8:
+        rise = 8.0 + tl.log2(tl.load(value_scale_ptr) / largest_scale)
+    return rise
+
+
+@jit
 def attend_8bit(
-    query, key_ptr, value_ptr, key_scale_ptr, at, column, keys, largest, total, mixed, query_unit,
-    QUANT: tl.constexpr, FP8: tl.constexpr, TAIL: tl.constexpr,
-):  # fmt: skip
-    """One block of keys and values from token ``at`` on; of the ``TAIL`` those before ``keys``."""
+    query, key_ptr, value_ptr, column, keys, largest, total, mixed, unit, rise, FP8: tl.constexpr, TAIL: tl.constexpr
+):
+    """One block of keys and values; of the ``TAIL`` those before ``keys``."""
+    inside = column < keys
+    key = tl.load(key_ptr, inside[None, :], other=0.0) if TAIL else tl.load(key_ptr)
+    scores = tl.dot(query, key) if FP8 else tl.dot(query, key, out_dtype=tl.int32).to(tl.float32)
     if TAIL:
-        inside = column < keys
-        scores = tl.dot(query, tl.load(key_ptr, inside[None, :], other=0), out_dtype=tl.int32).to(tl.float32)
-        unit = query_unit * tl.load(key_scale_ptr + at // QUANT)
-        scores = tl.where(inside[None, :], scores * unit, -float("inf"))
-        following = tl.maximum(largest, tl.max(scores, 1))
-        weights = tl.exp2(scores - following[:, None])
-    else:
-        scores = tl.dot(query, tl.load(key_ptr), out_dtype=tl.int32).to(tl.float32)
-        unit = query_unit * tl.load(key_scale_ptr + at // QUANT)
-        following = tl.maximum(largest, tl.max(scores, 1) * unit)
-        weights = tl.exp2(scores * unit - following[:, None])
+        scores = tl.where(inside[None, :], scores, -float("inf"))
+    following = tl.maximum(largest, tl.max(scores, 1) * unit)
+    weights = tl.exp2(scores * unit - (following - rise)[:, None])
     fade = tl.exp2(largest - following)
-    total = total * fade + tl.sum(weights, 1)
     value = tl.load(value_ptr, inside[:, None], other=0.0) if TAIL else tl.load(value_ptr)
     if FP8:
-        weights *= 256.0  # a power of two, so that small ones keep their bits
+        # A fresh sum for every block: Hopper's FP8 units keep 14 bits of theirs, too few for thousands of keys.
+        total = total * fade + tl.sum(weights, 1) * tl.exp2(-rise)
+        return following, total, mixed * fade[:, None] + tl.dot(weights.to(value.dtype), value)
+    total = total * fade + tl.sum(weights, 1)
     return following, total, tl.dot(weights.to(value.dtype), value, mixed * fade[:, None])
 
 
@@ -86,31 +101,20 @@ def plain_attention_8bit(
 ) -> Tensor:  # fmt: skip
     """Return B S H D in the dtype of ``value`` (B H S D); the twin of `compiled_attention_8bit`.
 
-    ``query`` and ``key`` are int8 B H S D with float32 scales B H blocks, as `qk_norm_rope` gives them. With
-    ``value_scale``, B H D, values are float8_e4m3fn B H D S as `quantise_values` gives them, and the result is bfloat16.
+    ``query`` and ``key`` are int8 B H S D with float32 scales B H blocks, as `qk_norm_rope` gives them. With a
+    ``value_scale`` all are what `qk_norm_rope_fp8` gives, and the result is bfloat16.
     """
-    if value_scale is None:
-        wide, dtype = wide_dtype(value.dtype), value.dtype
-        values = value.to(wide)
-    else:
-        wide, dtype = torch.float32, torch.bfloat16
-        values = (value.float().transpose(2, 3) * value_scale[:, :, None])[:, :, : query.shape[2]]
+    wide, dtype = wide_dtype(value.dtype), value.dtype if value_scale is None else torch.bfloat16
+    values = value.to(wide)
+    if value_scale is not None:
+        values = (values * value_scale.repeat_interleave(QUANT_BLOCK, 2)[:, :, None]).transpose(2, 3)
     queries, keys = (
         tensor.to(wide) * units.to(wide).repeat_interleave(QUANT_BLOCK, 2)[:, :, : tensor.shape[2], None]
         for tensor, units in ((query, query_scale), (key, key_scale))
     )
+    values = values[:, :, : keys.shape[2]]
     mixed = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, scale=scale)
     return mixed.transpose(1, 2).contiguous().to(dtype)
-
-
-def quantise_values(value: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``value`` (B H S D) as float8_e4m3fn B H D S, tokens padded to 16, and float32 scales per channel, B H D.
-
-    Tokens are last because FP8 matrix units read both operands along the summed axis.
-    """
-    scale = value.abs().amax(2).float().clamp_min(1e-8) / 448.0
-    by_channel = (value.float() / scale[:, :, None]).transpose(2, 3)
-    return torch.nn.functional.pad(by_channel, (0, -value.shape[2] % 16)).to(torch.float8_e4m3fn), scale
 
 
 def launch_attention_8bit(
@@ -145,8 +149,9 @@ def tile(architecture: int, width: int, fp8: bool) -> tuple[int, int, int]:
 
 
 def _variant(width: int, fp8: bool, architecture: int) -> Variant:
+    scores = "*fp8e4nv" if fp8 else "*i8"
     signature = {
-        "query_ptr": "*i8", "key_ptr": "*i8", "query_scale_ptr": "*fp32", "key_scale_ptr": "*fp32",
+        "query_ptr": scores, "key_ptr": scores, "query_scale_ptr": "*fp32", "key_scale_ptr": "*fp32",
         "value_ptr": "*fp8e4nv" if fp8 else "*bf16", "value_scale_ptr": "*fp32", "output_ptr": "*bf16",
         "heads": "i32", "length": "i32", "scale_log2": "fp32",
         "value_b": "i32", "value_h": "i32", "value_s": "i32", "value_d": "i32",
@@ -163,6 +168,6 @@ def _variant(width: int, fp8: bool, architecture: int) -> Variant:
 
 
 def variants(architecture: int) -> tuple[Variant, ...]:
-    """Return the forms to compile: head width, and 16-bit or FP8 values."""
+    """Return the forms to compile: head width, and integer scores beside 16-bit values, or FP8 throughout."""
     kinds = (False, True) if architecture in FP8_ARCHITECTURES else (False,)
     return tuple(_variant(width, fp8, architecture) for width in (64, 128) for fp8 in kinds)

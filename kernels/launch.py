@@ -29,10 +29,17 @@ class Launch:
     constants: Mapping[str, Any]
     warps: int
     stages: int = 3
+    registers: int | None = None
+    """The most that a thread may have, None for as many as it wants."""
+    needs_scratch: bool = False
+    """Whether the kernel makes descriptors: these lie in memory that its launcher gives it."""
 
     def start(self) -> None:
         """Compile the kernel where that is still to be done, and launch it on torch's stream."""
-        self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.warps, num_stages=self.stages)
+        if self.needs_scratch:
+            _give_scratch()
+        options = {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
+        self.kernel[self.grid](**self.arguments, **self.constants, **options)
 
     def shipped(self, variants: Sequence[Variant]) -> tuple[str, tuple[int, int, int], dict[str, Any]]:
         """Return name, grid and arguments for `runtime.backends.cuda`, tensors as their addresses.
@@ -63,6 +70,14 @@ class Launch:
         }
         x, y, z = (*self.grid, 1, 1)[:3]
         return best.name, (x, y, z), arguments
+
+
+def _give_scratch() -> None:
+    """Have Triton take the memory of descriptors from torch, whose allocator knows streams and captures."""
+    import triton
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    triton.set_allocator(lambda size, alignment, stream: torch.empty(size, dtype=torch.int8, device=device))
 
 
 def compiled(launch: Callable[..., tuple[Launch | tuple[Launch, ...], Any]]) -> Callable[..., Any]:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dvgwm.kernels.attention import attention, library_attention
-from dvgwm.kernels.attention_8bit import attention_8bit, quantise_values
+from dvgwm.kernels.attention_8bit import attention_8bit
 from dvgwm.kernels.modulate import modulate
-from dvgwm.kernels.qk_norm_rope import plain_qk_norm_rope, qk_norm_rope
+from dvgwm.kernels.qk_norm_rope import plain_qk_norm_rope, qk_norm_rope, qk_norm_rope_fp8
 from dvgwm.kernels.quantise import quantise, quantise_rows
 from dvgwm.kernels.scaled_linear import scaled_linear
 
@@ -113,9 +113,11 @@ class Block(nn.Module):
             sampled = rows.transpose(0, 1)
             keys = plain_qk_norm_rope(sampled, *norms, cosines, sines, None, self.heads, self.qk_epsilon)[1]
             centre = keys.float().mean(2)
-            query, key, query_scale, key_scale = qk_norm_rope(qkv, *norms, *rotary, centre, self.heads, self.qk_epsilon)
-            values = quantise_values(value) if kind == "fp8" else (value, None)
-            return attention_8bit(query, query_scale, key, key_scale, *values, scale).flatten(2)
+            normed = qk_norm_rope_fp8 if kind == "fp8" else qk_norm_rope
+            query, key, query_scale, key_scale, *values = normed(
+                qkv, *norms, *rotary, centre, self.heads, self.qk_epsilon
+            )
+            return attention_8bit(query, query_scale, key, key_scale, *(values or (value, None)), scale).flatten(2)
         query, key, _, _ = qk_norm_rope(qkv, *norms, *rotary, None, self.heads, self.qk_epsilon)
         attend = attention if kind == "kernel" else library_attention
         return attend(query, key, value, scale).flatten(2)

@@ -13,7 +13,7 @@ from dvgwm.runtime.errors import ConfigError
 class Precision:
     """``dtype`` everywhere, FP8 products with ``fp8``, and which attention: float32 is lossless, others are bounded.
 
-    ``attention`` is the library's (``library``), ours (``kernel``), ours on 8-bit scores (``8bit``) or with FP8 values too
+    ``attention`` is the library's (``library``), ours (``kernel``), ours on 8-bit integer scores (``8bit``) or in FP8
     (``fp8``).
     """
 

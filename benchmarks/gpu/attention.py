@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from dvgwm.kernels import attention, attention_8bit, qk_norm_rope
+from dvgwm.kernels import attention, attention_8bit, attention_tma, qk_norm_rope
 from dvgwm.kernels.launch import Launch
 
 from .cubins import shipped
@@ -24,18 +24,30 @@ LIBRARIES = {
 ON_A_CPU = {"flash": SDPBackend.FLASH_ATTENTION}
 SHAPES = {"preview": (2, 48, 5218, 64), "preview_320x480": (2, 48, 8026, 64), "refine": (1, 30, 17776, 64)}
 TRIAL = {"small": (1, 2, 200, 64)}
-TILES = (
-    (128, 128, 8, 2), (128, 128, 8, 4), (128, 64, 4, 3), (128, 64, 8, 3), (128, 64, 8, 4),
-    (64, 128, 4, 2), (64, 128, 4, 3), (64, 64, 4, 3), (64, 64, 4, 2),
-)  # fmt: skip
-"""Rows, columns, warps and stages to try beside the built-in tile."""
-TILES_8BIT = tuple((128, columns, warps, stages) for columns in (64, 128) for warps in (4, 8) for stages in (2, 3, 4))
-"""The same in 8 bits, where rows are those that share a scale."""
-
-
-KINDS = ("kernel", "8bit", "fp8")
 OURS = {"kernel": attention.attention, "8bit": attention_8bit.attention_8bit, "fp8": attention_8bit.attention_8bit}
-LAUNCHES = {"kernel": attention.launch_attention} | dict.fromkeys(KINDS[1:], attention_8bit.launch_attention_8bit)
+"""Operators as the product calls them, by kind."""
+LAUNCHES = {
+    "kernel": attention.launch_attention,
+    "tma": attention_tma.launch_attention_tma,
+    "8bit": attention_8bit.launch_attention_8bit,
+    "fp8": attention_8bit.launch_attention_8bit,
+}
+"""Every form of ours on a GPU."""
+TILES = {
+    "kernel": (
+        (128, 128, 8, 2), (128, 128, 8, 4), (128, 64, 4, 3), (128, 64, 8, 3), (128, 64, 8, 4),
+        (64, 128, 4, 2), (64, 128, 4, 3), (64, 64, 4, 3), (64, 64, 4, 2), (64, 128, 4, 2, 168), (64, 64, 4, 3, 128),
+    ),
+    "tma": ((128, 128, 4, 2), (128, 128, 4, 3), (128, 64, 4, 3), (128, 64, 4, 4), (64, 128, 4, 2)),
+    **dict.fromkeys(
+        ("8bit", "fp8"),
+        tuple((128, columns, warps, stages) for columns in (64, 128) for warps in (4, 8) for stages in (2, 3, 4)),
+    ),
+}  # fmt: skip
+"""Rows, columns, warps, stages and most registers of a block to try beside the built-in tile: small ones share a processor.
+
+In 8 bits rows are those that share a scale.
+"""
 
 
 @dataclass(frozen=True)
@@ -80,20 +92,23 @@ class Problem:
 
     @cached_property
     def scores_8bit(self) -> tuple[Tensor, ...]:
-        """Queries and keys with their scales, as the 8-bit kernels take them."""
+        """Queries and keys as integers with their scales."""
         parts = (qk_norm_rope.quantise_blocks(part.float()) for part in (self.query, self.key))
         return tuple(tensor for part in parts for tensor in part)
 
     @cached_property
-    def values_fp8(self) -> tuple[Tensor, Tensor]:
-        """Values in FP8 with their scales."""
-        return attention_8bit.quantise_values(self.value)
+    def all_fp8(self) -> tuple[Tensor, ...]:
+        """Queries, keys and values in FP8 with their scales."""
+        parts = (qk_norm_rope.quantise_blocks_fp8(part.float()) for part in (self.query, self.key))
+        return (*(tensor for part in parts for tensor in part), *qk_norm_rope.quantise_values(self.value))
 
     def arguments(self, kind: str) -> tuple[Any, ...]:
-        """Return the arguments of our kernel: "kernel", "8bit" or "fp8"."""
-        if kind == "kernel":
-            return self.query, self.key, self.value, self.scale
-        return (*self.scores_8bit, *(self.values_fp8 if kind == "fp8" else (self.value, None)), self.scale)
+        """Return the arguments of our kernel of this kind."""
+        if kind == "8bit":
+            return *self.scores_8bit, self.value, None, self.scale
+        if kind == "fp8":
+            return *self.all_fp8, self.scale
+        return self.query, self.key, self.value, self.scale
 
 
 def run_attention(bench: Bench) -> None:
@@ -114,7 +129,7 @@ def run_attention(bench: Bench) -> None:
                     loss="lossless" if variant in LIBRARIES else "bounded",
                 )  # fmt: skip
         if not bench.small:  # tiles are the compiler's business
-            for kind in KINDS if bench.has_fp8 else KINDS[:2]:
+            for kind in forms(bench):
                 tune(bench, problem, kind)
 
 
@@ -128,11 +143,28 @@ def works(problem: Problem, bench: Bench) -> dict[str, Callable[[], Tensor]]:
     made: dict[str, Callable[[], Tensor]] = {
         name: partial(library, backend) for name, backend in (ON_A_CPU if bench.small else LIBRARIES).items()
     }
-    for kind in KINDS if bench.has_fp8 else KINDS[:2]:
-        made[kind] = lambda kind=kind: OURS[kind](*problem.arguments(kind))
+    for kind in forms(bench):
+        made[kind] = partial(form, problem, kind)
         if not bench.small:
             made[f"{kind} cubin"] = cubin(problem, kind, bench.device)
     return made
+
+
+def forms(bench: Bench) -> tuple[str, ...]:
+    """Return the forms of ours that this device can run."""
+    has_tma = not bench.small and torch.cuda.get_device_capability() == (9, 0)
+    lacking = {"tma": not has_tma, "fp8": not bench.has_fp8}
+    return tuple(kind for kind in LAUNCHES if not lacking.get(kind, False))
+
+
+def form(problem: Problem, kind: str) -> Tensor:
+    """Return attention by one of our forms: by the product's operator where it is one."""
+    arguments = problem.arguments(kind)
+    if kind in OURS:
+        return OURS[kind](*arguments)
+    launch, written = LAUNCHES[kind](*arguments)
+    launch.start()
+    return written
 
 
 def cubin(problem: Problem, kind: str, device: str) -> Callable[[], Tensor]:
@@ -152,8 +184,8 @@ def cubin(problem: Problem, kind: str, device: str) -> Callable[[], Tensor]:
 
 def tune(bench: Bench, problem: Problem, kind: str) -> None:
     """Time other tiles of one of our kernels: the best of them is what its `tile` ought to say."""
-    title, tiles = f"attention {problem.label} {kind} tile", TILES if kind == "kernel" else TILES_8BIT
-    named = {"x".join(map(str, tile)): tile for tile in tiles}
+    title = f"attention {problem.label} {kind} tile"
+    named = {"x".join(map(str, tile)): tile for tile in TILES[kind]}
     for variant in bench.wanted(title, named):
         with bench.trying(title, variant):
             launch, written = LAUNCHES[kind](*problem.arguments(kind))
@@ -165,11 +197,10 @@ def tune(bench: Bench, problem: Problem, kind: str) -> None:
             bench.row(title, variant=variant, **found, rate=rate, relative_l2=error, loss="bounded")
 
 
-def with_tile(launch: Launch, tile: tuple[int, int, int, int]) -> Launch:
-    """Return ``launch`` with other rows, columns, warps and stages of a block."""
-    rows, columns, warps, stages = tile
+def with_tile(launch: Launch, tile: tuple[int, ...]) -> Launch:
+    """Return ``launch`` with other rows, columns, warps, stages and, if told, most registers of a block."""
+    rows, columns, warps, stages, registers = (*tile, None)[:5]
     queries = launch.constants["BLOCK_M"] * launch.grid[0]
     constants = {**launch.constants, "BLOCK_M": rows, "BLOCK_N": columns}
-    return replace(
-        launch, grid=(-(-queries // rows), *launch.grid[1:]), constants=constants, warps=warps, stages=stages
-    )
+    grid = -(-queries // rows), *launch.grid[1:]
+    return replace(launch, grid=grid, constants=constants, warps=warps, stages=stages, registers=registers)

@@ -92,6 +92,8 @@ def tokens(bench: Bench) -> None:
     centre = torch.zeros(batch, heads, 64, device=bench.device)
     moved = qkv.nbytes * 2 // 3 + qkv.nbytes // 3
     compare(bench, qk_norm_rope, "qk_norm_rope", (qkv, *norms, *rotary, centre, heads, 1e-6), moved, "8bit")
+    moved = qkv.nbytes * 3 // 2
+    compare(bench, qk_norm_rope, "qk_norm_rope_fp8", (qkv, *norms, *rotary, centre, heads, 1e-6), moved, "fp8")
     x, y = (torch.randn(batch, length, width, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
     modulations = [torch.randn(2, 3, width, device=bench.device, dtype=torch.bfloat16) for _ in range(2)]
     norm = [torch.randn(width, device=bench.device, dtype=torch.bfloat16) for _ in range(2)]

@@ -10,14 +10,18 @@ from typing import Any
 
 import msgspec
 
-from ..errors import BundleCorruptError, ConfigError, InternalError
+from ..errors import BundleCorruptError, ConfigError
 
 SCALARS: Mapping[str, Any] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
 
 
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
-    """What a launcher has to know of one cubin; ``arguments`` pairs names with Triton's type names, in order."""
+    """What a launcher has to know of one cubin; ``arguments`` pairs names with Triton's type names, in order.
+
+    A block of the grid wants ``scratch_bytes`` of memory, for descriptors: the first of the ``scratch_pointers`` says where
+    that of all blocks is, the others are not used.
+    """
 
     name: str
     function: str
@@ -33,7 +37,7 @@ class KernelFacts:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Bytes of every parameter in order, the unused scratch pointers last."""
+        """Bytes of every parameter in order, the pointers to scratch memory last."""
         own = (8 if kind.startswith("*") else ctypes.sizeof(SCALARS[kind]) for _, kind in self.arguments)
         return (*own, *(8,) * self.scratch_pointers)
 
@@ -83,6 +87,4 @@ def read_kernel(name: str, architecture: int, folder: Traversable) -> tuple[Kern
         raise BundleCorruptError(
             "KERNEL_HASH", f"{name}.cubin for sm_{architecture} is not what its JSON says; rebuild it"
         )
-    if facts.scratch_bytes:
-        raise InternalError("KERNEL_SCRATCH", f"{name} wants {facts.scratch_bytes} bytes of scratch memory")
     return facts, cubin

@@ -7,6 +7,7 @@ handles.
 import ctypes
 from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
+from math import prod
 from typing import Any
 
 from ..errors import BundleCorruptError, ConfigError, InternalError, ShapeError
@@ -17,8 +18,8 @@ ALIGNMENT = 16
 BRIDGE_SIZES = ("frames", "channels", "height", "width", "to_frames", "to_height", "to_width")
 
 
-def arguments(facts: KernelFacts, values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return the parameters in their order as ctypes numbers, the unused scratch pointers last.
+def arguments(facts: KernelFacts, values: Mapping[str, Any], scratch: int = 0) -> tuple[Any, ...]:
+    """Return the parameters in their order as ctypes numbers, the address of ``scratch`` memory and unused pointers last.
 
     Raises `InternalError` where a name is missing or unknown, `ShapeError` where an address or a size is no multiple of
     16 though the kernel was compiled for that, or a number does not fit its type.
@@ -27,7 +28,8 @@ def arguments(facts: KernelFacts, values: Mapping[str, Any]) -> tuple[Any, ...]:
     if sorted(expected) != sorted(values):
         raise InternalError("KERNEL_ARGUMENTS", f"{facts.name}: wanted {', '.join(expected)}; got {', '.join(values)}")
     packed = [_packed(facts, name, kind, values[name]) for name, kind in facts.arguments]
-    return (*packed, *(ctypes.c_uint64(0) for _ in range(facts.scratch_pointers)))
+    unused = [0] * facts.scratch_pointers
+    return (*packed, *(ctypes.c_uint64(place) for place in [scratch, *unused][: facts.scratch_pointers]))
 
 
 def _packed(facts: KernelFacts, name: str, kind: str, value: Any) -> Any:
@@ -68,6 +70,7 @@ class CudaKernels:
         capability = self._device.compute_capability
         self.architecture = target_for((capability.major, capability.minor), self._folder)
         self._loaded: dict[str, tuple[KernelFacts, Any]] = {}
+        self._scratch: dict[tuple[str, int], Any] = {}
 
     def facts(self, name: str) -> KernelFacts:
         """Return what is known of the kernel ``name``, loading it first."""
@@ -80,7 +83,15 @@ class CudaKernels:
         facts, kernel = self._kernel(name)
         config = LaunchConfig(grid=grid, block=facts.threads, shmem_size=facts.shared_bytes)
         on = Stream.from_handle(stream) if stream else self._device.default_stream
-        launch(on, config, kernel, *arguments(facts, values))
+        place = self._scratch_of(facts, prod(grid), on) if facts.scratch_bytes else 0
+        launch(on, config, kernel, *arguments(facts, values, place))
+
+    def _scratch_of(self, facts: KernelFacts, blocks: int, stream: Any) -> int:
+        """Return where a launch on ``stream`` has its scratch memory: kept, as the next one there comes after it."""
+        key, wanted = (facts.name, int(stream.handle)), blocks * facts.scratch_bytes
+        if key not in self._scratch or self._scratch[key].size < wanted:
+            self._scratch[key] = self._device.allocate(wanted, stream=stream)
+        return int(self._scratch[key].handle)
 
     def affine_step(  # noqa: PLR0913
         self,

@@ -86,11 +86,28 @@ def test_machine_code(built, architecture):
 def test_eight_bits_are_multiplied_as_such(built, architecture):
     integer, fp8 = {90: ("IGMMA", "QGMMA"), 100: ("UTCIMMA", "UTCQMMA")}.get(architecture, ("IMMA", "QMMA"))
     for facts in kernels(built, architecture):
-        if facts.name.startswith(("attention_8bit", "attention_fp8")):
-            assert integer in sass(built, architecture, facts.name)
+        code = sass(built, architecture, facts.name)
+        if facts.name.startswith("attention_8bit"):
+            assert re.search(rf"\b{integer}\b", code)
         if facts.name.startswith("attention_fp8"):
             assert architecture in FP8_ARCHITECTURES
-            assert fp8 in sass(built, architecture, facts.name)
+            assert re.search(rf"\b{fp8}\b", code)
+            assert not re.search(r"\b([HI]G?MMA|UTC[HI]MMA)\b", code), "both products are of FP8 numbers"
+            assert len(re.findall(r"\bI2FP?\b", code)) < 8, "no score is made of an integer"
+
+
+def test_loads_have_warps_of_their_own_on_hopper(built):
+    """Three groups of warps, of which the one that loads gives registers up; the launcher is told of all of them."""
+    for name in ("attention_tma_bf16_d64", "attention_tma_fp16_d64"):
+        facts = read_kernel(name, 90, built)[0]
+        code = sass(built, 90, name)
+        assert (facts.threads, facts.scratch_pointers) == (384, 2)
+        assert facts.scratch_bytes % 128 == 0, "a descriptor is 128 bytes, and begins at a multiple of that"
+        assert facts.scratch_bytes > 0
+        assert len(re.findall(r"\bUTMALDG", code)) >= 3, "queries, keys and values are moved in blocks"
+        assert "USETMAXREG" in code
+    plain = read_kernel("attention_bf16_d64", 90, built)[0]
+    assert (plain.threads, plain.scratch_bytes) == (256, 0)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -9,7 +9,17 @@ import pytest
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("triton", reason="the kernels extra is not installed")
 
-from dvgwm.kernels import affine_step, aot, attention, attention_8bit, bridge, modulate, qk_norm_rope, quantise
+from dvgwm.kernels import (
+    affine_step,
+    aot,
+    attention,
+    attention_8bit,
+    attention_tma,
+    bridge,
+    modulate,
+    qk_norm_rope,
+    quantise,
+)
 from dvgwm.kernels import spatial_norm as spatial
 from dvgwm.kernels.launch import Launch
 from dvgwm.kernels.variant import ARCHITECTURES, FP8_ARCHITECTURES
@@ -21,9 +31,18 @@ pytestmark = pytest.mark.torch
 ROW = (0.9, -0.3, 0.2, 0.1, 0.4, 0.6, 6.0, math.inf, 1.0, 0.0)
 CALLS = (
     "affine_step", "attention", "attention_8bit", "attention_fp8", "bridge", "modulate", "modulate_first", "modulate_8bit",
-    "modulate_first_8bit", "qk_norm_rope", "qk_norm_rope_8bit", "quantise", "quantise_gelu", "spatial_norm",
+    "modulate_first_8bit", "qk_norm_rope", "qk_norm_rope_8bit", "qk_norm_rope_fp8", "quantise", "quantise_gelu",
+    "spatial_norm", "attention_tma",
 )  # fmt: skip
-FP8 = ("attention_fp8", "modulate_8bit", "modulate_first_8bit", "quantise", "quantise_gelu")
+FP8 = ("attention_fp8", "qk_norm_rope_fp8", "modulate_8bit", "modulate_first_8bit", "quantise", "quantise_gelu")
+
+
+def check_target(name, architecture):
+    """Skip what this target has not."""
+    if name in FP8 and architecture not in FP8_ARCHITECTURES:
+        pytest.skip("this target has no FP8")
+    if name == "attention_tma" and architecture not in attention_tma.ARCHITECTURES:
+        pytest.skip("this target has no form with parts for loading and multiplying")
 
 
 def prepare(name, device):
@@ -35,6 +54,7 @@ def prepare(name, device):
 
     query, key, value = (draw(1, 150, 2, 64).transpose(1, 2) for _ in range(3))
     parts = (*qk_norm_rope.quantise_blocks(query.float()), *qk_norm_rope.quantise_blocks(key.float()))
+    all_fp8 = (*qk_norm_rope.quantise_blocks_fp8(query), *qk_norm_rope.quantise_blocks_fp8(key))
     qkv, norms, rotary = (
         draw(1, 150, 384),
         [draw(64) for _ in range(4)],
@@ -59,8 +79,9 @@ def prepare(name, device):
         "attention": lambda: attention.launch_attention(query, key, value, 0.125),
         "attention_8bit": lambda: attention_8bit.launch_attention_8bit(*parts, value, None, 0.125),
         "attention_fp8": lambda: attention_8bit.launch_attention_8bit(
-            *parts, *attention_8bit.quantise_values(value), 0.125
+            *all_fp8, *qk_norm_rope.quantise_values(value), 0.125
         ),
+        "attention_tma": lambda: attention_tma.launch_attention_tma(query, key, value, 0.125),
         "bridge": lambda: bridge.launch_bridge(latents, *scales, noise, 0.8, 0.6),
         "modulate": lambda: modulate.launch_modulate(x, y, before, after, weight, bias, 4, 1e-5, False),
         "modulate_first": lambda: modulate.launch_modulate(x, None, after, after, weight, bias, 4, 1e-5, False),
@@ -68,6 +89,9 @@ def prepare(name, device):
         "modulate_first_8bit": lambda: modulate.launch_modulate(x, None, after, after, weight, bias, 4, 1e-5, True),
         "qk_norm_rope": lambda: qk_norm_rope.launch_qk_norm_rope(qkv, *norms, *rotary, None, 2, 1e-6),
         "qk_norm_rope_8bit": lambda: qk_norm_rope.launch_qk_norm_rope(
+            qkv, *norms, *rotary, draw(1, 2, 64, dtype=torch.float32), 2, 1e-6
+        ),
+        "qk_norm_rope_fp8": lambda: qk_norm_rope.launch_qk_norm_rope_fp8(
             qkv, *norms, *rotary, draw(1, 2, 64, dtype=torch.float32), 2, 1e-6
         ),
         "quantise": lambda: quantise.launch_quantise(x, False),
@@ -96,8 +120,7 @@ def facts_of(variant, architecture):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", CALLS)
 def test_what_an_operator_launches_fits_the_shipped_kernel(monkeypatch, name, architecture):
-    if name in FP8 and architecture not in FP8_ARCHITECTURES:
-        pytest.skip("this target has no FP8")
+    check_target(name, architecture)
     for module in (attention, attention_8bit):
         monkeypatch.setattr(module, "capability", lambda tensor: architecture)
     launches, _ = launched(prepare(name, "cpu"))
@@ -130,8 +153,7 @@ def cubins(tmp_path_factory):
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CALLS)
 def test_a_shipped_kernel_gives_the_numbers_of_the_one_compiled_on_the_spot(cubins, name):
-    if name in FP8 and cubins.architecture not in FP8_ARCHITECTURES:
-        pytest.skip("this GPU has no FP8")
+    check_target(name, cubins.architecture)
     (launches, wanted), (shipped, made) = (launched(prepare(name, "cuda")) for _ in range(2))
     for launch in launches:
         launch.start()

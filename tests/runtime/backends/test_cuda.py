@@ -3,7 +3,9 @@
 import ctypes
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,9 +103,33 @@ def test_a_kernel_is_read_whole_or_not_at_all(tmp_path):
     (tmp_path / "sm_90" / "move.json").write_text("{")
     with pytest.raises(BundleCorruptError, match="damaged"):
         read_kernel("move", 90, tmp_path)
-    write(tmp_path, 90, scratch_bytes=128)
-    with pytest.raises(InternalError, match="scratch"):
-        read_kernel("move", 90, tmp_path)
+
+
+def test_scratch_memory_is_the_first_pointer_behind_the_arguments():
+    packed = arguments(FACTS, GOOD, 4096)
+    assert [value.value for value in packed] == [0x7F0000000010, 7, 32, 1.5, 4096, 0]
+    assert len(arguments(replace(FACTS, scratch_pointers=1), GOOD, 4096)) == 5
+    assert len(arguments(replace(FACTS, scratch_pointers=0), GOOD)) == 4
+
+
+def test_scratch_memory_is_kept_for_every_stream_and_grows():
+    given = []
+
+    def allocate(size, stream):
+        given.append((size, stream.handle))
+        return SimpleNamespace(size=size, handle=4096 * len(given))
+
+    kernels = CudaKernels.__new__(CudaKernels)
+    kernels._device, kernels._scratch = SimpleNamespace(allocate=allocate), {}
+    first, second = SimpleNamespace(handle=7), SimpleNamespace(handle=8)
+    facts = replace(FACTS, scratch_bytes=640)
+    places = [
+        kernels._scratch_of(facts, blocks, on) for blocks, on in ((10, first), (3, first), (3, second), (11, first))
+    ]
+    assert given == [(6400, 7), (1920, 8), (7040, 7)]
+    assert places == [4096, 4096, 8192, 12288]
+    other = replace(facts, name="other")
+    assert kernels._scratch_of(other, 1, first) == 16384, "another kernel's may be at work still"
 
 
 def test_a_sampler_row_becomes_arguments():

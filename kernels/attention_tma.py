@@ -1,0 +1,80 @@
+"""`attention` for Hopper: blocks are moved by the tensor memory accelerator, loads and products have warps of their own.
+
+Triton splits the loop into a part that loads and two that multiply. It does so where the loop is the only one: the mask of
+the last block is in it, for all blocks. What that gains is for a measurement on the GPU to say (`attention.FORMS`).
+"""
+
+from torch import Tensor
+
+from .language import ceil_div, jit, tl
+from .launch import Launch, named
+from .online_softmax import LOG2_E, absorb
+from .variant import Variant
+
+ARCHITECTURES = (90,)
+TILE = 128, 128, 4, 2
+"""Rows, columns, warps of one part and stages of a block; Triton leaves other numbers of warps unsplit, and says nothing."""
+
+
+@jit
+def attention_tma_kernel(
+    query_ptr, key_ptr, value_ptr, output_ptr, heads, length, keys, scale_log2,
+    query_b, query_h, query_s, key_b, key_h, key_s, value_b, value_h, value_s, output_b, output_h, output_s,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    batch, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
+    row, column = tl.program_id(0) * BLOCK_M, tl.arange(0, BLOCK_N)
+    query_ptr += batch * query_b + head * query_h
+    key_ptr += batch * key_b + head * key_h
+    value_ptr += batch * value_b + head * value_h
+    output_ptr += batch * output_b + head * output_h
+    # What lies beyond a descriptor's shape is read as zero and not written.
+    queries = tl.make_tensor_descriptor(query_ptr, [length, D], [query_s, 1], [BLOCK_M, D])
+    key_blocks = tl.make_tensor_descriptor(key_ptr, [keys, D], [key_s, 1], [BLOCK_N, D])
+    value_blocks = tl.make_tensor_descriptor(value_ptr, [keys, D], [value_s, 1], [BLOCK_N, D])
+    outputs = tl.make_tensor_descriptor(output_ptr, [length, D], [output_s, 1], [BLOCK_M, D])
+    query = queries.load([row, 0])
+    largest = tl.full((BLOCK_M,), -1e30, tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    mixed = tl.zeros((BLOCK_M, D), tl.float32)
+    for at in tl.range(0, keys, BLOCK_N, warp_specialize=True):
+        scores = tl.dot(query, key_blocks.load([at, 0]).T)
+        scores = tl.where((at + column < keys)[None, :], scores, -float("inf"))
+        largest, total, mixed = absorb(scores, value_blocks.load([at, 0]), largest, total, mixed, scale_log2)
+    outputs.store([row, 0], (mixed / total[:, None]).to(output_ptr.dtype.element_ty))
+
+
+def launch_attention_tma(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Launch, Tensor]:
+    """Return the launch and what it writes; the arguments are those of `attention.plain_attention`.
+
+    Rows have to begin at multiples of 16 bytes.
+    """
+    batch, heads, length, width = query.shape
+    output = query.new_empty((batch, length, heads, width))
+    query, key, value = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, key, value))
+    strides = [stride for tensor in (query, key, value, output.transpose(1, 2)) for stride in tensor.stride()[:3]]
+    tensors = query, key, value, output
+    arguments = named(attention_tma_kernel, *tensors, heads, length, key.shape[2], scale * LOG2_E, *strides)
+    block_m, block_n, warps, stages = TILE
+    constants = {"D": width, "BLOCK_M": block_m, "BLOCK_N": block_n}
+    grid = ceil_div(length, block_m), batch * heads
+    return Launch(attention_tma_kernel, grid, arguments, constants, warps, stages, needs_scratch=True), output
+
+
+STRIDES = tuple(f"{tensor}_{axis}" for tensor in ("query", "key", "value", "output") for axis in ("b", "h", "s"))
+
+
+def variants(architecture: int) -> tuple[Variant, ...]:
+    """Return the forms to compile: dtypes, at head width 64."""
+    if architecture not in ARCHITECTURES:
+        return ()
+    block_m, block_n, warps, stages = TILE
+    constants = {"D": 64, "BLOCK_M": block_m, "BLOCK_N": block_n}
+    made = []
+    for dtype in ("bf16", "fp16"):
+        signature = dict.fromkeys(("query_ptr", "key_ptr", "value_ptr", "output_ptr"), f"*{dtype}")
+        signature |= dict.fromkeys(("heads", "length", "keys"), "i32") | {"scale_log2": "fp32"}
+        signature |= dict.fromkeys(STRIDES, "i32")
+        name = f"attention_tma_{dtype}_d64"
+        made.append(Variant(name, attention_tma_kernel, signature, constants, warps, stages, STRIDES, matrix=True))
+    return tuple(made)
