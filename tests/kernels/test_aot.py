@@ -31,10 +31,8 @@ MATRIX = {
 """The matrix instructions of each target in its machine code: wgmma is HGMMA, IGMMA, QGMMA; tcgen05 is UTC*MMA."""
 SHARED_MEMORY_BYTES = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 """The most that one block may ask for (CUDA programming guide, compute capabilities)."""
-TUNED = pytest.mark.skipif(
-    tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9),
-    reason="tiles were chosen with Triton 3.9, which builds what is shipped; 3.6 spills a little on sm_89 and 120",
-)
+OLDER = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
+"""Whether this Triton is older than the one that tiles were chosen with, and that builds what is shipped."""
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +64,11 @@ def test_all_targets_are_built(built):
         assert names == {variant.name for variant in variants(architecture)}
 
 
-@TUNED
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_machine_code(built, architecture):
     """Matrix instructions where there are matrices, nothing spilled to local memory, shared memory within the limit."""
+    if OLDER and architecture in (89, 120):
+        pytest.skip(f"Triton {triton.__version__} spills a few registers of FP8 attention here, 3.9 does not")
     for facts in kernels(built, architecture):
         code = sass(built, architecture, facts.name)
         assert re.search(r"\bEXIT\b", code), f"{facts.name} has no machine code to look at"
@@ -81,9 +80,10 @@ def test_machine_code(built, architecture):
             assert re.search(r"\bLDG\.E\.(128|64)", code), f"{facts.name} loads single numbers"
 
 
-@TUNED
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_eight_bits_are_multiplied_as_such(built, architecture):
+    if OLDER and architecture == 100:
+        pytest.skip(f"Triton {triton.__version__} has no integer matrix instruction for Blackwell, 3.9 has")
     integer, fp8 = {90: ("IGMMA", "QGMMA"), 100: ("UTCIMMA", "UTCQMMA")}.get(architecture, ("IMMA", "QMMA"))
     for facts in kernels(built, architecture):
         code = sass(built, architecture, facts.name)
