@@ -1,4 +1,4 @@
-PYTHON ?= python
+PYTHON ?= $(shell command -v python || command -v python3)
 PACKAGES = runtime robots models training export kernels
 
 .PHONY: dev links check lint types contracts test soak mutation bench precision cubins gpu gpu-plan gpu-tests prove-tensorrt clean
@@ -8,9 +8,7 @@ dev:            ## install everything into the active venv
 	$(MAKE) links
 
 links:          ## the dvgwm namespace as links, for mypy and for machines where nothing can be installed
-	@rm -rf build/links && mkdir -p build/links/dvgwm
-	@for p in $(PACKAGES); do ln -s ../../../$$p build/links/dvgwm/$$p; done
-	@$(PYTHON) tests/make_dist_info.py build/links
+	@$(PYTHON) tests/make_links.py build/links $(PACKAGES)
 
 check: lint types contracts test  ## what CI runs
 

@@ -90,7 +90,8 @@ def main() -> int:
 def linked() -> None:
     """Make ``dvgwm`` importable where it is not installed, for this process and its children."""
     if importlib.util.find_spec("dvgwm") is None:
-        subprocess.run(["make", "-s", "links", f"PYTHON={sys.executable}"], cwd=ROOT, check=True)
+        packages = ("runtime", "robots", "models", "training", "export", "kernels")
+        subprocess.run([sys.executable, str(ROOT / "tests" / "make_links.py"), str(LINKS), *packages], check=True)
         sys.path.insert(0, str(LINKS))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(LINKS), os.environ.get("PYTHONPATH", "")]))
 

@@ -84,10 +84,9 @@ class Bench:
             self.row(name, variant=variant, refused=f"{type(error).__name__}: {str(error).strip()[:300]}")
             if self.device == "cuda":
                 self._leave_if_spoiled()
-        finally:
-            if self.device == "cuda":
-                torch.cuda.empty_cache()
         running.unlink(missing_ok=True)
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
 
     def _leave_if_spoiled(self) -> None:
         try:

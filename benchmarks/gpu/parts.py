@@ -58,7 +58,7 @@ PARTS = {
             False,
             "the fastest setting built as a user does, and its plans through the product",
         ),
-        Part("attention", "attention", 1.0, True, "attention: the library's, ours, ours with other tiles"),
+        Part("attention", "attention", 1.5, False, "attention: the library's, ours, ours with other tiles"),
         Part("kernels", "kernels", 1.0, True, "every other kernel, beside eager and compiled torch"),
         Part("one_stage", "denoisers", 4.0, False, "the paper's baseline: one stage at the refined size", 240),
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .rows import Row, read
+from .rows import read
 from .setting import Setting
 
 STAGES = ("preview", "refine", "decode")
@@ -65,15 +65,14 @@ def _attention(axes: Any, rates: Mapping[str, Mapping[str, float]]) -> None:
 def attention_rates(file: Path, gpu: object, preset: str) -> dict[str, dict[str, float]]:
     """Return the rate of every variant of attention by shape, and that of each kernel's best tile."""
     rates: dict[str, dict[str, float]] = {}
+    best: dict[tuple[str, str], tuple[float, str]] = {}
     for row in read(file):
         if row.get("gpu") == gpu and row.get("preset") == preset and row["part"] == "attention" and row.get("rate"):
-            label, variant = _named(row)
-            shape = rates.setdefault(label, {})
-            shape[variant] = max(shape.get(variant, 0.0), row["rate"]) if "tile" in variant else row["rate"]
+            shape, *tiled = str(row["name"]).removeprefix("attention ").split()
+            if tiled:
+                best[shape, tiled[0]] = max(best.get((shape, tiled[0]), (0.0, "")), (row["rate"], row["variant"]))
+            else:
+                rates.setdefault(shape, {})[row["variant"]] = row["rate"]
+    for (shape, kind), (rate, tile) in best.items():
+        rates.setdefault(shape, {})[f"{kind} {tile}"] = rate
     return rates
-
-
-def _named(row: Row) -> tuple[str, str]:
-    """Return a row's shape and variant: of tiles the best one counts."""
-    words = str(row["name"]).removeprefix("attention ").split()
-    return words[0], f"{words[1]}, best tile" if words[-1] == "tile" else str(row.get("variant"))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from .plot import draw
+from .plot import attention_rates, draw
 from .rows import Row, read
 from .setting import OURS, Setting, best, settings
 
@@ -27,6 +27,7 @@ def write_report(file: Path, facts: Mapping[str, object]) -> str:
         "",
         *product(file, gpu, preset),
         advice(found, preset),
+        *attention(file, gpu, preset),
         *refusals(file, gpu, preset),
         "",
         f"Rows: {file}",
@@ -97,6 +98,17 @@ def advice(found: tuple[Setting, ...], preset: str) -> str:
     nearest = min(others, key=lambda each: each.plan_s, default=None)
     beside = f"; {nearest.name} {_seconds(nearest.plan_s)}" if nearest else ""
     return f"Use on this card: `{command}` ({_seconds(chosen.plan_s)} a plan{beside})."
+
+
+def attention(file: Path, gpu: object, preset: str) -> list[str]:
+    """Return the rate of every form of attention, fastest first: what `kernels.attention.FORMS` and tiles ought to say."""
+    lines = []
+    for shape, rates in attention_rates(file, gpu, preset).items():
+        ordered = sorted(rates.items(), key=lambda pair: -pair[1])
+        lines.append(
+            f"Attention at {shape}, TFLOP/s: {', '.join(f'{name} {rate / 1e12:.0f}' for name, rate in ordered)}."
+        )
+    return lines
 
 
 def refusals(file: Path, gpu: object, preset: str) -> list[str]:

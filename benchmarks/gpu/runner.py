@@ -36,9 +36,9 @@ def run_part(rows: Rows, options: Sequence[str], limits: Limits) -> str:
             return ""
         if ended == "late":
             return "its time is over; what it has measured is kept, the next call goes on there"
-        if ended == "spoiled":
-            continue  # it has said what spoiled the GPU's context
         variant = _running(rows)
+        if ended == "spoiled" and variant is None:
+            continue  # it has said what spoiled the GPU's context
         if variant is None:
             return f"{ended} outside any variant; the last lines above say why"
         rows.add(variant[0], {"variant": variant[1], "refused": f"its process {ended}"})

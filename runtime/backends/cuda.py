@@ -70,7 +70,7 @@ class CudaKernels:
         capability = self._device.compute_capability
         self.architecture = target_for((capability.major, capability.minor), self._folder)
         self._loaded: dict[str, tuple[KernelFacts, Any]] = {}
-        self._scratch: dict[tuple[str, int], Any] = {}
+        self._scratch: dict[str, Any] = {}
 
     def facts(self, name: str) -> KernelFacts:
         """Return what is known of the kernel ``name``, loading it first."""
@@ -87,11 +87,15 @@ class CudaKernels:
         launch(on, config, kernel, *arguments(facts, values, place))
 
     def _scratch_of(self, facts: KernelFacts, blocks: int, stream: Any) -> int:
-        """Return where a launch on ``stream`` has its scratch memory: kept, as the next one there comes after it."""
-        key, wanted = (facts.name, int(stream.handle)), blocks * facts.scratch_bytes
-        if key not in self._scratch or self._scratch[key].size < wanted:
-            self._scratch[key] = self._device.allocate(wanted, stream=stream)
-        return int(self._scratch[key].handle)
+        """Return where a launch has its scratch memory, taken on ``stream``.
+
+        It is kept, so that a captured launch finds what the one before the capture took; launches of one kernel have to follow
+        one another.
+        """
+        wanted = blocks * facts.scratch_bytes
+        if facts.name not in self._scratch or self._scratch[facts.name].size < wanted:
+            self._scratch[facts.name] = self._device.allocate(wanted, stream=stream)
+        return int(self._scratch[facts.name].handle)
 
     def affine_step(  # noqa: PLR0913
         self,

@@ -118,7 +118,9 @@ def test_of_tiles_the_best_is_drawn(tmp_path):
     ]  # fmt: skip
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert plot.attention_rates(file, GPU, "dvgwm_5b") == {"preview": {"cudnn": 4e14, "kernel, best tile": 4.2e14}}
+    assert plot.attention_rates(file, GPU, "dvgwm_5b") == {"preview": {"cudnn": 4e14, "kernel 128x64x8x3": 4.2e14}}
+    page = write_report(file, FACTS)
+    assert "Attention at preview, TFLOP/s: kernel 128x64x8x3 420, cudnn 400." in page
 
 
 def test_the_plan_of_calls_fits_the_time_and_names_what_to_bring(tmp_path):

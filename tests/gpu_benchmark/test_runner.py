@@ -51,6 +51,7 @@ def measured(out: Path) -> dict[str, dict]:
     [
         ("os.abort()", "its process died of SIGABRT"),
         ("os._exit(3)", "its process ended with exit code 3"),
+        ("os._exit(75)", "its process spoiled"),
         ("time.sleep(1000)", "its process had no end after 8 s"),
         (
             "sys.modules['benchmarks.gpu.attention'].OURS['8bit'] = lambda *given: 1 / 0",
@@ -172,3 +173,23 @@ def test_without_a_gpu_it_says_what_to_do(run):
     code, text = run(trial=False)
     assert code == 2
     assert text.startswith("E2 BENCH_GPU wanted a CUDA GPU, found none; --device cpu")
+
+
+def test_a_spoiled_context_ends_its_process_and_leaves_a_row(tmp_path, monkeypatch):
+    """Without a GPU: the driver's answer is made up, what is done about it is not."""
+    import torch
+
+    from benchmarks.gpu.measure import SPOILED, Bench, running_file
+    from benchmarks.gpu.rows import Rows
+
+    def spoiled():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", spoiled)
+    monkeypatch.setattr(torch.cuda, "empty_cache", spoiled)
+    bench = Bench("cuda", "test_tiny", 1, Rows(tmp_path / "rows.jsonl", "kernels", "key", {}))
+    with pytest.raises(SystemExit) as ended, bench.trying("bridge", "kernel"):
+        torch.cuda.synchronize()
+    assert ended.value.code == SPOILED
+    assert "illegal memory access" in rows(tmp_path / "rows.jsonl")[0]["refused"]
+    assert not running_file(tmp_path / "rows.jsonl").exists(), "there is nothing that it died of"
