@@ -4,7 +4,7 @@
     python -m benchmarks.gpu --plan                     # the calls to make where each may take nine minutes, and what to bring
     python -m benchmarks.gpu --only preview decode      # some parts
     python -m benchmarks.gpu --out FILE --after FILE    # rows elsewhere, those of an earlier run taken over
-    python -m benchmarks.gpu --device cpu --preset test_tiny --rounds 1 --out /tmp/trial.jsonl    # the code, not the figures
+    python -m benchmarks.gpu --device cpu --rounds 1 --out /tmp/trial.jsonl    # the code, not the figures
 
 Run it in the project's folder; nothing has to be installed but the libraries that it names. Every row is written as soon as
 it is measured, and measured again only where its code, the libraries or the machine changed. Networks have seeded random
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="cpu tries the code where there is no GPU"
     )
-    made.add_argument("--preset", default="dvgwm_5b", help="size of the networks (default: %(default)s)")
+    made.add_argument("--preset", help="size of the networks (default: dvgwm_5b on a GPU, test_tiny on a CPU)")
     made.add_argument("--rounds", type=int, default=10, help="timed runs of each variant (default: %(default)s)")
     made.add_argument(
         "--variant-limit", type=float, metavar="S", help="for one variant (default: what each part states)"
@@ -75,14 +75,23 @@ def main() -> int:
 
         print(told(options.out, options.only))
         return 0
+    options.preset = options.preset or ("dvgwm_5b" if options.device == "cuda" else "test_tiny")
     if importlib.util.find_spec("torch") is None:
         print("E2 BENCH_TORCH wanted torch, found none; nothing can be measured without it", file=sys.stderr)
         return 2
     import torch
 
     if options.device == "cuda" and not torch.cuda.is_available():
-        remedy = "--device cpu --preset test_tiny tries the code, --plan says what to bring to one"
+        remedy = "--device cpu tries the code, --plan says what to bring to one"
         print(f"E2 BENCH_GPU wanted a CUDA GPU, found none; {remedy}", file=sys.stderr)
+        return 2
+    from dvgwm.models.presets import PRESETS
+    from dvgwm.models.sizes import VaeSize
+
+    fitting = [name for name, size in PRESETS.items() if size.refiner is not None and isinstance(size.codec, VaeSize)]
+    if options.preset not in fitting:
+        wanted = f"wanted --preset of {', '.join(fitting)}: a preview, a refiner and a VAE"
+        print(f"E2 BENCH_PRESET {wanted}; got {options.preset}", file=sys.stderr)
         return 2
     return one(options) if options.one else every(options)
 
@@ -109,14 +118,13 @@ def one(options: argparse.Namespace) -> int:
     """Measure one part in this process and record that it is done."""
     from .measure import Bench
 
-    ctypes.CDLL(None).prctl(
-        PR_SET_PDEATHSIG, signal.SIGKILL
-    )  # a part whose run was killed measures nothing behind its back
+    # A part whose run was killed measures nothing behind its back.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     bench = Bench(options.device, options.preset, options.rounds, rows_of(options, options.one))
-    started = time.perf_counter()
+    started, resumed = time.perf_counter(), bench.rows.any()
     module = importlib.import_module(f".{PARTS[options.one].module}", __package__)
     getattr(module, f"run_{options.one}")(bench)
-    bench.row(DONE, wall_s=time.perf_counter() - started)
+    bench.row(DONE, wall_s=time.perf_counter() - started, resumed=resumed)
     return 0
 
 
@@ -130,19 +138,19 @@ def every(options: argparse.Namespace) -> int:
         shutil.copyfile(options.after, options.out)
     end_s, left = time.monotonic() + options.deadline, dict[str, str]()
     words = ["--device", options.device, "--preset", options.preset, "--rounds", str(options.rounds)]
+    words += ["--out", str(options.out)]
     for name in options.only:
         rows = rows_of(options, name)
         missing = PARTS[name].missing
         print(f"== {name}: {PARTS[name].about}", flush=True)
         if rows.find(DONE):
             print("recorded already with this code on this machine", flush=True)
-        elif missing:
-            left[name] = f"wants {', '.join(missing)}"
-        else:
-            limits = Limits(end_s, options.variant_limit or PARTS[name].limit_s)
-            left |= {name: why} if (why := run_part(rows, [*words, "--out", str(options.out)], limits)) else {}
-        if name in left:
-            print(f"{name}: {left[name]}", flush=True)
+            continue
+        limits = Limits(end_s, options.variant_limit or PARTS[name].limit_s)
+        why = f"wants {', '.join(missing)}" if missing else run_part(rows, words, limits)
+        if why:
+            left[name] = why
+            print(f"{name}: {why}", flush=True)
     print(write_report(options.out, rows_of(options, options.only[0]).facts))
     for name, why in left.items():
         print(f"not done: {name}: {why}")

@@ -85,8 +85,9 @@ class Problem:
         picked = tensor[:: max(1, tensor.shape[0] - 1)]
         return picked.index_select(heads, torch.tensor([0, tensor.shape[heads] - 1], device=tensor.device))
 
+    @cached_property
     def exact(self) -> Tensor:
-        """Return float64's result for those."""
+        """float64's result for those."""
         query, key, value = (self.ends(part).double() for part in (self.query, self.key, self.value))
         return scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
@@ -115,12 +116,12 @@ def run_attention(bench: Bench) -> None:
     """Attention at the product's shapes: the library's backends, ours in 16 and 8 bits, ours as a cubin."""
     for label, shape in (TRIAL if bench.small else SHAPES).items():
         problem = Problem.of(label, shape, bench.device)
-        exact, title = problem.exact(), f"attention {label}"
+        title = f"attention {label}"
         variants = works(problem, bench)
         for variant in bench.wanted(title, variants):
             with bench.trying(title, variant):
                 work = variants[variant]
-                error = relative(problem.ends(work(), 2), exact)
+                error = relative(problem.ends(work(), 2), problem.exact)
                 found = replayed(work, bench.rounds, bench.device)
                 library = bench.median(title, "flash" if bench.small else "cudnn")
                 bench.row(
@@ -191,7 +192,7 @@ def tune(bench: Bench, problem: Problem, kind: str) -> None:
             launch, written = LAUNCHES[kind](*problem.arguments(kind))
             tiled = with_tile(launch, named[variant])
             tiled.start()
-            error = relative(problem.ends(written, 2), problem.exact())
+            error = relative(problem.ends(written, 2), problem.exact)
             found = replayed(tiled.start, bench.rounds, bench.device)
             rate = problem.flop / found["median_s"]
             bench.row(title, variant=variant, **found, rate=rate, relative_l2=error, loss="bounded")

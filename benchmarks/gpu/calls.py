@@ -29,10 +29,10 @@ def packed(parts: Sequence[Part], minutes: dict[str, float]) -> list[list[Part]]
 
 
 def expected(file: Path) -> dict[str, float]:
-    """Return the minutes of every part: those of its last run in ``file``, else what is stated of it."""
+    """Return the minutes of every part: those of its last run in one piece in ``file``, else what is stated of it."""
     minutes = {part.name: part.minutes for part in PARTS.values()}
     for row in read(file):
-        if row["name"] == DONE and row.get("gpu") and row["part"] in minutes and row.get("preset"):
+        if row["name"] == DONE and row.get("gpu") and row["part"] in minutes and row.get("resumed") is False:
             minutes[row["part"]] = row["wall_s"] / 60.0
     return minutes
 

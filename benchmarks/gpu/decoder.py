@@ -85,8 +85,11 @@ def run_decode(bench: Bench) -> None:
             decoders = decoders or Decoders(preset(bench.preset), bench.device)
             works = decoders.works()
             start = first_call(works[name], bench.device)
-            # Of an earlier process nothing is left but its rows.
-            for other in (name, "bfloat16", *([] if "compile" in name else [theirs])):
+            # Of an earlier process nothing is left but its rows; compiled, theirs is not eager any more.
+            others = ["bfloat16"] if "early exit" in name else []
+            if name != theirs and "compile" not in name and not bench.refused(TITLE, theirs):
+                others.append(theirs)
+            for other in (name, *others):
                 if other not in shown:
                     shown[other] = works[other]()[:, :LOOKED_AT].clone()
             memory = working_bytes(works[name], bench.device)

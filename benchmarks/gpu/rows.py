@@ -34,6 +34,10 @@ class Rows:
             file.write(("\n" if cut else "") + json.dumps(row) + "\n")
         return row
 
+    def any(self) -> bool:
+        """Return whether anything of this part is recorded."""
+        return any((row["part"], row.get("key")) == (self.part, self.key) for row in read(self.file))
+
     def find(self, name: str, variant: str | None = None) -> Row | None:
         """Return the last row of ours with this name, and this variant where one is asked for."""
         found = None

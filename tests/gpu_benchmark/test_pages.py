@@ -141,7 +141,9 @@ def test_the_plan_of_calls_fits_the_time_and_names_what_to_bring(tmp_path):
 
 def test_minutes_that_were_measured_replace_those_that_were_thought(tmp_path):
     file = tmp_path / "rows.jsonl"
-    file.write_text(json.dumps({"part": "one_stage", "name": "done", "wall_s": 480.0, **FACTS}) + "\n")
+    done = {"part": "one_stage", "name": "done", "wall_s": 480.0, "resumed": False, **FACTS}
+    rest = {**done, "wall_s": 6.0, "resumed": True}
+    file.write_text("".join(json.dumps(row) + "\n" for row in (done, rest)))
     text = calls.told(file, ["kernels", "one_stage"])
     assert len(re.findall(r"^call", text, re.MULTILINE)) == 2
     assert "one_stage   8.0 min" in text

@@ -193,3 +193,11 @@ def test_a_spoiled_context_ends_its_process_and_leaves_a_row(tmp_path, monkeypat
     assert ended.value.code == SPOILED
     assert "illegal memory access" in rows(tmp_path / "rows.jsonl")[0]["refused"]
     assert not running_file(tmp_path / "rows.jsonl").exists(), "there is nothing that it died of"
+
+
+@pytest.mark.parametrize("preset", ["a1_tiny", "lvp_14b", "nothing"])
+def test_a_preset_without_a_refiner_or_a_vae_is_refused(run, preset):
+    code, text = run("--device", "cpu", "--preset", preset, trial=False)
+    assert code == 2
+    assert text.startswith("E2 BENCH_PRESET wanted --preset of dvgwm_5b")
+    assert text.strip().endswith(f"got {preset}")
