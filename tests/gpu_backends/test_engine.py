@@ -284,6 +284,16 @@ def test_parts_of_an_array_are_views_where_they_are_contiguous(world, backend):
             whole[key]
 
 
+def test_another_shape_is_the_same_memory(world, backend):
+    whole = backend.upload(np.arange(24, dtype=np.float32).reshape(4, 6))
+    made = whole.reshape(2, -1)
+    assert (made.shape, made.address) == ((2, 12), whole.address)
+    assert made.owner is whole, "which keeps the memory"
+    for shape in ((5, -1), (4, 5), (48,)):
+        with pytest.raises(InternalError, match="wanted"):
+            whole.reshape(*shape)
+
+
 def test_uploads_are_copies_and_concatenation_is_along_the_first_axis(world, backend):
     one, two = rows(backend, [1, 2]), rows(backend, [3, 4], [5, 6])
     np.testing.assert_array_equal(backend.download(backend.concatenate([one, two])), [[1, 2], [3, 4], [5, 6]])
