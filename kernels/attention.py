@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .attention_form import STRIDES, absorb, arguments_of, signature_of
 from .attention_tma import launch_attention_tma
 from .language import ceil_div, jit, tl
-from .launch import Launch, compiled, named
-from .online_softmax import LOG2_E, absorb
+from .launch import Launch, compiled
 from .operator import operator
 from .variant import Variant
 
@@ -80,11 +80,7 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> 
 def launch_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Launch, Tensor]:
     """Return the launch and what it writes."""
     batch, heads, length, width = query.shape
-    output = query.new_empty((batch, length, heads, width))
-    query, key, value = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, key, value))
-    strides = [stride for tensor in (query, key, value, output.transpose(1, 2)) for stride in tensor.stride()[:3]]
-    tensors = query, key, value, output
-    arguments = named(attention_kernel, *tensors, heads, length, key.shape[2], scale * LOG2_E, *strides)
+    arguments, output = arguments_of(attention_kernel, query, key, value, scale)
     block_m, block_n, warps, stages = tile(capability(query), width)
     constants = {"D": width, "BLOCK_M": block_m, "BLOCK_N": block_n}
     grid = ceil_div(length, block_m), batch * heads
@@ -133,17 +129,11 @@ def tile(architecture: int, width: int) -> tuple[int, int, int, int]:
     return 128, 32, 8, 3
 
 
-STRIDES = tuple(f"{tensor}_{axis}" for tensor in ("query", "key", "value", "output") for axis in ("b", "h", "s"))
-
-
 def _variant(dtype: str, width: int, architecture: int) -> Variant:
-    signature = dict.fromkeys(("query_ptr", "key_ptr", "value_ptr", "output_ptr"), f"*{dtype}")
-    signature |= dict.fromkeys(("heads", "length", "keys"), "i32") | {"scale_log2": "fp32"}
-    signature |= dict.fromkeys(STRIDES, "i32")
     block_m, block_n, warps, stages = tile(architecture, width)
     constants = {"D": width, "BLOCK_M": block_m, "BLOCK_N": block_n}
     name = f"attention_{dtype}_d{width}"
-    return Variant(name, attention_kernel, signature, constants, warps, stages, STRIDES, matrix=True)
+    return Variant(name, attention_kernel, signature_of(dtype), constants, warps, stages, STRIDES, matrix=True)
 
 
 def variants(architecture: int) -> tuple[Variant, ...]:

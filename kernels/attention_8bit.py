@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .attention import capability
+from .attention_form import LOG2_E
 from .language import ceil_div, jit, tl
 from .launch import Launch, compiled, named
-from .online_softmax import LOG2_E
 from .operator import operator, wide_dtype
 from .qk_norm_rope import QUANT_BLOCK
 from .variant import FP8_ARCHITECTURES, Variant

@@ -6,9 +6,9 @@ the last block is in it, for all blocks. What that gains is for a measurement on
 
 from torch import Tensor
 
+from .attention_form import STRIDES, absorb, arguments_of, signature_of
 from .language import ceil_div, jit, tl
-from .launch import Launch, named
-from .online_softmax import LOG2_E, absorb
+from .launch import Launch
 from .variant import Variant
 
 ARCHITECTURES = (90,)
@@ -50,18 +50,11 @@ def launch_attention_tma(query: Tensor, key: Tensor, value: Tensor, scale: float
     Rows have to begin at multiples of 16 bytes.
     """
     batch, heads, length, width = query.shape
-    output = query.new_empty((batch, length, heads, width))
-    query, key, value = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, key, value))
-    strides = [stride for tensor in (query, key, value, output.transpose(1, 2)) for stride in tensor.stride()[:3]]
-    tensors = query, key, value, output
-    arguments = named(attention_tma_kernel, *tensors, heads, length, key.shape[2], scale * LOG2_E, *strides)
+    arguments, output = arguments_of(attention_tma_kernel, query, key, value, scale)
     block_m, block_n, warps, stages = TILE
     constants = {"D": width, "BLOCK_M": block_m, "BLOCK_N": block_n}
     grid = ceil_div(length, block_m), batch * heads
     return Launch(attention_tma_kernel, grid, arguments, constants, warps, stages, needs_scratch=True), output
-
-
-STRIDES = tuple(f"{tensor}_{axis}" for tensor in ("query", "key", "value", "output") for axis in ("b", "h", "s"))
 
 
 def variants(architecture: int) -> tuple[Variant, ...]:
@@ -70,11 +63,10 @@ def variants(architecture: int) -> tuple[Variant, ...]:
         return ()
     block_m, block_n, warps, stages = TILE
     constants = {"D": 64, "BLOCK_M": block_m, "BLOCK_N": block_n}
-    made = []
-    for dtype in ("bf16", "fp16"):
-        signature = dict.fromkeys(("query_ptr", "key_ptr", "value_ptr", "output_ptr"), f"*{dtype}")
-        signature |= dict.fromkeys(("heads", "length", "keys"), "i32") | {"scale_log2": "fp32"}
-        signature |= dict.fromkeys(STRIDES, "i32")
-        name = f"attention_tma_{dtype}_d64"
-        made.append(Variant(name, attention_tma_kernel, signature, constants, warps, stages, STRIDES, matrix=True))
-    return tuple(made)
+    return tuple(
+        Variant(
+            f"attention_tma_{dtype}_d64", attention_tma_kernel, signature_of(dtype), constants, warps, stages, STRIDES,
+            matrix=True,
+        )
+        for dtype in ("bf16", "fp16")
+    )  # fmt: skip

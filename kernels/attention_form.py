@@ -1,0 +1,43 @@
+"""What every form of attention has in common: its arguments, their types, and the softmax, block of keys by block of keys."""
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from .language import jit, tl
+from .launch import named
+
+LOG2_E = math.log2(math.e)
+TENSORS = ("query", "key", "value", "output")
+STRIDES = tuple(f"{tensor}_{axis}" for tensor in TENSORS for axis in ("b", "h", "s"))
+
+
+@jit
+def absorb(scores, value, largest, total, mixed, scale_log2):
+    """Return largest score, sum and mixed values after a block's ``scores`` and ``value`` (FlashAttention).
+
+    ``log2(e) x scale`` is folded into one multiply-add before exp2.
+    """
+    following = tl.maximum(largest, tl.max(scores, 1) * scale_log2)
+    weights = tl.exp2(scores * scale_log2 - following[:, None])
+    fade = tl.exp2(largest - following)
+    total = total * fade + tl.sum(weights, 1)
+    return following, total, tl.dot(weights.to(value.dtype), value, mixed * fade[:, None])
+
+
+def arguments_of(kernel: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[dict[str, Any], Tensor]:
+    """Return the arguments of ``kernel`` by name, and the result that it is to write, B S H D."""
+    batch, heads, length, width = query.shape
+    output = query.new_empty((batch, length, heads, width))
+    query, key, value = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, key, value))
+    tensors = query, key, value, output
+    strides = [stride for tensor in (query, key, value, output.transpose(1, 2)) for stride in tensor.stride()[:3]]
+    return named(kernel, *tensors, heads, length, key.shape[2], scale * LOG2_E, *strides), output
+
+
+def signature_of(dtype: str) -> dict[str, str]:
+    """Return the types of those arguments, as Triton calls them."""
+    signature = {f"{tensor}_ptr": f"*{dtype}" for tensor in TENSORS}
+    signature |= dict.fromkeys(("heads", "length", "keys"), "i32") | {"scale_log2": "fp32"}
+    return signature | dict.fromkeys(STRIDES, "i32")
