@@ -51,6 +51,7 @@ def told(file: Path, names: Sequence[str]) -> str:
     guessed = [part.name for call in calls for part in call if not part.measured]
     lines.append(f"{total:.1f} min in all, of {ALL_MINUTES:.0f}; thought, not measured: {', '.join(guessed) or 'none'}")
     lines.append("each call after the first: --after the FILE that the one before brought back")
+    lines.append("with what time is left: make gpu-tests, which says what fails and stops nothing")
     needed = sorted({library for call in calls for part in call for library in part.libraries})
     missing = {name: [p.name for call in calls for p in call if name in p.missing] for name in missing_of(calls)}
     lines.append(f"it imports {', '.join(needed)}")

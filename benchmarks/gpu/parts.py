@@ -49,7 +49,7 @@ PARTS = {
     for part in (
         Part("ceilings", "kernels", 0.1, True, "what this card can do at most: copies, matrix products"),
         Part("preview", "denoisers", 1.5, True, "one forward of the preview in every setting, beside diffusers"),
-        Part("refine", "denoisers", 1.4, True, "the same of the refiner"),
+        Part("refine", "denoisers", 1.5, True, "the same of the refiner"),
         Part("decode", "decoder", 1.5, False, "the decoder beside diffusers'", 240),
         Part(
             "plan",
