@@ -201,3 +201,27 @@ def test_a_preset_without_a_refiner_or_a_vae_is_refused(run, preset):
     assert code == 2
     assert text.startswith("E2 BENCH_PRESET wanted --preset of dvgwm_5b")
     assert text.strip().endswith(f"got {preset}")
+
+
+def test_rows_are_valid_for_code_libraries_machine_and_size_but_not_for_a_commit_alone():
+    from benchmarks.gpu.rows import key_of
+
+    here = {"gpu": "NVIDIA TEST", "torch": "2.11.0", "commit": "a"}
+    key = key_of("code", here, "dvgwm_5b")
+    assert key == key_of("code", {**here, "commit": "b"}, "dvgwm_5b")
+    others = [
+        ("other", here, "dvgwm_5b"),
+        ("code", {**here, "torch": "2.12.0"}, "dvgwm_5b"),
+        ("code", here, "test_tiny"),
+    ]
+    assert key not in {key_of(*other) for other in others}
+
+
+def test_what_was_measured_is_not_what_a_process_dies_of_later(tmp_path):
+    from benchmarks.gpu.measure import Bench, running_file
+    from benchmarks.gpu.rows import Rows
+
+    bench = Bench("cpu", "test_tiny", 1, Rows(tmp_path / "rows.jsonl", "kernels", "key", {}))
+    with bench.trying("bridge", "kernel"):
+        assert json.loads(running_file(bench.rows.file).read_text()) == ["kernels", "bridge", "kernel"]
+    assert not running_file(bench.rows.file).exists()
