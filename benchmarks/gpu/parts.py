@@ -14,7 +14,7 @@ DISTRIBUTIONS = {"PIL": "Pillow", "cuda": "cuda-core"}
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part: its ``module``, and its ``minutes`` on an H200 at full size, ``measured`` or thought.
+    """One part: its ``module``, and its ``minutes`` on an H200 at full size, thought, or ``measured`` of an earlier form of it.
 
     A variant that takes longer than ``limit_s`` has no end.
     """

@@ -83,6 +83,25 @@ def test_what_dies_outside_any_variant_is_told_and_the_next_part_begins(run, med
     assert measured(out).keys() == ATTENTION
 
 
+def test_a_note_of_a_run_that_was_killed_is_not_what_the_next_one_dies_of(run, meddle, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    out.with_suffix(".running").write_text(json.dumps(["ceilings", "copy", "torch"]))
+    env = meddle("""
+        import os, sys
+
+        class Ends:
+            def find_spec(name, *rest):
+                if name == "benchmarks.gpu.kernels":
+                    os._exit(4)
+
+        sys.meta_path.insert(0, Ends)
+    """)
+    code, text = run("--only", "ceilings", "--out", str(out), env=env)
+    assert code == 1
+    assert "not done: ceilings: ended with exit code 4 outside any variant" in text
+    assert rows(out) == []
+
+
 def test_killed_in_the_middle_it_goes_on_at_the_next_variant(begin, run, meddle, tmp_path):
     out = tmp_path / "rows.jsonl"
     slow = meddle(AT.format(at=("attention small", "fp8"), do="time.sleep(60)"))

@@ -96,6 +96,17 @@ def test_eight_bits_are_multiplied_as_such(built, architecture):
             assert len(re.findall(r"\bI2FP?\b", code)) < 8, "no score is made of an integer"
 
 
+def test_sums_in_fp8_begin_afresh_with_every_block_on_hopper(built):
+    """Both products of whole blocks and of the last one begin at zero; in 16 bits those with values add to what is there."""
+
+    def begun(name):
+        products = re.findall(r"wgmma\.mma_async[^;]*;", (built / "sm_90" / f"{name}.ptx").read_text())
+        return sum(bool(re.search(r"\}, (\{[^}]*\}|%rd\d+), %rd\d+, 0, 1, 1\b", product)) for product in products)
+
+    assert [begun(f"attention_fp8_d{width}") for width in (64, 128)] == [4, 4]
+    assert begun("attention_bf16_d64") == 2, "control"
+
+
 def test_loads_have_warps_of_their_own_on_hopper(built):
     """Three groups of warps, of which the one that loads gives registers up; the launcher is told of all of them."""
     for name in ("attention_tma_bf16_d64", "attention_tma_fp16_d64"):
