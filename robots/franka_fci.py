@@ -6,6 +6,7 @@ The controller stops by itself where 20 cycles in a row are missing. A reflex or
 import importlib
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,12 @@ from dvgwm.runtime.arrivals import Arrivals
 from dvgwm.runtime.errors import ConfigError, DvgwmError, RobotCommunicationError, RobotStopError
 
 from .franka_model import FRANKA, JOINT_NAMES
-from .host import ip_address
+from .host import endpoint, ip_address
 from .settings import settings
 from .spec import DriveOptions, JointState
 
+PORT = 1337
+"""Of FCI, which libfranka knows by itself."""
 HAND_SPEED_M_S, HAND_STEP_M, HAND_PERIOD_S = 0.1, 0.002, 0.05
 WELL = ("Idle", "Move")
 MODES = {
@@ -51,6 +54,10 @@ class Franka:
         self._joints: tuple[float, ...] = ()
         self._joints_s = 0.0
         self._sent: list[float] | None = None
+
+    def identities(self) -> Sequence[str]:
+        """Return the controller's endpoint."""
+        return [endpoint(self.id, PORT)]
 
     def connect(self, calibrate: bool = True) -> None:
         """Listen to the controller; nothing moves. Raises what `mapped` makes of libfranka's errors."""

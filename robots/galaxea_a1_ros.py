@@ -86,6 +86,11 @@ class GalaxeaA1:
         self._arrivals, self._count, self._rate_hz = Arrivals(), 0, 0.0
         self._rospy: Any = None
 
+    def identities(self) -> Sequence[str]:
+        """Return the topics that command this arm, each with its ROS master; raises `RobotCommunicationError` without one."""
+        master, said = ros.identity(*self._master), self.settings
+        return [f"{master} topic /{topic.strip('/')}" for topic in (said.joint_targets, said.gripper_targets)]
+
     def connect(self, calibrate: bool = True) -> None:
         """Open the node, hear every topic once, and see that somebody takes targets; nothing moves.
 

@@ -52,7 +52,7 @@ class LiveArm(RemoteArm):
         on_frame: OnFrame | None = None,
     ) -> None:
         self._camera, self._pose = camera, tuple[float, ...]()
-        order = {"robot": spec.name, "drive": asdict(options), "mute": dry_run}
+        order = {"drive": asdict(options), "mute": dry_run}
         super().__init__(spec.arm, order, CameraEyes(camera, camera_name), on_frame)
 
     def checks(self) -> Sequence[Check]:

@@ -40,7 +40,7 @@ class MirroredArm(RemoteArm):
     def __init__(self, spec: RobotSpec, options: SimulationOptions, on_frame: OnFrame | None = None) -> None:
         mirror = Mirror(spec, options)
         self.scene: Scene = mirror.robot
-        super().__init__(spec.arm, {"robot": spec.name, "options": asdict(options)}, mirror, on_frame)
+        super().__init__(spec.arm, {"options": asdict(options)}, mirror, on_frame)
 
 
 def open_mirrored_arm(

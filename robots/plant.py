@@ -128,7 +128,7 @@ class Driver:
         """Ask where the robot is."""
         try:
             seen = self.plant.state()
-        except Exception as error:
+        except BaseException as error:  # sys.exit of a library too: motion ends at rest, and by nobody else's wish
             self.failure = f"{type(error).__name__}: {error}"
             return
         self.stop = seen.stop
@@ -144,7 +144,7 @@ class Driver:
         try:
             self.plant.send_action({f"{name}.pos": q for name, q in zip(self.joint_names, position, strict=True)})
             self.failure = None
-        except Exception as error:
+        except BaseException as error:
             self.failure = f"{type(error).__name__}: {error}"
 
 

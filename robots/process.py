@@ -1,32 +1,30 @@
 """The motion process: opens a robot and serves it (`serve`), beside whatever plans.
 
-`remote.RemoteArm` starts it (`command`) with its end of the link. It imports no torch and runs no handler: signals are blocked
+`remote.RemoteArm` starts it (`start`) with its end of the link. It imports no torch and runs no handler: signals are blocked
 and waited for by a thread. Whatever ends it, the arm brakes first: a wish to end, a signal, a planner that is gone.
 """
 
 import ctypes
-import fcntl
 import gc
 import json
 import os
-import re
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
-from dvgwm.runtime.errors import ConfigError, DvgwmError, RobotCommunicationError
+from dvgwm.runtime.child import Child, catchable_signals, end_process
+from dvgwm.runtime.errors import ConfigError, DvgwmError
 from dvgwm.runtime.strict import strict
 
 from .limits import SafetyLimits
 from .link import Line
+from .lock import identities, lock
+from .origin import check_origin, load, origin
 from .plant import Driver, Plant, RealPlant, SimulatedPlant
 from .serve import Ending, begin, serve, wait_armed
 from .spec import ArmModel, DriveOptions, RobotSpec, SimulationOptions, driven, simulated
@@ -35,18 +33,23 @@ from .tightening import wider
 PRIORITY, OTHERS = 20, 10
 """Of 1 to 99, where real-time priority is allowed: before all that has none, behind what the kernel does. Whoever says that a
 planner lives, and a simulated robot in a process of its own, come behind motion."""
-SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+HARMLESS = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
+"""Signals that end no process."""
 MCL_CURRENT, MCL_FUTURE = 1, 2
 """Of sys/mman.h."""
 
 
 def watched_signals() -> Ending:
-    """Return what a thread writes to that waits for the signals that end a run; they have to be blocked in all threads."""
+    """Return what a thread writes to that waits for the signals that end a run; they have to be blocked in all threads.
+
+    Those are all that would end or stop the process. One that was ignored before stays so, as under nohup.
+    """
     ending = Ending()
+    waited = {number for number in catchable_signals() - HARMLESS if signal.getsignal(number) is not signal.SIG_IGN}
 
     def wait() -> None:
         first_in_line()
-        ending.code = SIGNALS[signal.Signals(signal.sigwait(SIGNALS))]
+        ending.code = 128 + signal.sigwait(waited)
 
     threading.Thread(target=wait, daemon=True).start()
     return ending
@@ -67,40 +70,18 @@ def kept_in_memory() -> None:
         ctypes.CDLL(None).mlockall(MCL_CURRENT | MCL_FUTURE)
 
 
-def locked(robot: str) -> int:
-    """Return the descriptor of a lock that one process can have for ``robot``; raises `RobotCommunicationError`."""
-    folder = Path(tempfile.gettempdir()) / f"dvgwm-{os.getuid()}"
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        held = os.open(
-            folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', robot)}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-    except OSError as error:
-        raise RobotCommunicationError(
-            "ROBOT_LOCK", f"cannot make a lock in {folder}: {error}; look whose it is"
-        ) from error
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(held)
-        raise RobotCommunicationError(
-            "ROBOT_LOCKED", f"another runtime has the robot {robot} ({folder}); end it first, two cannot move one arm"
-        ) from None
-    return held
-
-
-def run(fd: int, order: Mapping[str, Any]) -> int:
-    """Open the robot that ``order`` names and serve it; returns the exit code."""
+def run(order: Mapping[str, Any]) -> tuple[int, DvgwmError | None]:
+    """Open the robot that ``order`` names and serve it; returns the exit code, and the error that it is of."""
     ending = watched_signals()
     with ExitStack() as opened:
-        line = Line(socket.socket(fileno=fd), int(order["run"]))
+        line = Line(socket.socket(fileno=int(order["link"])), int(order["run"]))
         opened.callback(line.close)
         try:
             real = order.get("drive")
-            spec: RobotSpec = next(iter(entry_points(group="dvgwm.robots", name=order["robot"]))).load()
+            check_origin(order["robot"], order["origin"])
+            spec = load(order["robot"])
             model = _limited(spec.arm, strict(order["limits"], SafetyLimits))
-            name, plant = _simulated(spec, order["options"]) if real is None else _driven(spec, real)
-            opened.callback(os.close, locked(f"{spec.name}-{name}"))
+            plant = _simulated(spec, order["options"]) if real is None else _driven(spec, real, opened)
             first_in_line()  # and whatever threads a driver starts
             driver = Driver(plant, model.joint_names, float(order["origin_s"]), mute=bool(order.get("mute")))
             opened.callback(driver.disconnect)
@@ -110,21 +91,24 @@ def run(fd: int, order: Mapping[str, Any]) -> int:
             gc.disable()
             kept_in_memory()
             core = begin(model, driver) if real is None else wait_armed(model, driver, line, ending)
-            return ending.code or 0 if core is None else serve(core, driver, line, ending)
+            return ending.code or 0 if core is None else serve(core, driver, line, ending), None
         except DvgwmError as error:
-            sys.stderr.write(f"{error.line}\n")
-            return error.exit_code
+            return error.exit_code, error
 
 
-def _simulated(spec: RobotSpec, options: Mapping[str, Any]) -> tuple[str, Plant]:
-    """Return what tells the robot from others of its kind, and the robot."""
+def _simulated(spec: RobotSpec, options: Mapping[str, Any]) -> Plant:
+    """Return a simulated robot: a world of its own, which nobody else can command."""
     robot: Any = simulated(spec, SimulationOptions(**options))
-    return "simulated", SimulatedPlant(robot, spec.arm.period_s)
+    return SimulatedPlant(robot, spec.arm.period_s)
 
 
-def _driven(spec: RobotSpec, options: Mapping[str, Any]) -> tuple[str, Plant]:
-    robot = driven(spec, DriveOptions(**options))
-    return robot.id, RealPlant(robot)
+def _driven(spec: RobotSpec, said: Mapping[str, Any], opened: ExitStack) -> Plant:
+    """Return a real robot, locked until ``opened`` is closed."""
+    options = DriveOptions(**said)
+    robot = driven(spec, options)
+    for name in identities(robot, options):
+        opened.callback(os.close, lock(name))
+    return RealPlant(robot)
 
 
 def _limited(model: ArmModel, limits: SafetyLimits) -> ArmModel:
@@ -136,13 +120,10 @@ def _limited(model: ArmModel, limits: SafetyLimits) -> ArmModel:
 
 def main() -> None:
     """Serve the order on the command line and end with its exit code, without waiting for what a vendor's library left."""
-    code = run(int(sys.argv[1]), json.loads(sys.argv[2]))
-    sys.stderr.flush()
-    os._exit(code)
+    end_process(*run(json.loads(sys.argv[1])))
 
 
-def command(fd: int, order: Mapping[str, Any]) -> list[str]:
-    """Return the words that start the process on the socket ``fd``."""
-    # Blocked before anything is imported: a library's threads have the mask of who started them.
-    block = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {sorted(map(int, SIGNALS))})"
-    return [sys.executable, "-c", f"{block}\nfrom dvgwm.robots.process import main\nmain()", str(fd), json.dumps(order)]
+def start(robot: str, fd: int, order: Mapping[str, Any]) -> Child:
+    """Return the motion process of the robot called ``robot`` with its end of the link, the socket ``fd``."""
+    order = {"robot": robot, "link": fd, "origin": origin(robot), **order}
+    return Child("dvgwm.robots.process", order, [fd], catchable_signals())

@@ -13,13 +13,13 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from dvgwm.runtime.errors import ConfigError, GateLatchError, RobotCommunicationError, RobotStopError, told
+from dvgwm.runtime.errors import ConfigError, GateLatchError, RobotCommunicationError, RobotStopError
 from dvgwm.runtime.types import ActionChunk, ArmEvent, ImageArray, MotionRecord, Observation, Tick
 
 from . import link, messages, motion
 from .arm import RECORDED_S, OnFrame, joint_targets, unreachable
 from .link import Kind
-from .process import OTHERS, command, first_in_line
+from .process import OTHERS, first_in_line, start
 from .serve import CODES
 from .spec import ArmModel
 
@@ -28,7 +28,7 @@ START_S, REST_S, END_S = 20.0, 5.0, 2.0
 ALIVE_S = 0.02
 POLL_S = 0.004
 KINDS = (ConfigError, RobotCommunicationError, RobotStopError, GateLatchError)
-"""What motion may say of its own end, on standard error: the better error."""
+"""Errors that motion may end with."""
 SILENT_S = 0.3
 """How long motion, which tells its state every 20 ms, may say nothing."""
 
@@ -49,8 +49,8 @@ class Eyes(Protocol):
 class RemoteArm:
     """An arm whose motion and gate run in a process of their own; implements `runtime.seams.Arm`.
 
-    ``order`` names the robot to the process, ``eyes`` are closed with the arm. Raises `RobotCommunicationError` where motion
-    does not start or another runtime has the robot, and what the driver raises.
+    ``order`` tells the process how to open the robot, ``eyes`` are closed with the arm. Raises `RobotCommunicationError` where
+    motion does not start or another runtime has the robot, and what the driver raises.
     """
 
     def __init__(self, model: ArmModel, order: Mapping[str, Any], eyes: Eyes, on_frame: OnFrame | None = None) -> None:
@@ -60,9 +60,8 @@ class RemoteArm:
         self._line, there = link.link(run)
         order = {**order, "run": run, "origin_s": self._origin_s, "limits": asdict(model.limits)}
         with there:
-            self._process = subprocess.Popen(  # noqa: S603 (our own module, our own words)
-                command(there.fileno(), order), pass_fds=[there.fileno()], stderr=subprocess.PIPE, text=True
-            )
+            self._child = start(model.name, there.fileno(), order)
+        self._process = self._child.process
         self._recorded = deque[Tick](maxlen=round(RECORDED_S / self.model.period_s))
         self._state: tuple[float, link.State] | None = None
         self._told: str | None = None
@@ -130,8 +129,7 @@ class RemoteArm:
             self._process.kill()
             self._process.wait()
         self._line.close()
-        if self._process.stderr is not None:
-            self._process.stderr.close()
+        self._child.close()
         self._eyes.close()
 
     def _known(self) -> tuple[float, link.State]:
@@ -163,9 +161,9 @@ class RemoteArm:
         return self._state is not None and self._state[1].resting
 
     def _lost(self) -> NoReturn:
-        said = "" if self._process.stderr is None else self._process.stderr.read().strip()
-        if (error := told(said, KINDS)) is not None:
+        if (error := self._child.error(KINDS)) is not None:
             raise error
+        said = self._child.said()
         last = f": {said.splitlines()[-1]}" if said else ""
         raise RobotCommunicationError(
             "MOTION_ENDED",

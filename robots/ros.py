@@ -106,6 +106,15 @@ def _answering(ip: str, port: int) -> str:
     return here
 
 
+def identity(ip: str, port: int) -> str:
+    """Return what the master there is called, by whatever address it is reached; raises as `open_node`."""
+    _answering(ip, port)
+    with _Proxy(ip, port) as proxy:
+        process: Any = proxy.getPid("/dvgwm")
+        uri: Any = proxy.getUri("/dvgwm")
+    return f"ROS master {uri[2]} (process {process[2]})"
+
+
 def topics(ip: str, port: int) -> dict[str, str]:
     """Return the kinds of all topics that are published; raises as `open_node`."""
     _answering(ip, port)

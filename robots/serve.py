@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import nan
 
+from dvgwm.runtime.child import cut_log
 from dvgwm.runtime.errors import GateLatchError, RobotCommunicationError, RobotStopError, ShapeError
 
 from . import gate, link, messages, motion
@@ -36,7 +37,8 @@ class Clock:
     due_s: float
 
     def wait(self) -> None:
-        """Sleep until the next tick is due."""
+        """Sleep until the next tick is due; what was written meanwhile is cut to what is kept of it."""
+        cut_log()
         self.due_s = max(self.due_s + self.period_s, time.monotonic() + self.period_s / 2)
         time.sleep(max(0.0, self.due_s - time.monotonic()))
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from dvgwm.runtime.errors import ConfigError
+from dvgwm.runtime.errors import ConfigError, DvgwmError
 from dvgwm.runtime.seams import Robot, Scene
 from dvgwm.runtime.types import DoubleArray, ImageArray, Observation
 
 from .limits import SafetyLimits
+
+Options = TypeVar("Options")
+Made = TypeVar("Made")
 
 
 class Kinematics(Protocol):
@@ -71,11 +74,15 @@ class JointState:
 
 
 class RealRobot(Robot, Protocol):
-    """A driver of a real robot. Everything that it opens and waits for, it waits for in ``connect``."""
+    """A driver of a real robot. Everything that it opens and waits for, it waits for in ``connect``.
+
+    One that has ``identities() -> Sequence[str]`` says with it what the robot is, however its address is spelt: one runtime has
+    each of them at a time. Without it that is what is at the address (`host.place`).
+    """
 
     @property
     def id(self) -> str:
-        """What tells this robot from others of its kind: one runtime has it at a time."""
+        """What tells this robot from others of its kind, in words."""
 
     def about(self) -> str:
         """Return what ``connect`` found, in words."""
@@ -141,11 +148,21 @@ def simulated(spec: RobotSpec, options: SimulationOptions) -> SimulatedRobot:
     """Return the robot of ``spec`` at a task; raises `ConfigError` for one that cannot be simulated."""
     if spec.simulation is None:
         raise ConfigError("ROBOT_UNSIMULATED", f"{spec.name} is not simulated; --live --arm ADDRESS drives a real one")
-    return spec.simulation.simulate(options)
+    return _made(spec, spec.simulation.simulate, options)
 
 
 def driven(spec: RobotSpec, options: DriveOptions) -> RealRobot:
     """Return the driver of a real one at an address, nothing opened yet; raises `ConfigError` where it has none."""
     if spec.drive is None:
         raise ConfigError("ROBOT_UNDRIVEN", f"{spec.name} has no driver of a real one; leave --live out")
-    return spec.drive(options)
+    return _made(spec, spec.drive, options)
+
+
+def _made(spec: RobotSpec, make: Callable[[Options], Made], options: Options) -> Made:
+    """Return what ``make`` makes; raises `ConfigError` for whatever goes wrong in a package of somebody else's."""
+    try:
+        return make(options)
+    except DvgwmError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError("ROBOT_BROKEN", f"{spec.name} cannot be made: {type(error).__name__}: {error}") from error

@@ -6,6 +6,7 @@ A protective or an emergency stop is told, and never cleared from here.
 import importlib
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from dvgwm.runtime.arrivals import Arrivals
 from dvgwm.runtime.errors import ConfigError, RobotCommunicationError, RobotStopError
 
-from .host import ip_address
+from .host import endpoint, ip_address
 from .robotiq import Robotiq
 from .settings import settings
 from .spec import DriveOptions, JointState
@@ -80,6 +81,10 @@ class Ur7e:
         self._arrivals, self._opening = Arrivals(), 1.0
         self._joints: tuple[float, ...] = ()
         self._joints_s = 0.0
+
+    def identities(self) -> Sequence[str]:
+        """Return the controller's endpoint."""
+        return [endpoint(self.id, PORT)]
 
     def connect(self, calibrate: bool = True) -> None:
         """Listen to controller and gripper; nothing is sent that moves anything.

@@ -5,7 +5,6 @@ A message says what was wanted, what came and what to do, on one line. The comma
 """
 
 import re
-from collections.abc import Iterable
 from typing import ClassVar
 
 LINE = re.compile(r"E(\d+) ([A-Z0-9_]+) (.+)")
@@ -29,13 +28,6 @@ class DvgwmError(Exception):
     def line(self) -> str:
         """The one line for standard error and the event log."""
         return shortened(printable(f"E{self.exit_code} {self.log_code} {' '.join(str(self).split())}"))
-
-
-def told(text: str, kinds: Iterable[type[DvgwmError]]) -> DvgwmError | None:
-    """Return the error of one of ``kinds`` whose `line` ends ``text``, what a process of ours wrote; None where it is none."""
-    own = LINE.fullmatch(text.strip().rpartition("\n")[2])
-    kind = next((kind for kind in kinds if own is not None and kind.exit_code == int(own[1])), None)
-    return None if own is None or kind is None else kind(own[2], own[3])
 
 
 def shortened(line: str) -> str:

@@ -1,6 +1,8 @@
 """Bundles for the fake backend, in the shapes of both systems; what needs a GPU is skipped where there is none."""
 
+import importlib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -329,3 +331,29 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("gpu") and not GPU:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """What installs a package of somebody else's here, by its name, text and entry points, for processes started here too."""
+
+    def add(name, text, entry_points, folder=None):
+        folder = folder or tmp_path / "site"
+        facts = folder / f"{name}-1.0.dist-info"
+        facts.mkdir(parents=True)
+        (folder / f"{name}.py").write_text(text)
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        groups = "".join(f"[dvgwm.{group}]\n{line}\n" for group, line in entry_points.items())
+        (facts / "entry_points.txt").write_text(groups)
+        if str(folder) not in sys.path:
+            monkeypatch.syspath_prepend(str(folder))
+            path = filter(None, (str(folder), os.environ.get("PYTHONPATH")))
+            monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+        importlib.invalidate_caches()
+        return folder
+
+    yield add
+    for module in [
+        name for name, module in sys.modules.items() if str(tmp_path) in str(getattr(module, "__file__", ""))
+    ]:
+        del sys.modules[module]

@@ -46,7 +46,7 @@ def works(library: str) -> bool:
     """Return whether a GL library draws here; a child process tries it once per process."""
     # The child takes over PYOPENGL_PLATFORM: what an earlier import fixed in this process it cannot change either.
     environment = {**os.environ, "MUJOCO_GL": library}
-    command = [sys.executable, "-c", PROBE, library]
+    command = [sys.executable, "-P", "-c", PROBE, library]
     try:
         ended = subprocess.run(  # noqa: S603 (a fixed program of our own)
             command, env=environment, capture_output=True, timeout=PROBE_TIMEOUT_S, check=False

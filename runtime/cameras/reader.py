@@ -4,8 +4,8 @@ import os
 import subprocess
 import time
 
-from ..errors import CameraLostError, CameraMismatchError, ConfigError, DvgwmError, told
-from .child import command
+from ..child import Child
+from ..errors import CameraLostError, CameraMismatchError, ConfigError, DvgwmError
 from .slots import Shown, Slots, Tally
 from .source import split
 
@@ -32,7 +32,7 @@ class CameraReader:
         self._slots = Slots(height_px, width_px)
         self._order = {"address": address, "height_px": height_px, "width_px": width_px, "memory": self._slots.fd}
         self._life: int | None = None
-        self._process: subprocess.Popen[str] | None = None
+        self._child: Child | None = None
         self._start()
 
     @property
@@ -82,7 +82,7 @@ class CameraReader:
 
     def _revive(self) -> None:
         """Start the camera anew where it ended or hangs; raises what it ended with, where that cannot help."""
-        ended = self._process is not None and self._process.poll() is not None
+        ended = self._child is not None and self._child.process.poll() is not None
         since_s = max(self._started_s, self._slots.newest_s() or 0.0)
         hung_s = HUNG_S if self._slots.tally().written else OPEN_S
         if not ended and time.monotonic() - since_s < hung_s:
@@ -100,13 +100,7 @@ class CameraReader:
     def _start(self) -> None:
         there, self._life = os.pipe()
         order = {**self._order, "life": there}
-        self._process = subprocess.Popen(  # noqa: S603 (our own module, our own words)
-            command(order),
-            pass_fds=[self._slots.fd, there],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
+        self._child = Child("dvgwm.runtime.cameras.child", order, [self._slots.fd, there])
         os.close(there)
         self._started_s = time.monotonic()
 
@@ -114,21 +108,21 @@ class CameraReader:
         if self._life is not None:
             os.close(self._life)
             self._life = None
-        if self._process is not None:
+        if self._child is not None:
+            process = self._child.process
             try:
-                self._process.wait(1.0)
+                process.wait(1.0)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            if self._process.stderr is not None:
-                self._process.stderr.close()
-            self._process = None
+                process.kill()
+                process.wait()
+            self._child.close()
+            self._child = None
 
     def _error(self) -> DvgwmError | None:
         """Return what the process that ended said."""
-        if self._process is None or self._process.stderr is None:
+        if self._child is None:
             return None
-        said = self._process.stderr.read().strip()
-        last = said.splitlines()[-1] if said else f"code {self._process.returncode}"
+        said = self._child.said()
+        last = said.splitlines()[-1] if said else f"code {self._child.process.returncode}"
         ended = CameraLostError("CAMERA_PROCESS", f"{self.address}: the camera's process ended: {last}")
-        return told(said, (ConfigError, CameraLostError, CameraMismatchError)) or ended
+        return self._child.error((ConfigError, CameraLostError, CameraMismatchError)) or ended

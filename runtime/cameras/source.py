@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
+from .. import entries
 from ..errors import ConfigError
 from ..types import ImageArray
 
-GROUP = "dvgwm.cameras"
+GROUP = "cameras"
 FILE = "file"
 
 
@@ -40,7 +40,7 @@ class Source(Protocol):
 
 def kinds() -> tuple[str, ...]:
     """Return the names of all kinds of cameras."""
-    return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
+    return entries.names(GROUP)
 
 
 def split(address: str) -> tuple[str, str]:
@@ -59,6 +59,7 @@ def split(address: str) -> tuple[str, str]:
 def open_source(address: str) -> Source:
     """Return the camera at ``address``, open; raises `ConfigError` for what is none or lacks its library, `CameraLostError`."""
     kind, place = split(address)
-    entry = next(iter(entry_points(group=GROUP, name=kind)))
-    opened: Callable[[str], Source] = entry.load()
+    opened: Callable[[str], Source] = entries.load(GROUP, kind)
+    if not callable(opened):
+        raise entries.broken(GROUP, entries.find(GROUP, kind), f"opens nothing: it is a {type(opened).__name__}")
     return opened(place)

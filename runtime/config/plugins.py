@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 from ..backends.backend import Backend
 from ..bundle.disk import Bundle, read_bundle
-from ..errors import BundleMissingError, ConfigError, DvgwmError
+from ..entries import broken, find, load
+from ..errors import BundleMissingError, ConfigError
 from ..pipeline import Pipeline
 from ..seams import Camera, LiveArm, RobotSpec, SimulatedArm, Simulation
 from ..types import Observation
@@ -23,39 +23,20 @@ def shipped(name: str) -> Path:
     return Path(__file__).parents[1] / "bundles" / name
 
 
-def names(group: str) -> tuple[str, ...]:
-    """Return the names registered under ``group``."""
-    return tuple(sorted({entry.name for entry in entry_points(group=f"dvgwm.{group}")}))
-
-
-def load(group: str, name: str) -> Any:
-    """Return what entry point ``name`` of ``group`` points at; raises `ConfigError` naming those that exist."""
-    found: EntryPoint | None = next(iter(entry_points(group=f"dvgwm.{group}", name=name)), None)
-    if found is None:
-        known = ", ".join(names(group)) or "none: is dvgwm installed?"
-        raise ConfigError(f"{group.upper().rstrip('S')}_UNKNOWN", f"no {group} entry called {name!r}; known: {known}")
-    try:
-        return found.load()
-    except DvgwmError:
-        raise
-    except ImportError as error:
-        raise ConfigError(
-            f"{group.upper().rstrip('S')}_MISSING", f"{name} needs a library that is not installed ({error})"
-        ) from error
-
-
 def open_backend(name: str, threads: int | None) -> Backend:
     """Return the backend called ``name``; raises `ConfigError` where it, its library or so many ``threads`` are missing."""
     cores = os.cpu_count() or 1
     if threads is not None and not 1 <= threads <= cores:
         raise ConfigError("THREADS", f"wanted 1 to {cores} threads, as many as this machine has cores, got {threads}")
     try:
-        backend: Backend = load("backends", name)(threads)
+        opened: Callable[[int | None], Backend] = load("backends", name)
+        if not callable(opened):
+            raise broken("backends", find("backends", name), f"opens nothing: it is a {type(opened).__name__}")
+        return opened(threads)
     except ConfigError as error:
         if error.log_code == "BACKEND_MISSING":
             raise ConfigError("BACKEND_MISSING", f"{error}; pip install 'dvgwm[{name}]'") from error
         raise
-    return backend
 
 
 def load_robot(name: str, limits: Path | None = None) -> RobotSpec:
@@ -63,7 +44,7 @@ def load_robot(name: str, limits: Path | None = None) -> RobotSpec:
 
     Raises `ConfigError` naming the robots that exist, or what is wrong with the file.
     """
-    spec: RobotSpec = load("robots", name)
+    spec: RobotSpec = load("arm", "load_robot")(name)
     if limits is None:
         return spec
     tight: RobotSpec = load("arm", "tightened")(spec, limits)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .. import entries
 from ..backends.backend import Backend
 from ..backends.compiling import Building, CompilingBackend
 from ..bundle.disk import Bundle
@@ -35,7 +36,7 @@ class EngineSettings:
         """Return the bundle: the one named, else the one shipped, else the one built in this directory."""
         places = (plugins.shipped(plugins.DEFAULT_BUNDLE), Path("engines") / plugins.DEFAULT_BUNDLE)
         if self.backend is not None:
-            plugins.load("backends", self.backend)  # an unknown name is told before a missing bundle
+            entries.load("backends", self.backend)  # an unknown name is told before a missing bundle
         return plugins.find_bundle(self.bundle, self.backend, places)
 
     @contextmanager

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from .. import __version__
+from .. import __version__, entries
 from ..backends.onnx_packages import check_packages
 from ..bundle.disk import Bundle, read_bundle
 from ..bundle.manifest import Manifest, StageSpec
@@ -96,8 +96,8 @@ def diagnose() -> dict[str, Any]:
     table = text_table(title, ["part", "found", "for", "if wanted"], [], rows)
     console = Console()
     console.print(table)
-    console.print(f"robots: {', '.join(plugins.names('robots')) or 'none'}")
-    console.print(f"backends: {', '.join(plugins.names('backends')) or 'none'}")
+    console.print(f"robots: {', '.join(entries.names('robots')) or 'none'}")
+    console.print(f"backends: {', '.join(entries.names('backends')) or 'none'}")
     allowed = "allowed" if realtime() else "not allowed; where ticks come late, raise `ulimit -r` to 20"
     console.print(f"real-time priority of motion: {allowed}")
     check_packages()
@@ -108,8 +108,8 @@ def diagnose() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "realtime": realtime(),
         "libraries": found,
-        "robots": plugins.names("robots"),
-        "backends": plugins.names("backends"),
+        "robots": entries.names("robots"),
+        "backends": entries.names("backends"),
     }
 
 

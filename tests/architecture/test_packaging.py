@@ -25,12 +25,13 @@ def test_every_folder_is_mapped_typed_and_importable_by_its_namespace():
 
 def test_entry_points_resolve():
     from dvgwm.robots.arm import open_arm
+    from dvgwm.runtime import entries
     from dvgwm.runtime.config import plugins
 
-    assert plugins.names("robots") == ("franka", "galaxea_a1", "ur7e")
+    assert entries.names("robots") == ("franka", "galaxea_a1", "ur7e")
     assert plugins.load_robot("galaxea_a1").name == "galaxea_a1"
     assert plugins.open_backend("fake", None).name == "fake"
-    assert plugins.load("arm", "open_arm") is open_arm
+    assert entries.load("arm", "open_arm") is open_arm
 
 
 def cmake(tmp_path, *options):

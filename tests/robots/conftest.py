@@ -29,21 +29,19 @@ class Motion:
 
     run = 5
 
-    def __init__(self, limits=SAFETY, folder=None, robot="galaxea_a1", address=None):
+    def __init__(self, limits=SAFETY, robot="galaxea_a1", address=None, wait=True):
         # On two cores with tests on both: a planner that is kept waiting for them is one that gave no sign of life.
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(process.OTHERS))
         self.line, there = link.link(self.run)
         self.origin_s, self.states, self.said = time.monotonic(), [], []
-        order = {"robot": robot, "run": self.run, "origin_s": self.origin_s, "limits": asdict(limits)}
+        order = {"run": self.run, "origin_s": self.origin_s, "limits": asdict(limits)}
         order |= {"options": OPTIONS} if address is None else {"drive": {"address": address, "settings": {}}}
         with there:
-            words = process.command(there.fileno(), order)
-            own = {} if folder is None else {"TMPDIR": str(folder)}
-            self.process = subprocess.Popen(
-                words, pass_fds=[there.fileno()], stderr=subprocess.PIPE, text=True, env=os.environ | own
-            )
-        self.until(lambda: self.states, 20)
+            self.child = process.start(robot, there.fileno(), order)
+        self.process = self.child.process
+        if wait:
+            self.until(lambda: self.states, 20)
 
     @property
     def now_s(self):
@@ -76,14 +74,14 @@ class Motion:
         end_s = self.now_s + seconds
         self.until(lambda: self.now_s > end_s, seconds + 2)
 
-    def play(self, seconds=3.0, **change):
+    def play(self, seconds=3.0, sequence=1):
         """Have the arm move for some seconds, and return when it does."""
         count = round(seconds * 10)
         side = -1.0 if self.state.commanded[0] > 1.0 else 1.0  # one that is played with again and again has room
         swing = np.outer(0.3 * side * (1 - np.cos(0.08 * np.arange(1, count + 1))), (1, 0, 0, 0, 0, 0, 0))
         times_s = tuple(float(self.now_s + 0.1 * (k + 1)) for k in range(count))
         targets = tuple(map(tuple, (swing + self.state.commanded).tolist()))
-        self.line.send(Kind.CHUNK, self.now_s, link.pack_chunk(Chunk(1, math.nan, times_s, targets)))
+        self.line.send(Kind.CHUNK, self.now_s, link.pack_chunk(Chunk(sequence, math.nan, times_s, targets)))
         self.until(lambda: abs(self.speed()) > 0.1, 2)
 
     def arm(self):
@@ -109,14 +107,8 @@ class Motion:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         self.process.kill()
         self.process.wait()
-        self.process.stderr.close()
+        self.child.close()
         self.line.close()
-
-
-@pytest.fixture(autouse=True)
-def own_locks(tmp_path, monkeypatch):
-    """A robot is locked among those who share a folder for temporary files: tests are no runtimes of each other."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
 @pytest.fixture(scope="session")
@@ -154,32 +146,42 @@ def descendants(process):
 
 
 @pytest.fixture(scope="session")
-def roscore(ros_installed, tmp_path_factory):
-    """A real ROS master on a free port; its address."""
+def ros_master(ros_installed, tmp_path_factory):
+    """What starts a real ROS master on a free port of an address of this machine: a generator of its address, which ends it."""
     if shutil.which("roscore") is None:
         pytest.skip("roscore is not installed (docs/robots.md)")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = tmp_path_factory.mktemp("ros")
-    own = {"ROS_HOME": str(home), "ROS_IP": "127.0.0.1", "ROS_MASTER_URI": f"http://127.0.0.1:{port}"}
-    core = subprocess.Popen(
-        ["roscore", "-p", str(port)],
-        env=os.environ | own,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    end_s = time.monotonic() + 30
-    while time.monotonic() < end_s:
-        try:
-            ros.topics("127.0.0.1", port)
-            break
-        except RobotCommunicationError:
-            time.sleep(0.1)
-    yield f"127.0.0.1:{port}"
-    for each in descendants(core.pid):  # told to end, it takes ten seconds
-        os.kill(each, signal.SIGKILL)
-    core.wait()
+
+    def start(ip):
+        with socket.socket() as free:
+            free.bind((ip, 0))
+            port = free.getsockname()[1]
+        home = tmp_path_factory.mktemp("ros")
+        own = {"ROS_HOME": str(home), "ROS_IP": ip, "ROS_MASTER_URI": f"http://{ip}:{port}"}
+        core = subprocess.Popen(
+            ["roscore", "-p", str(port)],
+            env=os.environ | own,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        end_s = time.monotonic() + 30
+        while time.monotonic() < end_s:
+            try:
+                ros.topics(ip, port)
+                break
+            except RobotCommunicationError:
+                time.sleep(0.1)
+        yield f"{ip}:{port}"
+        for each in descendants(core.pid):  # told to end, it takes ten seconds
+            os.kill(each, signal.SIGKILL)
+        core.wait()
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def roscore(ros_master):
+    """A real ROS master on loopback; its address."""
+    yield from ros_master("127.0.0.1")
 
 
 class Counterpart:
@@ -237,8 +239,9 @@ def a1_node(roscore, tmp_path_factory):
 
     def start(number, options):
         nodes.close()
+        master = options.pop("master", roscore)
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        return Counterpart("ros_counterpart.py", roscore, "--master", roscore, *words, **own)
+        return Counterpart("ros_counterpart.py", master, "--master", master, *words, **own)
 
     nodes = Counterparts(start)
     yield nodes

@@ -65,7 +65,7 @@ ONCE = (
 
 
 @pytest.fixture(params=["galaxea_a1", "ur7e"])
-def armed(request, motion_process, tmp_path):
+def armed(request, motion_process):
     """What has motion take hold of a robot's counterpart, which is started anew where it was killed, and move it."""
     made = []
 
@@ -75,7 +75,7 @@ def armed(request, motion_process, tmp_path):
         there.say(go=there.ask()["joints"][:6])
         limits = A1_LIMITS if request.param == "galaxea_a1" else UR_LIMITS
         for last in (False, False, True):
-            made.append(motion_process(limits, tmp_path, request.param, there.address))
+            made.append(motion_process(limits, request.param, there.address))
             try:
                 made[-1].arm()
                 made[-1].play(4.0)
@@ -118,7 +118,7 @@ def suffer(robot, there, motion, fault, after_s):
     # The driver itself failed, and went on failing.
     assert "ROBOT_DRIVER" in fault.log_codes
     assert (motion.process.returncode, fault.exit_code) == (40, 40)
-    assert "E40 ROBOT_DRIVER" in motion.process.stderr.read()
+    assert "E40 ROBOT_DRIVER" in motion.child.said()
     return "ROBOT_DRIVER"
 
 

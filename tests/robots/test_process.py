@@ -103,13 +103,13 @@ def test_limits_reach_the_process_and_are_never_wider(started):
     assert motion.ended(2) == 0
     fast = replace(limits, joints=replace(limits.joints, velocity=(9.0, *limits.joints.velocity[1:])))
     here, there = link.link(RUN)
-    order = {"robot": "galaxea_a1", "run": RUN, "origin_s": 0.0, "options": OPTIONS, "limits": asdict(fast)}
+    order = {"run": RUN, "origin_s": 0.0, "options": OPTIONS, "limits": asdict(fast)}
     with there:
-        words = process.command(there.fileno(), order)
-        done = subprocess.run(words, pass_fds=[there.fileno()], capture_output=True, text=True, timeout=20)
+        child = process.start("galaxea_a1", there.fileno(), order)
     here.close()
-    assert done.returncode == 2
-    assert "LIMITS_WIDER wanted velocity of joint_1 of at most 1, got 9" in done.stderr
+    assert child.process.wait(20) == 2
+    assert "LIMITS_WIDER wanted velocity of joint_1 of at most 1, got 9" in child.said()
+    child.close()
 
 
 class Deaf:
@@ -180,13 +180,6 @@ def test_a_driver_that_fails_once_is_forgiven(ends, method):
     states = [link.unpack_state(message.body) for message in here.receive() if message.kind is Kind.STATE]
     assert len(states) > 11
     assert not any(state.latched for state in states)
-
-
-def test_the_second_runtime_of_a_robot_is_refused(started):
-    started()
-    with pytest.raises(RobotCommunicationError) as caught:
-        MirroredArm(ROBOT, SimulationOptions(**OPTIONS))
-    assert (caught.value.exit_code, caught.value.log_code) == (40, "ROBOT_LOCKED")
 
 
 def test_an_arm_in_another_process_plays_in_real_time_and_is_seen():

@@ -55,7 +55,7 @@ def controlled(ur_controller, motion_process, tmp_path):
     there, made = ur_controller(), []
 
     def start():
-        made.append(motion_process(SAFETY, tmp_path, "ur7e", there.address))
+        made.append(motion_process(SAFETY, "ur7e", there.address))
         return made[-1]
 
     yield there, start
@@ -121,5 +121,5 @@ def test_a_stopped_robot_is_not_armed(held):
 
     motion.line.send(link.Kind.ARM, motion.now_s, link.pack_pose(motion.state.measured))
     assert motion.ended(3) == 41
-    assert "E41 ARM_STOPPED" in motion.process.stderr.read()
+    assert "E41 ARM_STOPPED" in motion.child.said()
     assert there.ask()["commands"] == 0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dvgwm.runtime import child
 from dvgwm.runtime.cameras import reader as reading
 from dvgwm.runtime.cameras.reader import CameraReader
 from dvgwm.runtime.cameras.slots import Slots, Tally
@@ -42,6 +43,9 @@ class Camera:
         stamp_s = 1000.0 + number / 30
         if number < self.after:
             return Frame(image, stamp_s)
+        if self.fault == "talks":
+            os.write(number % 2 + 1, b"error while decoding MB 3 0, bytestream -7\\n" * 250)
+            stamp_s = time.time()
         if self.fault == "silent":
             time.sleep(seconds)
             return None
@@ -72,15 +76,9 @@ class Camera:
 
 
 @pytest.fixture
-def camera(tmp_path, monkeypatch):
+def camera(install):
     """What opens a camera of the kind `faulty`, which somebody else's package adds."""
-    (tmp_path / "faulty_camera.py").write_text(CAMERA)
-    facts = tmp_path / "faulty_camera-1.0.dist-info"
-    facts.mkdir()
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty-camera\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text("[dvgwm.cameras]\nfaulty = faulty_camera:Camera\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    install("faulty_camera", CAMERA, {"cameras": "faulty = faulty_camera:Camera"})
     opened = []
 
     def start(fault="well"):
@@ -98,6 +96,17 @@ def watched(seen, seconds):
     while time.monotonic() < end_s:
         seen.latest()
         time.sleep(0.02)
+
+
+def test_a_camera_whose_library_talks_without_end_is_seen(camera):
+    """Ten kilobytes a frame, a hundred times what a pipe holds; the end is kept."""
+    seen = camera("talks@2")
+    seen.latest()
+    watched(seen, 4.0)
+    assert seen.restarts == 0
+    assert seen.tally().written > 60
+    assert "bytestream -7" in seen._child.said()
+    assert len(seen._child.said()) <= child.MOST_BYTES
 
 
 def test_the_newest_frame_is_there_at_once_and_is_fitted(camera):
@@ -179,7 +188,7 @@ def test_a_closed_camera_leaves_no_process(camera):
         seen = camera(fault)
         seen.latest()
         time.sleep(0.2)
-        process = seen._process.pid
+        process = seen._child.process.pid
         begun_s = time.monotonic()
         seen.close()
         assert time.monotonic() - begun_s < 2.0
@@ -191,7 +200,7 @@ def test_a_camera_outlives_no_reader(camera, tmp_path):
     """Whoever reads may be killed: the camera's process notices, and ends."""
     code = (
         "import sys, time; from dvgwm.runtime.cameras.reader import CameraReader\n"
-        "seen = CameraReader('faulty:well', 24, 36); seen.latest(); print(seen._process.pid, flush=True); time.sleep(60)"
+        "seen = CameraReader('faulty:well', 24, 36); seen.latest(); print(seen._child.process.pid, flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([os.sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     child = int(process.stdout.readline())

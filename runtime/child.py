@@ -1,0 +1,99 @@
+"""A process of our own that somebody else's library runs in: apart from the terminal, the working directory and its readers.
+
+It has a session of its own, so that no key at the terminal reaches it. No module of the working directory is imported in place
+of installed ones. Whatever it writes to its standard streams is taken at once, and the end of it is kept.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .errors import LINE, DvgwmError
+
+LOG = "dvgwm-log"
+KEPT_BYTES, MOST_BYTES = 16_384, 65_536
+"""A log that is longer than `MOST_BYTES` is cut to its last `KEPT_BYTES`."""
+
+
+class Child:
+    """The process that runs ``main`` of a module with an order in JSON, and the log of what it writes.
+
+    It inherits the descriptors ``pass_fds``, and is begun with the signals ``blocked``.
+    """
+
+    def __init__(
+        self, module: str, order: Mapping[str, Any], pass_fds: Sequence[int], blocked: Iterable[int] = ()
+    ) -> None:
+        # Memory: a pipe that is not read would block who writes, at any moment and for good.
+        self._log = os.memfd_create(LOG)
+        fcntl.fcntl(self._log, fcntl.F_SETFL, os.O_APPEND)
+        try:
+            self.process = subprocess.Popen(  # noqa: S603 (our own module, our own words)
+                command(module, order, blocked),
+                pass_fds=pass_fds,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                start_new_session=True,
+                env=_without_working_directory(os.environ),
+            )
+        except BaseException:
+            os.close(self._log)
+            raise
+
+    def said(self) -> str:
+        """Return the end of what it wrote."""
+        size = os.fstat(self._log).st_size
+        return os.pread(self._log, MOST_BYTES, max(0, size - MOST_BYTES)).decode("utf-8", "replace").strip()
+
+    def error(self, kinds: Iterable[type[DvgwmError]]) -> DvgwmError | None:
+        """Return the last error of one of ``kinds`` that it wrote, whatever was written after it; None if it wrote none."""
+        by_code = {kind.exit_code: kind for kind in reversed(tuple(kinds))}
+        for line in reversed(self.said().splitlines()):
+            if (found := LINE.fullmatch(line)) is not None and int(found[1]) in by_code:
+                return by_code[int(found[1])](found[2], found[3])
+        return None
+
+    def close(self) -> None:
+        """Let go of the log; the process has ended."""
+        os.close(self._log)
+
+
+def command(module: str, order: Mapping[str, Any], blocked: Iterable[int] = ()) -> list[str]:
+    """Return the words that start the process."""
+    # Blocked before anything is imported: a library's threads have the mask of who started them.
+    mask = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {sorted(map(int, blocked))})"
+    code = f"{mask}\nfrom {module} import main\nmain()"
+    return [sys.executable, "-P", "-c", code, json.dumps(order)]
+
+
+def _without_working_directory(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Return ``environment`` whose PYTHONPATH has no empty entries: each of them would be the working directory."""
+    places = environment.get("PYTHONPATH", "").split(os.pathsep)
+    return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+
+
+def cut_log() -> None:
+    """Cut the log that standard error of this process is, if it is too long; called again and again by who writes it."""
+    size = os.fstat(2).st_size
+    if size > MOST_BYTES and os.readlink("/proc/self/fd/2").startswith(f"/memfd:{LOG}"):
+        end = os.pread(2, KEPT_BYTES, size - KEPT_BYTES)
+        os.ftruncate(2, 0)
+        os.write(2, end)
+
+
+def end_process(code: int, error: DvgwmError | None = None) -> None:
+    """End this process with ``code``, without waiting for what a library left; ``error`` is written for who started it."""
+    if error is not None:
+        os.write(2, f"\n{error.line}\n".encode("utf-8", "backslashreplace"))
+    os._exit(code)
+
+
+def catchable_signals() -> set[int]:
+    """Return the numbers of all signals that a process can hear; a crash of its own is not heard, but ends it."""
+    return {int(number) for number in signal.valid_signals()} - {signal.SIGKILL, signal.SIGSTOP}
