@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor, sqrt
+from math import dist, floor, hypot, sqrt
 
-from .chain import tool
+from .chain import Vector, tool
 from .limits import JointLimits, SafetyLimits
 
 ROUNDING = 1e-9
@@ -76,18 +76,36 @@ def slower(
 
 
 def misled(limits: SafetyLimits, period_s: float, position: Sequence[float], velocity: Sequence[float]) -> str | None:
-    """Return the log code of what the tool would do wrong: leave its workspace, now or while all joints brake; be too fast."""
+    """Return the log code of what the tool would do wrong: leave its workspace, or be too fast, now or while all joints brake.
+
+    ``velocity`` led to ``position`` within the last tick. Joints that come to rest one after the other may make the tool faster
+    than it was: every tick of the brake is looked at, to its end.
+    """
     space = limits.workspace
     if space is None:
         return None
-    end, columns = tool(space.chain, position)
-    speeds = tuple(sum(column[axis] * v for column, v in zip(columns, velocity, strict=False)) for axis in range(3))
-    while all(low <= at <= high for low, at, high in zip(space.lower_m, end, space.upper_m, strict=True)):
-        if not any(velocity[: len(columns)]):
-            return "GATE_TOOL_FAST" if sum(speed * speed for speed in speeds) > space.speed_m_s**2 else None
+    begin, before = tool(space.chain, [at - speed * period_s for at, speed in zip(position, velocity, strict=True)])
+    most, found = space.speed_m_s, None
+    while True:
+        end, after = tool(space.chain, position)
+        if not all(low <= at <= high for low, at, high in zip(space.lower_m, end, space.upper_m, strict=True)):
+            return "GATE_WORKSPACE"
+        if found is None:
+            # Of the way, and of its ends: within a tick, too, it is never faster by more than rounding.
+            speed = max(dist(begin, end) / period_s, _tool_speed(before, velocity), _tool_speed(after, velocity))
+            found = "GATE_TOOL_FAST" if speed > most else None
+        if not any(velocity[: len(after)]):
+            return found
         position, velocity = slower(limits.joints, period_s, position, velocity)
-        end, _ = tool(space.chain, position)
-    return "GATE_WORKSPACE"
+        begin, before = end, after
+
+
+def _tool_speed(columns: Sequence[Vector], velocity: Sequence[float]) -> float:
+    """Return how fast the tool is where its ``columns`` are how it moves with each joint, in m/s."""
+    x = y = z = 0.0
+    for (a, b, c), speed in zip(columns, velocity, strict=False):
+        x, y, z = x + a * speed, y + b * speed, z + c * speed
+    return hypot(x, y, z)
 
 
 def inside(limits: JointLimits, position: Sequence[float]) -> tuple[float, ...]:

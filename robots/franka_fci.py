@@ -81,7 +81,8 @@ class Franka:
 
     def about(self) -> str:
         """Return what was found, in words."""
-        return f"Franka controller {self.id}, {'with' if self._hand is not None else 'without'} a hand"
+        clock = f"; {self._arrivals.said}" if self._arrivals.said else ""
+        return f"Franka controller {self.id}, {'with' if self._hand is not None else 'without'} a hand{clock}"
 
     def state(self) -> JointState:
         """Return what the controller last told; raises as `connect`, or what the hand's own calls raised."""
@@ -94,7 +95,7 @@ class Franka:
             self._joints, self._joints_s = tuple(map(float, seen.q)), made_s
         if self._hand is not None:
             self._opening = self._hand.told()
-        return JointState((*self._joints, self._opening), self._joints_s, stop(seen))
+        return JointState((*self._joints, self._opening), self._joints_s, stop(seen), self._arrivals.fault)
 
     def engage(self) -> None:
         """Nothing to do: the first target takes control."""

@@ -7,7 +7,9 @@ Topics, messages and their checksums are those of the vendor's A1 SDK (September
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -50,6 +52,8 @@ RATED, RATED_S = 20, 1.5
 """So many states are counted to know how often they come, or for so long."""
 GRIPPER_S, STATUS_S = 0.5, 1.0
 """How old the gripper's state and the arm's status may be."""
+LOOK_S = 0.2
+"""How often the ROS master is asked who else publishes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +88,16 @@ class GalaxeaA1:
         self._gripper = 0.0
         self._joints_s = self._gripper_s = self._status_s = 0.0
         self._arrivals, self._count, self._rate_hz = Arrivals(), 0, 0.0
+        self._senders: dict[str, str] = {}
+        self._here = False
+        self._untrusted: str | None = None
+        self._ended = threading.Event()
         self._rospy: Any = None
 
     def identities(self) -> Sequence[str]:
         """Return the topics that command this arm, each with its ROS master; raises `RobotCommunicationError` without one."""
         master, said = ros.identity(*self._master), self.settings
-        return [f"{master} topic /{topic.strip('/')}" for topic in (said.joint_targets, said.gripper_targets)]
+        return [f"{master} topic {named(topic)}" for topic in (said.joint_targets, said.gripper_targets)]
 
     def connect(self, calibrate: bool = True) -> None:
         """Open the node, hear every topic once, and see that somebody takes targets; nothing moves.
@@ -99,13 +107,11 @@ class GalaxeaA1:
         rospy, said = ros.open_node(*self._master), self.settings
         self._rospy = rospy
         state = ros.library("sensor_msgs.msg").JointState
-        for topic in (said.joint_states, said.gripper_state):
-            ros.first(rospy, topic, (JOINT_STATE_MD5,))
+        headers = [ros.first(rospy, topic, (JOINT_STATE_MD5,)) for topic in (said.joint_states, said.gripper_state)]
+        self._here = ros.is_here(*self._master, headers[0]["callerid"])
         kind = ros.first(rospy, said.status, (STATUS_MD5,))["type"]
         status, gripper = status_messages(kind)[kind], gripper_message()
         self._state, self._stroke = state, gripper
-        self._targets = rospy.Publisher(said.joint_targets, state, queue_size=1, tcp_nodelay=True)
-        self._strokes = rospy.Publisher(said.gripper_targets, gripper, queue_size=1, tcp_nodelay=True)
         rospy.Subscriber(said.joint_states, state, self._on_joints, queue_size=1, tcp_nodelay=True)
         rospy.Subscriber(said.gripper_state, state, self._on_gripper, queue_size=1, tcp_nodelay=True)
         rospy.Subscriber(said.status, status, self._on_status, queue_size=1, tcp_nodelay=True)
@@ -113,8 +119,10 @@ class GalaxeaA1:
         if self._gripper > WIDE:
             wide_mm, most_mm = self._gripper * said.stroke_max_mm, said.stroke_max_mm
             raise ConfigError("ARM_STROKE", f"the gripper is {wide_mm:.1f} mm open, of {most_mm:g}; set stroke_max_mm")
-        self._wait(lambda: self._targets.get_num_connections(), f"listens on {said.joint_targets}")
-        self._wait(lambda: self._strokes.get_num_connections(), f"listens on {said.gripper_targets}")
+        for topic in (said.joint_targets, said.gripper_targets):
+            self._wait(partial(ros.subscribers, *self._master, named(topic)), f"listens on {topic}")
+        self._look()
+        threading.Thread(target=self._watch, daemon=True).start()
         begun, begun_s = self._count, time.monotonic()
         while self._count < begun + RATED and time.monotonic() < begun_s + RATED_S:
             time.sleep(0.002)
@@ -127,7 +135,8 @@ class GalaxeaA1:
 
     def about(self) -> str:
         """Return what was found, in words."""
-        return f"ROS master {self.id}, joint states at {self._rate_hz:.0f} Hz"
+        clock = f"; {self._arrivals.said}" if self._arrivals.said else ""
+        return f"ROS master {self.id}, joint states at {self._rate_hz:.0f} Hz{clock}"
 
     def state(self) -> JointState:
         """Return what the arm last told; raises `RobotCommunicationError` where gripper or status fell silent."""
@@ -141,10 +150,16 @@ class GalaxeaA1:
                     raise RobotCommunicationError(
                         "ARM_TOPIC", f"the {what} has told nothing for {now_s - since_s:.2f} s"
                     )
-            return JointState((*self._joints, self._gripper), self._joints_s, self._stop())
+            return JointState((*self._joints, self._gripper), self._joints_s, self._stop(), self._untrusted)
 
     def engage(self) -> None:
-        """Nothing to do: the tracker takes targets from whoever publishes them."""
+        """Publish targets from now on; raises `RobotCommunicationError` where somebody else does, or nobody listens."""
+        rospy, said, options = self._rospy, self.settings, {"queue_size": 1, "tcp_nodelay": True}
+        self._targets = rospy.Publisher(said.joint_targets, self._state, **options)
+        self._strokes = rospy.Publisher(said.gripper_targets, self._stroke, **options)
+        self._wait(self._targets.get_num_connections, f"listens on {said.joint_targets}")
+        self._wait(self._strokes.get_num_connections, f"listens on {said.gripper_targets}")
+        self._look()
 
     def get_observation(self) -> dict[str, Any]:
         """Return the joint positions (``joint_1.pos`` ..)."""
@@ -165,6 +180,7 @@ class GalaxeaA1:
 
     def disconnect(self) -> None:
         """Leave the master; the arm holds its last target."""
+        self._ended.set()
         if self._rospy is not None:
             self._rospy.signal_shutdown("done")
 
@@ -172,34 +188,75 @@ class GalaxeaA1:
         end_s = time.monotonic() + ros.FIRST_S
         while not done():
             if time.monotonic() > end_s:
+                if self._untrusted is not None:
+                    raise RobotCommunicationError(
+                        "ROBOT_UNTRUSTED", f"the robot cannot be relied on: {self._untrusted}"
+                    )
                 raise RobotCommunicationError(
                     "ARM_CONNECT",
                     f"nobody {what} within {ros.FIRST_S:g} s; start single_arm_node.launch and jointTrackerdemo.launch",
                 )
             time.sleep(0.005)
 
+    def _watch(self) -> None:
+        while not self._ended.wait(LOOK_S):
+            with suppress(RobotCommunicationError):  # a master may end, its nodes go on
+                self._look()
+
+    def _look(self) -> None:
+        """Look who else commands the arm, or tells its state: anybody who does makes it one that cannot be relied on."""
+        own, said = self._rospy.get_name(), self.settings
+        for topic in (said.joint_targets, said.gripper_targets):
+            if others := ros.publishers(*self._master, named(topic)) - {own}:
+                self._doubt(f"{', '.join(sorted(others))} commands the arm too, on {topic}; end it")
+        for topic in (said.joint_states, said.gripper_state, said.status):
+            if len(tellers := ros.publishers(*self._master, named(topic))) > 1:
+                self._doubt(f"{', '.join(sorted(tellers))} tell {topic}; end all but the robot's driver")
+
+    def _doubt(self, why: str | None) -> bool:
+        """Return whether there is a reason not to rely on the arm; the first one stays."""
+        if why is not None and self._untrusted is None:
+            self._untrusted = why
+        return why is not None
+
+    def _is_others(self, topic: str, heard: Any) -> bool:
+        """Return whether a message is not of the node that told the topic first."""
+        sender = ros.sender(heard)
+        first = self._senders.setdefault(topic, sender)
+        return sender != first and self._doubt(f"{first} and {sender} tell {topic}; end all but the robot's driver")
+
     def _on_joints(self, heard: Any) -> None:
-        arrived_s = time.monotonic()
-        places = dict(zip(heard.name, heard.position, strict=False))
-        speeds = dict(zip(heard.name, heard.velocity, strict=False))
-        made_s = self._arrivals.made_s(heard.header.stamp.to_sec(), arrived_s)
-        if made_s is None or any(name not in places for name in JOINTS):
+        arrived_s, wall_s = time.monotonic(), time.time()
+        topic = self.settings.joint_states
+        if self._is_others(topic, heard) or self._doubt(unsound_joints(heard)):
+            return
+        places, speeds = (
+            dict(zip(heard.name, heard.position, strict=True)),
+            dict(zip(heard.name, heard.velocity, strict=True)),
+        )
+        made_s = self._arrivals.made_s(heard.header.stamp.to_sec(), arrived_s, wall_s if self._here else None)
+        if self._arrivals.fault is not None:
+            self._doubt(f"{topic}: {self._arrivals.fault}")
+        if made_s is None:
             return  # what is not heard grows old, and is told then
         with self._lock:
             self._joints = tuple(float(places[name]) for name in JOINTS)
-            self._speeds = tuple(float(speeds.get(name, 0.0)) for name in JOINTS)
+            self._speeds = tuple(float(speeds[name]) for name in JOINTS)
             self._joints_s, self._count = made_s, self._count + 1
 
     def _on_gripper(self, heard: Any) -> None:
-        if heard.position:
-            with self._lock:
-                self._gripper = float(heard.position[0]) / self.settings.stroke_max_mm
-                self._gripper_s = time.monotonic()
+        if self._is_others(self.settings.gripper_state, heard) or self._doubt(unsound_gripper(heard)):
+            return
+        with self._lock:
+            self._gripper = float(heard.position[0]) / self.settings.stroke_max_mm
+            self._gripper_s = time.monotonic()
 
     def _on_status(self, heard: Any) -> None:
+        if self._is_others(self.settings.status, heard) or self._doubt(unsound_status(heard.data)):
+            return
         with self._lock:
             self._faults = {
-                name: error.error_code for name, error in zip(heard.data.name, heard.data.motor_errors, strict=False)
+                name: error.error_code for name, error in zip(heard.data.name, heard.data.motor_errors, strict=True)
             }
             self._status_s = time.monotonic()
 
@@ -207,6 +264,40 @@ class GalaxeaA1:
         """Return why the arm has stopped, None while it is well; bit 6 alone, at rest, is nothing."""
         moving = any(abs(speed) > MOVING_RAD_S for speed in self._speeds)
         return stop(self._faults, moving)
+
+
+def named(topic: str) -> str:
+    """Return the name of a topic as a ROS master writes it."""
+    return f"/{topic.strip('/')}"
+
+
+def unsound_joints(message: Any) -> str | None:
+    """Return why joint states do not say what they must: each joint once, with one finite position and one speed; else None."""
+    names = list(message.name)
+    if len(set(names)) != len(names) or not set(JOINTS) <= set(names):
+        return f"joint states name {', '.join(names) or 'nothing'}; wanted {', '.join(JOINTS)}, each once"
+    if len(message.position) != len(names) or len(message.velocity) != len(names):
+        counts = f"{len(message.position)} positions and {len(message.velocity)} speeds"
+        return f"joint states have {counts} for {len(names)} names"
+    return None
+
+
+def unsound_gripper(message: Any) -> str | None:
+    """Return why the gripper's state does not say what it must, one position; else None."""
+    count = len(message.position)
+    return None if count == 1 else f"the gripper's state has {count} positions; wanted one"
+
+
+def unsound_status(status: Any) -> str | None:
+    """Return why a status does not say what it must: an error code for each of the arm's motors, by its name; else None."""
+    names, count = list(status.name), len(status.motor_errors)
+    if len(names) != count:
+        return f"the arm's status has {count} error codes for {len(names)} names"
+    if count < len(JOINTS) or not all(names) or len(set(names)) != len(names):
+        return (
+            f"the arm's status names {', '.join(names) or 'no motor'}; wanted {len(JOINTS)} or more motors, each once"
+        )
+    return None
 
 
 def status_messages(kind: str) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from typing import Any
 from .braking import Commanded, inside, misled, nearest, slower, speed_cap
 from .limits import JointLimits, SafetyLimits
 
-TRACKING_TICKS = 3
-"""Ticks in a row with too large a tracking error after which the gate latches."""
 WINDOW_S = 1.0
+STRAINED_S = 0.06
+"""The gate latches after so much of the last `WINDOW_S` with too large a tracking error, in a row or not: what another tells
+between the robot's own states would make each of them the first one."""
 CLAMPED_SHARE = 0.1
 """The gate latches when more of the last `WINDOW_S` than this share was clamped: whoever plans is not to rely on it."""
 UNSENT = ("ROBOT_STOP", "ROBOT_SILENT")
@@ -28,7 +29,8 @@ UNSENT = ("ROBOT_STOP", "ROBOT_SILENT")
 class Reading:
     """What is known at a tick beside the target: the measured joints, and in seconds how old everything is.
 
-    ``measured`` is None, and an age 0, where the robot has no such thing. ``stopped`` says that the robot has stopped itself.
+    ``measured`` is None, and an age 0, where the robot has no such thing. ``stopped`` says that the robot has stopped itself,
+    ``untrusted`` that what it tells, or who commands it, cannot be relied on.
     """
 
     measured: Sequence[float] | None = None
@@ -37,6 +39,7 @@ class Reading:
     frame_age_s: float = 0.0
     heartbeat_age_s: float = 0.0
     stopped: bool = False
+    untrusted: bool = False
 
 
 FRESH = Reading()
@@ -46,8 +49,8 @@ FRESH = Reading()
 class GateState(Commanded):
     """What was last emitted, and why the gate is latched, None if it is not.
 
-    ``hold`` is where a latched arm goes, None: where it comes to rest. ``strained`` counts ticks in a row with too large a
-    tracking error; ``clamped`` has a bit for every tick of the last `WINDOW_S`, set where it was clamped, the newest lowest.
+    ``hold`` is where a latched arm goes, None: where it comes to rest. ``strained`` and ``clamped`` have a bit for every tick
+    of the last `WINDOW_S`, the newest lowest, set where the tracking error was too large, or the target clamped.
     """
 
     latched: str | None = None
@@ -91,9 +94,9 @@ def check(
     Whatever numbers the target is made of, all is computed in double precision.
     """
     if state.latched is None:
-        state = _known(
-            limits, replace(state, clamped=state.clamped << 1 & (1 << round(WINDOW_S / period_s)) - 1), reading
-        )
+        window = (1 << round(WINDOW_S / period_s)) - 1
+        state = replace(state, clamped=state.clamped << 1 & window, strained=state.strained << 1 & window)
+        state = _known(limits, period_s, state, reading)
     if state.latched is not None:
         return _hold(limits, period_s, state, reading)
     if target is None:
@@ -130,12 +133,14 @@ def double(value: object) -> float | None:
         return None
 
 
-def _known(limits: SafetyLimits, state: GateState, reading: Reading) -> GateState:
+def _known(limits: SafetyLimits, period_s: float, state: GateState, reading: Reading) -> GateState:
     """Return the state, latched where what is known of planner and robot demands it whatever is asked for."""
     if not fresh(reading.heartbeat_age_s, limits.heartbeat_age_s):
         return latch(state, "GATE_HEARTBEAT")
     if reading.stopped:
         return latch(state, "ROBOT_STOP")
+    if reading.untrusted:
+        return latch(state, "ROBOT_UNTRUSTED")
     if not fresh(reading.state_age_s, limits.state_age_s):
         return latch(state, "ROBOT_SILENT")
     if reading.measured is None:
@@ -144,10 +149,12 @@ def _known(limits: SafetyLimits, state: GateState, reading: Reading) -> GateStat
         return latch(state, "ROBOT_STATE")
     measured = tuple(map(float, reading.measured))
     errors = zip(state.position, measured, limits.tracking, strict=True)
-    strained = state.strained + 1 if any(abs(at - seen) > most for at, seen, most in errors) else 0
-    if strained >= TRACKING_TICKS:
+    if not any(abs(at - seen) > most for at, seen, most in errors):
+        return state
+    state = replace(state, strained=state.strained | 1)
+    if state.strained.bit_count() >= round(STRAINED_S / period_s):
         return latch(state, "GATE_TRACKING", inside(limits.joints, measured))
-    return replace(state, strained=strained)
+    return state
 
 
 def _stale(limits: SafetyLimits, reading: Reading) -> str | None:
@@ -198,7 +205,9 @@ def _hold(limits: SafetyLimits, period_s: float, state: GateState, reading: Read
     after, verdict = _held(limits, period_s, state)
     # A robot may stop itself, or fall silent, after the arm was latched for another reason.
     answers = not reading.stopped and fresh(reading.state_age_s, limits.state_age_s)
-    return after, replace(verdict, send=state.latched not in UNSENT and answers)
+    # Two who command one arm pull it to and fro: ours is braked, and then left to the other one.
+    contested = (reading.untrusted or state.latched == "ROBOT_UNTRUSTED") and not any(state.velocity)
+    return after, replace(verdict, send=state.latched not in UNSENT and answers and not contested)
 
 
 def _held(limits: SafetyLimits, period_s: float, state: GateState) -> tuple[GateState, Verdict]:
@@ -211,6 +220,9 @@ def _held(limits: SafetyLimits, period_s: float, state: GateState) -> tuple[Gate
         step = min(speed_cap(abs(to - at), acceleration, period_s) * period_s, abs(to - at))
         steps.append(at + copysign(step, to - at))
     position, velocity, _ = nearest(limits.joints, period_s, state, steps)
-    if misled(limits, period_s, position, velocity) == "GATE_WORKSPACE":
-        return _brake(limits, period_s, replace(state, hold=None), code)
+    wrong = misled(limits, period_s, position, velocity)
+    if (
+        wrong is not None
+    ):  # for the edge of the workspace it stays where it comes to rest; for its speed it goes on more slowly
+        return _brake(limits, period_s, replace(state, hold=None if wrong == "GATE_WORKSPACE" else state.hold), code)
     return replace(state, position=position, velocity=velocity), Verdict(position, code)

@@ -14,6 +14,7 @@ from dvgwm.runtime.types import ArmEvent
 
 ENDS: Mapping[str, type[DvgwmError]] = {
     "ROBOT_STOP": RobotStopError,
+    "ROBOT_UNTRUSTED": RobotCommunicationError,
     "ROBOT_SILENT": RobotCommunicationError,
     "ROBOT_STATE": RobotCommunicationError,
     "MOTION_PAUSES": CameraLostError,
@@ -35,6 +36,7 @@ MESSAGES = {
     "GATE_TOOL_FAST": "the tool would have been too fast: braked",
     "GATE_CLAMPED": "too many commands had to be clamped: braked, held and latched",
     "ROBOT_STOP": "the robot has stopped itself: nothing is sent, latched",
+    "ROBOT_UNTRUSTED": "what the robot tells, or who commands it, cannot be relied on: braked, latched, then nothing is sent",
     "ROBOT_SILENT": "the robot's state is too old: nothing is sent, latched",
     "ROBOT_STATE": "the robot's state is no finite number per joint: braked, held and latched",
     "MOTION_SEQUENCE": "a chunk came out of order and was not played",

@@ -76,6 +76,7 @@ class Mailbox:
     frame_s: float | None = None
     heartbeat_s: float | None = None
     stopped: bool = False
+    untrusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +144,15 @@ def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState
     A chunk whose sequence does not increase is not played; one with an unsound target is not begun, and latches. After
     the last target the arm brakes and holds; nothing is extrapolated and nothing is played twice. What joints and tool cannot
     follow is slowed down before the gate sees it. Each kind of event is told once per chunk. A clock that goes back or is
-    none latches, and so does one that leaves ticks out; a tick before its time repeats the last.
+    none latches, and so does one that leaves ticks out. At a tick before its time nothing is sent: the last command holds until
+    its period is over, and one that is sent twice would be a stop of one tick.
     """
     clock = gate.double(now_s)
     if clock is None or not core.now_s <= clock < inf:
         core = replace(core, gate=gate.latch(core.gate, "MOTION_CLOCK"))
         clock = None
-    elif clock - core.now_s < core.period_s / 2:
-        return core, gate.Verdict(core.gate.position, None, send=core.gate.latched not in gate.UNSENT), None
+    elif clock - core.now_s < core.period_s / 2 and core.gate.latched != "MOTION_CLOCK":
+        return core, gate.Verdict(core.gate.position, None, send=False), None
     else:
         late = core.now_s > -inf and clock - core.now_s > MISSED_TICKS * core.period_s
         core = replace(core, now_s=clock, gate=gate.latch(core.gate, "MOTION_GAP") if late else core.gate)
@@ -161,7 +163,9 @@ def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState
         target, share, found = governor.govern(core.limits, core.period_s, core.gate, plan)
         core = replace(core, behind_s=core.behind_s + (1.0 - share) * core.period_s)
     # Without a clock nothing has an age, and the arm is to be braked all the same.
-    reading = gate.Reading(stopped=mailbox.stopped) if clock is None else _reading(core, mailbox)
+    reading = (
+        gate.Reading(stopped=mailbox.stopped, untrusted=mailbox.untrusted) if clock is None else _reading(core, mailbox)
+    )
     state, verdict = gate.check(core.limits, core.period_s, core.gate, target, reading)
     core = replace(core, gate=state)
     if core.pause is not None or verdict.log_code == "GATE_FRAME":
@@ -180,7 +184,7 @@ def step(core: MotionState, now_s: float, mailbox: Mailbox) -> tuple[MotionState
 def _reading(core: MotionState, mailbox: Mailbox) -> gate.Reading:
     times = core.observed_s, mailbox.measured_s, mailbox.frame_s, mailbox.heartbeat_s
     action, state, frame, heartbeat = (0.0 if since_s is None else core.now_s - since_s for since_s in times)
-    return gate.Reading(mailbox.measured, action, state, frame, heartbeat, mailbox.stopped)
+    return gate.Reading(mailbox.measured, action, state, frame, heartbeat, mailbox.stopped, mailbox.untrusted)
 
 
 def _plan(core: MotionState) -> Callable[[float], tuple[float, ...]] | None:

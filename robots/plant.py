@@ -84,7 +84,8 @@ class Driver:
     """A robot as motion sees it: one that raises is a robot that does not answer, whatever it raises.
 
     Times are of motion's clock, which began at ``origin_s`` of the machine's. ``answered_s`` is when the robot told where it is
-    and the last command was taken, ``failure`` what was raised since, ``stop`` why the robot has stopped itself. A ``mute``
+    and the last command was taken, ``failure`` what was raised since, ``stop`` why the robot has stopped itself, ``untrusted``
+    why it cannot be relied on (`spec.JointState`). A ``mute``
     driver sends nothing, and shows an arm that is where it was last commanded to, ``unsent``.
     """
 
@@ -95,6 +96,7 @@ class Driver:
     measured: tuple[float, ...] = ()
     answered_s: float = -inf
     stop: str | None = None
+    untrusted: str | None = None
     failure: str | None = None
     unsent: tuple[float, ...] = ()
 
@@ -106,7 +108,15 @@ class Driver:
     @property
     def said(self) -> str:
         """What is wrong with the robot, in its own words, nothing while all is well."""
-        return self.stop or self.failure or ""
+        return self.stop or self.untrusted or self.failure or ""
+
+    @property
+    def about(self) -> str:
+        """What was found when the robot was opened, in words; nothing where it does not tell."""
+        try:
+            return self.plant.about()
+        except Exception:
+            return ""
 
     def connect(self) -> None:
         """Open the robot; raises `RobotCommunicationError` for whatever a vendor's library raises."""
@@ -131,7 +141,7 @@ class Driver:
         except BaseException as error:  # sys.exit of a library too: motion ends at rest, and by nobody else's wish
             self.failure = f"{type(error).__name__}: {error}"
             return
-        self.stop = seen.stop
+        self.stop, self.untrusted = seen.stop, seen.untrusted
         self.measured = self.unsent or seen.positions
         if self.failure is None:
             self.answered_s = seen.at_s - self.origin_s

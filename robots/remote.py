@@ -180,7 +180,8 @@ class RemoteArm:
             if message.kind is Kind.TOLD:
                 self.said = message.body.decode("utf-8", "replace")
             if message.kind is Kind.ABOUT:
-                self.about = message.body.decode("utf-8", "replace")
+                before, self.about = self.about, message.body.decode("utf-8", "replace")
+                self._events += [ArmEvent("ROBOT_ABOUT", message.sent_s, self.about)] if before else []
             state = link.unpack_state(message.body) if message.kind is Kind.STATE else None
             if state is None:
                 continue

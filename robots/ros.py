@@ -11,11 +11,13 @@ import sys
 import time
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
 from dvgwm.runtime.errors import ConfigError, RobotCommunicationError
 
+from . import host
 from .host import ip_address
 
 PACKAGES = ("/usr/lib/python3/dist-packages", "/opt/ros/noetic/lib/python3/dist-packages")
@@ -35,12 +37,12 @@ def master(address: str) -> tuple[str, int]:
     """
     try:
         parts = urlsplit(address if "//" in address else f"//{address}")
-        host, port = parts.hostname, parts.port or PORT
-        if not host or parts.scheme not in ("", "ros", "http") or parts.path.strip("/") or parts.username:
+        name, port = parts.hostname, parts.port or PORT
+        if not name or parts.scheme not in ("", "ros", "http") or parts.path.strip("/") or parts.username:
             raise ValueError
     except ValueError:
         raise ConfigError("ARM_ADDRESS", f"wanted HOST or HOST:PORT of a ROS master, got {address!r}") from None
-    return ip_address(host), port
+    return ip_address(name), port
 
 
 def found() -> bool:
@@ -121,6 +123,59 @@ def topics(ip: str, port: int) -> dict[str, str]:
     with _Proxy(ip, port) as proxy:
         answer: Any = proxy.getPublishedTopics("/dvgwm", "")
     return dict(answer[2])
+
+
+def publishers(ip: str, port: int, topic: str) -> frozenset[str]:
+    """Return the nodes that publish ``topic``, without those that have ended; raises as `open_node`."""
+    return frozenset(node for node in _nodes(ip, port, 0).get(topic, ()) if _publishes(ip, port, node, topic))
+
+
+def subscribers(ip: str, port: int, topic: str) -> frozenset[str]:
+    """Return the nodes that hear ``topic``; raises as `open_node`."""
+    return _nodes(ip, port, 1).get(topic, frozenset())
+
+
+def _publishes(ip: str, port: int, node: str, topic: str) -> bool:
+    """Return whether a node that a master has registered is still there: one that was killed stays registered.
+
+    One that does not answer is taken to be there: `rosnode cleanup` removes what is gone.
+    """
+    try:
+        with _Proxy(ip, port) as proxy:
+            uri: Any = proxy.lookupNode("/dvgwm", node)
+        with xmlrpc.client.ServerProxy(uri[2], transport=_Transport()) as there:
+            answer: Any = there.getPublications("/dvgwm")
+        return topic in [name for name, _ in answer[2]]
+    except ConnectionRefusedError:
+        return False
+    except (OSError, xmlrpc.client.Error, HTTPException, ValueError, TypeError):
+        return True
+
+
+def _nodes(ip: str, port: int, part: int) -> Mapping[str, frozenset[str]]:
+    try:
+        with _Proxy(ip, port) as proxy:
+            answer: Any = proxy.getSystemState("/dvgwm")
+    except (OSError, xmlrpc.client.Error, HTTPException) as error:
+        raise RobotCommunicationError(
+            "ROS_MASTER", f"the ROS master at {ip}:{port} does not answer: {error}"
+        ) from error
+    return {topic: frozenset(nodes) for topic, nodes in answer[2][part]}
+
+
+def is_here(ip: str, port: int, node: str) -> bool:
+    """Return whether ``node`` runs on this machine, whose clock its stamps are of then; raises as `open_node`."""
+    try:
+        with _Proxy(ip, port) as proxy:
+            answer: Any = proxy.lookupNode("/dvgwm", node)
+        return host.is_here(socket.gethostbyname(urlsplit(answer[2]).hostname or ""))
+    except (OSError, xmlrpc.client.Error, HTTPException, UnicodeError):
+        return False
+
+
+def sender(message: Any) -> str:
+    """Return the name of the node that sent a message."""
+    return str(message._connection_header["callerid"])
 
 
 def first(rospy: Any, topic: str, md5s: Sequence[str], seconds: float = FIRST_S) -> Any:

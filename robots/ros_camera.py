@@ -20,11 +20,13 @@ class RosCamera:
     recorded = noisy = False  # what is simulated has no noise, and whether this is, nobody says
 
     def __init__(self, master: str, topic: str) -> None:
-        self._came, self._heard = threading.Condition(), None
+        self._came = threading.Condition()
+        self._heard: Any = None
         ip, port = ros.master(master)
         try:
             rospy = ros.open_node(ip, port)
-            ros.first(rospy, topic, (IMAGE_MD5,))
+            self._sender = ros.first(rospy, topic, (IMAGE_MD5,))["callerid"]
+            self._here = ros.is_here(ip, port, self._sender)
         except RobotCommunicationError as error:
             raise CameraLostError("CAMERA_TOPIC", f"{topic}: {error}") from error
         self._rospy = rospy
@@ -32,12 +34,19 @@ class RosCamera:
         rospy.Subscriber(topic, image, self._on_image, queue_size=1, buff_size=1 << 24, tcp_nodelay=True)
 
     def read(self, seconds: float) -> Frame | None:
-        """Return the next picture."""
+        """Return the next picture; raises `CameraLostError` where another node publishes them than at first."""
         with self._came:
             if self._heard is None:
                 self._came.wait(seconds)
             heard, self._heard = self._heard, None
-        return None if heard is None else Frame(picture(heard), heard.header.stamp.to_sec())
+        if heard is None:
+            return None
+        if (sender := ros.sender(heard)) != self._sender:
+            raise CameraLostError(
+                "CAMERA_SENDER",
+                f"{sender} and {self._sender} publish the camera's topic; end all but the camera's driver",
+            )
+        return Frame(picture(heard), heard.header.stamp.to_sec(), self._here)
 
     def close(self) -> None:
         """Leave the master."""

@@ -18,6 +18,8 @@ from .spec import ArmModel
 
 CODES = tuple(messages.MESSAGES)
 """A log code is told by its place in here."""
+EARLIEST = 0.9
+"""The least share of a period between two ticks: a command is gone to within the time until the next."""
 LOST = 42
 """Exit code where the planner is gone."""
 
@@ -29,18 +31,19 @@ class Ending:
     code: int | None = None
 
 
-@dataclass(slots=True)
 class Clock:
-    """Wakes up every ``period_s``; a late tick is not made up for."""
+    """Wakes up every ``period_s``. What one tick is late by is not made up for by another that comes much too early."""
 
-    period_s: float
-    due_s: float
+    def __init__(self, period_s: float) -> None:
+        self._period_s, self._due_s = period_s, time.monotonic()
+        self._woke_s = self._due_s
 
     def wait(self) -> None:
         """Sleep until the next tick is due; what was written meanwhile is cut to what is kept of it."""
         cut_log()
-        self.due_s = max(self.due_s + self.period_s, time.monotonic() + self.period_s / 2)
-        time.sleep(max(0.0, self.due_s - time.monotonic()))
+        self._due_s = max(self._due_s + self._period_s, self._woke_s + EARLIEST * self._period_s)
+        time.sleep(max(0.0, self._due_s - time.monotonic()))
+        self._woke_s = time.monotonic()
 
 
 def begin(model: ArmModel, driver: Driver, seen: Sequence[float] | None = None) -> motion.MotionState:
@@ -62,6 +65,8 @@ def begin(model: ArmModel, driver: Driver, seen: Sequence[float] | None = None) 
         raise RobotStopError(
             "ARM_STOPPED", f"the robot has stopped itself: {driver.stop}; clear that at the robot, never from here"
         )
+    if driver.untrusted is not None:
+        raise RobotCommunicationError("ROBOT_UNTRUSTED", f"the robot cannot be relied on: {driver.untrusted}")
     core = motion.start(model.limits, model.period_s, driver.measured)
     count = len(driver.measured)
     place = driver.measured if seen is None else (*seen, *(nan,) * count)[:count]
@@ -78,8 +83,7 @@ def wait_armed(model: ArmModel, driver: Driver, line: Line, ending: Ending) -> m
 
     Raises as `begin`: an arm that is not to be moved stays locked.
     """
-    clock, said = Clock(model.period_s, time.monotonic()), ""
-    line.send(Kind.ABOUT, driver.now_s, driver.plant.about().encode()[: link.LARGEST_TEXT])
+    clock, said = Clock(model.period_s), Said()
     while ending.code is None and not line.closed:
         for message in line.receive():
             if message.kind is Kind.END:
@@ -105,8 +109,8 @@ def serve(core: motion.MotionState, driver: Driver, line: Line, ending: Ending) 
 
     Raises `RobotCommunicationError` where the driver went on failing until nothing may be sent any more.
     """
-    box, heard_s, said = motion.Mailbox(), 0.0, ""
-    clock = Clock(core.period_s, time.monotonic())
+    box, heard_s, said = motion.Mailbox(), 0.0, Said("", driver.about)
+    clock = Clock(core.period_s)
     while True:
         frame_s = box.frame_s
         for message in line.receive():
@@ -144,6 +148,7 @@ def _seen(box: motion.Mailbox, core: motion.MotionState, driver: Driver, heard_s
         measured=driver.measured,
         measured_s=driver.answered_s,
         stopped=driver.stop is not None,
+        untrusted=driver.untrusted is not None,
         heartbeat_s=heard_s if playing else None,
         frame_s=box.frame_s if playing or core.pause is not None else None,
     )
@@ -165,11 +170,21 @@ def _posted(box: motion.Mailbox, message: link.Message) -> motion.Mailbox:
         return replace(box, stop=True)
 
 
-def _tell(line: Line, driver: Driver, said: str) -> str:
-    """Send what the robot says in words where that is new, and return it."""
-    if driver.said != said:
-        line.send(Kind.TOLD, driver.now_s, driver.said.encode()[: link.LARGEST_TEXT])
-    return driver.said
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What was last told in words: what is wrong with the robot, and what there is at its address."""
+
+    wrong: str = ""
+    about: str = ""
+
+
+def _tell(line: Line, driver: Driver, said: Said) -> Said:
+    """Send what is new in words, and return all of it."""
+    now = Said(driver.said, driver.about)
+    for kind, text, before in ((Kind.TOLD, now.wrong, said.wrong), (Kind.ABOUT, now.about, said.about)):
+        if text != before:
+            line.send(kind, driver.now_s, text.encode()[: link.LARGEST_TEXT])
+    return now
 
 
 def _state(core: motion.MotionState, code: str | None, joint: int | None, driver: Driver) -> link.State:

@@ -65,12 +65,14 @@ class MirroredRobot(SimulatedRobot, Protocol):
 class JointState:
     """What a real robot last told: its joints, the gripper last, and when that came, on the machine's monotonic clock.
 
-    ``stop`` says in words why the robot has stopped itself, None while it has not.
+    ``stop`` says in words why the robot has stopped itself, None while it has not. ``untrusted`` says why what it tells, or who
+    commands it, cannot be relied on: a message that does not say what it must, a second one who tells or commands.
     """
 
     positions: tuple[float, ...]
     at_s: float
     stop: str | None = None
+    untrusted: str | None = None
 
 
 class RealRobot(Robot, Protocol):

@@ -107,7 +107,8 @@ class Ur7e:
     def about(self) -> str:
         """Return what was found, in words."""
         gripper = "Robotiq gripper" if self._gripper is not None else "no gripper"
-        return f"UR controller {self.id}, joint states at {READ_HZ:g} Hz, {gripper}"
+        clock = f"; {self._arrivals.said}" if self._arrivals.said else ""
+        return f"UR controller {self.id}, joint states at {READ_HZ:g} Hz, {gripper}{clock}"
 
     def state(self) -> JointState:
         """Return what the controller last told; raises `RobotCommunicationError` where it, or the gripper, fell silent."""
@@ -123,7 +124,7 @@ class Ur7e:
                     "ARM_GRIPPER", f"the gripper has told nothing for {now_s - self._gripper.at_s:.2f} s"
                 )
             self._opening = self._gripper.opening
-        return JointState((*self._joints, self._opening), self._joints_s, self._stop())
+        return JointState((*self._joints, self._opening), self._joints_s, self._stop(), self._arrivals.fault)
 
     def engage(self) -> None:
         """Have the controller follow targets, and stop by itself where none come; the gripper finds its ends.

@@ -25,12 +25,16 @@ def run(order: Mapping[str, Any]) -> DvgwmError | None:
         source = open_source(order["address"])
         watch = Watch(source.noisy, replace(slots.tally(), recorded=source.recorded))
         try:
+            said = ""
             while not select.select([order["life"]], [], [], 0.0)[0]:
                 cut_log()
                 frame = source.read(READ_S)
                 if frame is None:
                     continue
-                at_s = watch.taken_s(frame, time.monotonic())
+                at_s = watch.taken_s(frame, time.monotonic(), time.time())
+                if watch.said != said:
+                    said = watch.said
+                    sys.stderr.write(f"{said}\n")
                 if at_s is None:
                     slots.count(watch.tally)
                 else:

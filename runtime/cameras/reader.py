@@ -31,6 +31,7 @@ class CameraReader:
         self.address, self.restarts = address, 0
         self._slots = Slots(height_px, width_px)
         self._order = {"address": address, "height_px": height_px, "width_px": width_px, "memory": self._slots.fd}
+        self._written, self._moved_s = 0, 0.0
         self._life: int | None = None
         self._child: Child | None = None
         self._start()
@@ -76,15 +77,20 @@ class CameraReader:
             if tally.old + tally.frozen
             else ""
         )
+        said = "" if self._child is None else self._child.said().rpartition("\n")[2]
         return (
             f"wanted a frame at most {FRESH_S:g} s old, got one of {time.monotonic() - shown.at_s:.1f} s ago{left_out}"
+            f"{f' (its process said last: {said})' if said else ''}"
         )
 
     def _revive(self) -> None:
         """Start the camera anew where it ended or hangs; raises what it ended with, where that cannot help."""
         ended = self._child is not None and self._child.process.poll() is not None
-        since_s = max(self._started_s, self._slots.newest_s() or 0.0)
-        hung_s = HUNG_S if self._slots.tally().written else OPEN_S
+        written = self._slots.tally().written
+        if written != self._written:  # old frames may come: a camera that is late does not hang
+            self._written, self._moved_s = written, time.monotonic()
+        since_s = max(self._started_s, self._moved_s)
+        hung_s = HUNG_S if written else OPEN_S
         if not ended and time.monotonic() - since_s < hung_s:
             return
         error = self._error() if ended else None

@@ -52,7 +52,9 @@ class RealSense:
             raise CameraMismatchError("CAMERA_FORMAT", f"wanted colour as rgb8 or bgr8, got {kind}; record it as rgb8")
         rgb = pixels[..., ::-1] if kind == self._rs.format.bgr8 else pixels
         stamp_s = 0.0 if self.recorded else colour.get_timestamp() / 1000.0  # a recording begins again
-        return Frame(rgb.copy(), stamp_s)  # the library's own memory is used again
+        domains = self._rs.timestamp_domain
+        here = colour.get_frame_timestamp_domain() in (domains.system_time, domains.global_time)
+        return Frame(rgb.copy(), stamp_s, here)  # the library's own memory is used again
 
     def close(self) -> None:
         """Stop the stream."""

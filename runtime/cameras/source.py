@@ -15,10 +15,14 @@ FILE = "file"
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One picture, uint8 H W 3 RGB, with the stamp of the camera's own clock in seconds; 0 where it has none."""
+    """One picture, uint8 H W 3 RGB, with the stamp of the camera's own clock in seconds; 0 where it has none.
+
+    ``here`` says that this clock is this machine's time of day, by which a picture's age is known.
+    """
 
     image: ImageArray
     stamp_s: float = 0.0
+    here: bool = False
 
 
 class Source(Protocol):

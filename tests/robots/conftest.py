@@ -248,6 +248,21 @@ def a1_node(roscore, tmp_path_factory):
     nodes.close()
 
 
+@pytest.fixture
+def ros_rival(roscore, tmp_path):
+    """What starts another node on a topic: the master's address, the topic, messages a second, and how old their stamps are."""
+    own = {"ROS_HOME": str(tmp_path), "ROS_IP": "127.0.0.1"}
+    made = []
+
+    def start(address, topic, rate_hz, old_s):
+        made.append(Counterpart("ros_rival.py", address, address, topic, str(rate_hz), str(old_s), **own))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+
+
 @pytest.fixture(scope="module")
 def ur_controller():
     """What starts a UR controller, whose ports are given, at an address of its own."""

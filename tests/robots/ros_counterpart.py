@@ -31,9 +31,14 @@ class FaultyNode(a1_node.A1Node):
 
     def tell_status(self, codes):
         if not self.fault.get("mute_status"):
-            super().tell_status(self.fault.get("codes", codes))
+            super().tell_status(self.fault.get("status", self.fault).get("codes", codes))
 
     def send(self, topic, message):
+        if topic == self.settings.status and "status" in self.fault:
+            message.data.name = self.fault["status"]["name"]
+        for told, name in ((self.settings.joint_states, "states"), (self.settings.gripper_state, "gripper")):
+            for field, values in self.fault.get(name, {}).items() if topic == told else ():
+                setattr(message, field, values)
         if topic == self.settings.gripper_state and self.fault.get("mute_gripper"):
             return
         kind = self.fault.get("joints") if topic == self.settings.joint_states else None

@@ -77,6 +77,7 @@ KINDS = (
     Kind("a command of another number of joints", spoiled(short), 0),
     Kind("a chunk that begins elsewhere, or in other units", spoiled(far), 0),
     Kind("the robot stops itself", lambda box, began_s, rng: replace(box, stopped=True), 0),
+    Kind("the robot cannot be relied on", lambda box, began_s, rng: replace(box, untrusted=True), 0),
     Kind("a measured joint that is no number", measured(math.nan), 0),
     Kind("the robot does not answer", frozen("measured_s"), 4),
     Kind("who plans is gone or hangs", frozen("heartbeat_s"), 5),

@@ -103,6 +103,10 @@ def stuck(tick: int, begin: int, known: dict[str, Any]) -> None:
     known["stuck"] = True
 
 
+def contradicted(tick: int, begin: int, known: dict[str, Any]) -> None:
+    known["stuck"] = tick % 3 > 0
+
+
 def old(tick: int, begin: int, known: dict[str, Any]) -> None:
     known["frame_s"] -= 0.02 * (tick % 7)
 
@@ -156,6 +160,16 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "F29": Fault("the robot does not answer", silent_robot, "latched", "ROBOT_SILENT", 4),
     "F30": Fault("the robot stops itself", lambda t, b, known: known.update(stopped=True), "latched", "ROBOT_STOP", 0),
+    "F51": Fault(
+        "the robot cannot be relied on: a message without sense, a second one who tells or commands",
+        lambda t, b, known: known.update(untrusted=True),
+        "latched",
+        "ROBOT_UNTRUSTED",
+        0,
+    ),
+    "F52": Fault(
+        "an arm that is blocked, and a second teller says that it is not", contradicted, "latched", "GATE_TRACKING", 120
+    ),
     "F31": Fault("an arm that is blocked", stuck, "latched", "GATE_TRACKING", 100),
     "F33": Fault("whoever plans is gone", frozen("heartbeat_s"), "latched", "GATE_HEARTBEAT", 5),
     "F35 back": Fault("the clock goes back", clock(lambda since: -1.0), "latched", "MOTION_CLOCK", 0),
@@ -180,7 +194,7 @@ def trial(fault: Fault, begin: int) -> Outcome:
     """Return what becomes of an arm that the fault meets at tick ``begin``."""
     core = motion.start(SAFETY, T, HOME)
     measured, told, braked, silent, moved = HOME, [], None, False, False
-    rested = 0
+    rested, blocked_at = 0, None
     for tick in range(LONGEST):
         rested += core.gate.latched is not None and core.resting
         if rested > AFTER:
@@ -193,7 +207,8 @@ def trial(fault: Fault, begin: int) -> Outcome:
         before = core.gate
         core, verdict, event = motion.step(core, now_s, Mailbox(measured=measured, **known))
         assert_safe(before, core.gate)
-        measured = measured if is_stuck else verdict.position
+        blocked_at = measured if blocked_at is None and is_stuck else blocked_at
+        measured = verdict.position if not is_stuck or blocked_at is None else blocked_at
         told += [event.log_code] if event else []
         silent = silent or not verdict.send
         if tick >= begin:
@@ -233,7 +248,7 @@ def test_a_fault_reaches_its_state(outcomes, name, phase):
         assert made.exit_code == messages.stopped(made.told[-1]).exit_code
         assert made.told[-1] == fault.log_code
         assert made.braked_after <= fault.within
-    assert made.silent == (fault.log_code in ("ROBOT_SILENT", "ROBOT_STOP"))
+    assert made.silent == (fault.log_code in ("ROBOT_SILENT", "ROBOT_STOP", "ROBOT_UNTRUSTED"))
 
 
 def test_without_a_fault_nothing_happens():

@@ -1,11 +1,16 @@
 """Pictures from ROS topics: colours in their order, padded rows cut, what is no colour picture told."""
 
+import os
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dvgwm.robots.ros_camera import IMAGE_MD5, open_camera, picture
+from dvgwm.runtime.cameras import reader
 from dvgwm.runtime.cameras.reader import CameraReader
 from dvgwm.runtime.errors import CameraLostError, CameraMismatchError, ConfigError
 
@@ -57,5 +62,82 @@ def test_a_topic_that_nobody_publishes_is_told(roscore):
         with pytest.raises(CameraLostError, match="nothing came on /nobody/image_raw") as caught:
             seen.latest()
         assert caught.value.log_code == "CAMERA_TOPIC"
+    finally:
+        seen.close()
+
+
+PICTURES = """
+import sys, time
+import numpy as np
+from dvgwm.robots import ros
+late_s, node = float(sys.argv[2]), sys.argv[3]
+rospy = ros.open_node(*ros.master(sys.argv[1]))
+image = ros.library("sensor_msgs.msg").Image
+topic = rospy.Publisher("/late/image_raw", image, queue_size=1, tcp_nodelay=True)
+print("ready", flush=True)
+while True:
+    pixels = np.random.default_rng().integers(0, 255, (48, 72, 3), np.uint8)
+    message = image(height=48, width=72, encoding="rgb8", step=216, data=pixels.tobytes())
+    message.header.stamp = rospy.Time.from_sec(time.time() - late_s)
+    topic.publish(message)
+    time.sleep(1 / 30)
+"""
+
+
+@pytest.fixture
+def publisher(roscore, tmp_path):
+    """What starts a node that publishes pictures with stamps of so many seconds ago."""
+    made = []
+
+    def start(late_s):
+        own = {"ROS_HOME": str(tmp_path), "ROS_IP": "127.0.0.1"}
+        words = [sys.executable, "-c", PICTURES, roscore, str(late_s), str(len(made))]
+        made.append(subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | own))
+        assert made[-1].stdout.readline() == "ready\n"
+
+    yield start
+    for each in made:
+        each.kill()
+        each.wait()
+        each.stdout.close()
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.09, 3.0, 86400.0])
+def test_pictures_that_are_late_by_their_own_stamps_are_old(publisher, roscore, monkeypatch, late_s):
+    """A node of this machine, whose clock is ours; pictures of a day ago are a recording that is played."""
+    monkeypatch.setattr(reader, "LOST_S", 0.5)
+    monkeypatch.setattr(reader, "OPEN_S", 6.0)
+    publisher(late_s)
+    seen = CameraReader(f"ros://{roscore}/late/image_raw", 24, 36)
+    try:
+        if late_s < 0.1:
+            shown = seen.latest()
+            assert time.monotonic() - shown.at_s == pytest.approx(late_s, abs=0.06)
+            return
+        with pytest.raises(CameraLostError) as caught:
+            seen.latest()
+        assert caught.value.log_code == "CAMERA_STALE"
+        assert float(str(caught.value).split("got one of ")[1].split()[0]) == pytest.approx(late_s, abs=0.3)
+    finally:
+        seen.close()
+
+
+def watched(seen, seconds):
+    """Look at a camera for so long."""
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        seen.latest()
+        time.sleep(0.01)
+
+
+def test_two_nodes_that_publish_its_pictures_are_told(publisher, roscore):
+    publisher(0.0)
+    seen = CameraReader(f"ros://{roscore}/late/image_raw", 24, 36)
+    try:
+        seen.latest()
+        publisher(0.0)
+        with pytest.raises(CameraLostError, match="publish the camera's topic") as caught:
+            watched(seen, 20.0)
+        assert caught.value.log_code == "CAMERA_SENDER"
     finally:
         seen.close()
