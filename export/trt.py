@@ -7,6 +7,7 @@ from pathlib import Path
 from dvgwm.runtime import compiled
 from dvgwm.runtime.backends.compiling import CompilingBackend
 from dvgwm.runtime.bundle.disk import Bundle
+from dvgwm.runtime.cache import Cache
 from dvgwm.runtime.compiled import compiled_engines
 from dvgwm.runtime.engine_store import Rebuild
 
@@ -29,5 +30,6 @@ def compiled_here(bundle: Bundle, backend: CompilingBackend, order: Order, repor
         yield told
         report("build", "", 1, 1)
 
-    folder = (order.cache or order.out.with_name(f".{order.out.name}.cache")) / "engines"
-    return compiled_engines(bundle, bundle.manifest.pipeline, backend.compiler, folder, watch, Rebuild(asked=True))
+    cache = order.cache or order.out.with_name(f".{order.out.name}.cache")
+    stages, key = bundle.manifest.pipeline, Cache.at(cache).key
+    return compiled_engines(bundle, stages, backend.compiler, cache / "engines", watch, Rebuild(asked=True), key)

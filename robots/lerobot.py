@@ -15,6 +15,7 @@ from dvgwm.runtime.errors import ConfigError, GateLatchError, RobotCommunication
 from dvgwm.runtime.seams import LiveArm
 from dvgwm.runtime.types import ActionChunk, Check
 
+from .host import place
 from .spec import ArmModel, JointState
 
 MEMBERS = (
@@ -74,8 +75,9 @@ class LerobotDriver:
     """A robot of lerobot's as a driver; implements `dvgwm.robots.spec.RealRobot`.
 
     It is read and commanded by one thread, one call after the other, as fast as it answers: its bus may be slow, motion is not
-    kept waiting. ``units`` are those of joints that are not counted in radians. Raises `ConfigError` for an object that lacks
-    a member, or whose joints are others than the model's.
+    kept waiting. ``units`` are those of joints that are not counted in radians. It is never calibrated from here, where an arm
+    lets go of its torque and waits for a person. Raises `ConfigError` for an object that lacks a member, or whose joints are
+    others than the model's.
     """
 
     def __init__(self, robot: LerobotRobot, model: ArmModel, id: str, units: Mapping[str, Unit] | None = None) -> None:
@@ -96,9 +98,24 @@ class LerobotDriver:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
-    def connect(self, calibrate: bool = True) -> None:
-        """Open it, and wait until it has told where it is; raises `RobotCommunicationError`."""
-        self.robot.connect(calibrate)
+    def identities(self) -> Sequence[str]:
+        """Return the device that its bus is at, where its configuration names one, else its id."""
+        port = getattr(getattr(self.robot, "config", None), "port", None)
+        return [place(port) if isinstance(port, str) else f"lerobot {self.id}"]
+
+    def connect(self, calibrate: bool = False) -> None:
+        """Open it, and wait until it has told where it is.
+
+        Raises `ConfigError` for one that is not calibrated, before it is read, `RobotCommunicationError` for a silent one.
+        """
+        self.robot.connect(calibrate=False)
+        if not getattr(self.robot, "is_calibrated", True):
+            self.robot.disconnect()
+            raise ConfigError(
+                "ROBOT_UNCALIBRATED",
+                f"{self.name} is not calibrated, and is never calibrated from here; hold the arm and do it with lerobot: "
+                f"lerobot-calibrate --robot.type={self.name} --robot.port=PORT --robot.id={self.id}",
+            )
         self._thread.start()
         end_s = time.monotonic() + FIRST_S
         while self._seen is None:

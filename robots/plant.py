@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Any, Protocol
 
@@ -64,10 +65,10 @@ class SimulatedPlant:
 
 
 class RealPlant:
-    """A real robot, whose time passes by itself."""
+    """A real robot, whose time passes by itself. Opening it calibrates nothing: an arm may let go of its torque there."""
 
     def __init__(self, robot: RealRobot) -> None:
-        self.connect, self.disconnect = robot.connect, robot.disconnect
+        self.connect, self.disconnect = partial(robot.connect, calibrate=False), robot.disconnect
         self.state, self.send_action = robot.state, robot.send_action
         self.about, self.engage = robot.about, robot.engage
 

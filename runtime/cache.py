@@ -10,7 +10,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import ConfigError, RecordingError
@@ -22,9 +22,20 @@ REMEDY = "remove it, or name another place with --cache-dir"
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """The cache in ``folder``, which is made when something is first kept."""
+    """The cache in ``folder``, which is made when something is first kept; ``key`` is where its key lies."""
 
     folder: Path
+    key: Path
+
+    @staticmethod
+    def at(folder: Path) -> "Cache":
+        """Return the cache in ``folder``, its key beside it."""
+        whole = folder.absolute()
+        return Cache(folder, whole.with_name(f"{whole.name}.key"))
+
+    def inside(self, name: str) -> "Cache":
+        """Return the part of this cache that is called ``name``."""
+        return replace(self, folder=self.folder / name)
 
     def open(self) -> Path:
         """Return the folder, made where it is not there yet.
@@ -67,7 +78,7 @@ class Cache:
         return hmac.compare_digest(self.seal(*parts).encode(), seal.encode())
 
     def _key(self) -> bytes:
-        place = self.folder.absolute().with_name(f"{self.folder.absolute().name}.key")
+        place = self.key
         for _ in range(2):
             try:
                 with os.fdopen(os.open(place, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:

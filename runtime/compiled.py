@@ -14,6 +14,7 @@ from .backends.backend import EngineSpec
 from .backends.compiling import Compiler, Source
 from .bundle.disk import Bundle
 from .bundle.manifest import StageSpec
+from .cache import Cache
 from .engine_store import Rebuild, Store
 from .errors import BundleIncompatibleError
 from .stages import batch_sizes
@@ -46,15 +47,22 @@ def _source(bundle: Bundle, engine: EngineSpec, shapes: Mapping[str, tuple[int, 
 
 
 def compiled_engines(
-    bundle: Bundle, stages: Sequence[StageSpec], compiler: Compiler, folder: Path, watch: Watch, rebuild: Rebuild
+    bundle: Bundle,
+    stages: Sequence[StageSpec],
+    compiler: Compiler,
+    folder: Path,
+    watch: Watch,
+    rebuild: Rebuild,
+    key: Path | None = None,
 ) -> dict[str, Path]:
     """Return the compiled engine of every graph, by the graph's name.
 
-    Those that are not in ``folder`` are made as ``rebuild`` says, each kept as soon as it is done. Where nothing is to be
-    made, raises `BundleIncompatibleError` with what differs and the command.
+    Those that are not in ``folder`` are made as ``rebuild`` says, each kept as soon as it is done, sealed with ``key`` (one
+    beside the folder where none is named). Where nothing is to be made, raises `BundleIncompatibleError` with what differs and
+    the command.
     """
     wanted = sources(bundle, stages)
-    store = Store(folder, compiler)
+    store = Store(Cache.at(folder) if key is None else Cache(folder, key), compiler)
     found = {source.spec.file: store.find(source, rebuild) for source in wanted}
     lacking = [source for source in wanted if found[source.spec.file] is None]
     if lacking and not rebuild.asked:

@@ -5,12 +5,12 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .backends.compiling import Building, Compiler, Source
-from .errors import RecordingError
+from .cache import Cache
 from .files import write_atomic
 from .strict import strict
 
@@ -43,6 +43,11 @@ class Record:
     refitted: bool
     seconds: float
     sha256: str
+    seal: str = ""
+
+    def sealed_by(self) -> bytes:
+        """Return what its seal is of: everything else."""
+        return json.dumps(asdict(replace(self, seal="")), sort_keys=True).encode()
 
     def differs(self, facts: Mapping[str, str]) -> tuple[str, ...]:
         """Return what this machine lacks for it, fact by fact; nothing where it runs here."""
@@ -67,10 +72,11 @@ class Record:
 
 
 class Store:
-    """Compiled engines in ``folder``, as ``compiler`` makes them on this machine."""
+    """Compiled engines in this user's cache, as ``compiler`` makes them on this machine: code that runs as it lies there."""
 
-    def __init__(self, folder: Path, compiler: Compiler) -> None:
-        self._folder, self._compiler = folder / compiler.name, compiler
+    def __init__(self, cache: Cache, compiler: Compiler) -> None:
+        self._cache, self._compiler = cache.inside(compiler.name), compiler
+        self._folder = self._cache.folder
 
     def find(self, source: Source, rebuild: Rebuild) -> Path | None:
         """Return the engine of ``source`` that runs here, None where there is none."""
@@ -83,7 +89,7 @@ class Store:
         Older ones of the same for this GPU are removed: of another driver, of another version, made in another way.
         """
         began, building = time.perf_counter(), rebuild.building
-        self._make_folder()
+        self._cache.open()
         engine = None
         for path, record in self._running(source, rebuild):
             if record.building.refit:
@@ -110,6 +116,7 @@ class Store:
         )
         path = self._folder / f"{self._key(source.graph, source.weights, source.shapes, asdict(building))}.plan"
         write_atomic(path, engine)
+        record = replace(record, seal=self._cache.seal(record.sealed_by()))
         # Last: where there is a record its engine is whole.
         write_atomic(path.with_suffix(".json"), json.dumps(asdict(record), indent=1).encode())
         for each in old:
@@ -130,19 +137,27 @@ class Store:
             ),
             key=len,
         )
-        return f"was compiled for {', '.join(differ)}" if differ else "has a damaged engine"
+        return (
+            f"was compiled for {', '.join(differ)}" if differ else "has an engine that is damaged, or not this user's"
+        )
 
     def _running(self, source: Source, rebuild: Rebuild) -> Iterator[tuple[Path, Record]]:
         """Yield the engines of the source's graph that run here, whatever their weights, the newest first."""
         for path, record in self._records():
             wanted = record.building == rebuild.building or not rebuild.exactly
-            if record.is_of(source) and wanted and not record.differs(self._compiler.facts) and _is_whole(path, record):
+            runs = record.is_of(source) and wanted and not record.differs(self._compiler.facts)
+            if runs and self._is_own(path, record) and _is_whole(path, record):
                 yield path, record
+
+    def _is_own(self, path: Path, record: Record) -> bool:
+        """Return whether this user made the engine and its record."""
+        owned = all(self._cache.owns(each) for each in (path, path.with_suffix(".json")))
+        return owned and self._cache.is_sealed(record.seal, record.sealed_by())
 
     def _records(self) -> list[tuple[Path, Record]]:
         """Return every engine with its record, the newest first; what is no record is passed over."""
         found = []
-        for path in self._folder.glob("*.plan") if self._folder.is_dir() else ():
+        for path in self._folder.glob("*.plan") if self._cache.exists() else ():
             with suppress(OSError, ValueError, RecursionError):
                 found.append((path.stat().st_mtime_ns, path, record_of(path)))
         return [(path, record) for _, path, record in sorted(found, key=lambda each: each[0], reverse=True)]
@@ -150,15 +165,6 @@ class Store:
     def _key(self, *facts: Any) -> str:
         """Return a file's name, which changes with this machine and with each of the ``facts``."""
         return hashlib.sha256(json.dumps([self._compiler.facts, facts], sort_keys=True).encode()).hexdigest()[:24]
-
-    def _make_folder(self) -> None:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RecordingError(
-                "ENGINE_CACHE",
-                f"cannot keep engines in {self._folder}: {error.strerror}; name another place with --cache-dir",
-            ) from error
 
 
 def record_of(path: Path) -> Record:

@@ -13,6 +13,7 @@ from typing import Any
 from dvgwm.runtime.backends.backend import Backend
 from dvgwm.runtime.backends.compiling import CompilingBackend
 from dvgwm.runtime.bundle.disk import Bundle, read_bundle
+from dvgwm.runtime.cache import Cache
 from dvgwm.runtime.commands.line import cache_dir
 from dvgwm.runtime.compiled import compiled_engines
 from dvgwm.runtime.config import plugins
@@ -50,7 +51,8 @@ class Bench:
         if not isinstance(backend, CompilingBackend):
             return {}
         of = bundle or self.bundle
-        return compiled_engines(of, of.manifest.pipeline, backend.compiler, self.cache, _printed, Rebuild(asked=True))
+        stages, key = of.manifest.pipeline, Cache.at(self.cache.parent).key
+        return compiled_engines(of, stages, backend.compiler, self.cache, _printed, Rebuild(asked=True), key)
 
 
 @contextmanager

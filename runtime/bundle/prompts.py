@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import hmac
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,7 +13,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from ..errors import BundleIncompatibleError, RecordingError
+from ..cache import Cache
+from ..errors import BundleIncompatibleError
 from ..files import write_atomic
 from ..types import FloatArray
 from .disk import Bundle
@@ -27,11 +29,21 @@ def prompt_key(text: TextContract, instruction: str) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def save_prompts(path: Path, text: TextContract, prompts: Mapping[str, FloatArray]) -> None:
-    """Write embeddings (instruction to 1 L D) to a safetensors file whose metadata maps keys to their words."""
+def sha256(*parts: bytes) -> str:
+    """Return the hash of the last of ``parts``, as a bundle's embeddings are known again by."""
+    return hashlib.sha256(parts[-1]).hexdigest()
+
+
+def save_prompts(
+    path: Path, text: TextContract, prompts: Mapping[str, FloatArray], seal: Callable[..., str] = sha256
+) -> None:
+    """Write embeddings (instruction to 1 L D) to a safetensors file whose metadata maps keys to their words.
+
+    ``seal`` returns what the bytes of key and embedding are known again by: a hash in a bundle, which lists its own files.
+    """
     keys = {prompt_key(text, instruction): instruction for instruction in prompts}
     arrays = {key: np.ascontiguousarray(prompts[instruction]) for key, instruction in keys.items()}
-    digests = {f"sha256:{key}": hashlib.sha256(array.tobytes()).hexdigest() for key, array in arrays.items()}
+    digests = {f"sha256:{key}": seal(key.encode(), array.tobytes()) for key, array in arrays.items()}
     write_atomic(path, safetensors.numpy.save(arrays, metadata=keys | digests))
 
 
@@ -60,9 +72,9 @@ class PromptStore:
 
     def known(self) -> tuple[str, ...]:
         """Return the instructions whose embeddings are stored."""
-        paths = list(self._files("*"))
-        if self.cache is not None and self.cache.is_dir():
-            paths += sorted(self.cache.glob("*.safetensors"))
+        paths = [self.bundle.file(PROMPTS_FILE)] if PROMPTS_FILE in self.bundle.manifest.files else []
+        if self.cache is not None and Cache.at(self.cache).exists():
+            paths += sorted(path for path in self.cache.glob("*.safetensors") if Cache.at(self.cache).owns(path))
         instructions: set[str] = set()
         for path in paths:
             if path.is_file():
@@ -72,27 +84,28 @@ class PromptStore:
         return tuple(sorted(instructions - {""}))
 
     def _find(self, key: str, instruction: str) -> FloatArray:
-        for path in self._files(key):
-            if (found := _load(path, key)) is not None:
-                self.bundle.check_unchanged((PROMPTS_FILE,))
+        if PROMPTS_FILE in self.bundle.manifest.files:
+            found = _load(self.bundle.file(PROMPTS_FILE), key, sha256)
+            self.bundle.check_unchanged((PROMPTS_FILE,))
+            if found is not None:
                 return found
+        if (found := self._remembered(key)) is not None:
+            return found
         if self.encode is None:
             raise BundleIncompatibleError("PROMPT_UNKNOWN", self._unknown(instruction))
         embedding = self.encode(instruction)
         if self.cache is not None:
-            self._remember(self.cache / f"{key}.safetensors", instruction, embedding)
+            cache = Cache.at(self.cache)
+            path = cache.open() / f"{key}.safetensors"
+            save_prompts(path, self.bundle.manifest.text, {instruction: embedding}, cache.seal)
         return embedding
 
-    def _files(self, key: str) -> tuple[Path, ...]:
-        inside = (self.bundle.file(PROMPTS_FILE),) if PROMPTS_FILE in self.bundle.manifest.files else ()
-        return inside if self.cache is None else (*inside, self.cache / f"{key}.safetensors")
-
-    def _remember(self, path: Path, instruction: str, embedding: FloatArray) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RecordingError("CACHE_WRITE", f"cannot write {path}: {error.strerror}; set --cache-dir") from None
-        save_prompts(path, self.bundle.manifest.text, {instruction: embedding})
+    def _remembered(self, key: str) -> FloatArray | None:
+        """Return the embedding that this user kept under ``key``, None if there is none, or somebody else wrote it."""
+        if self.cache is None or not (cache := Cache.at(self.cache)).exists():
+            return None
+        path = self.cache / f"{key}.safetensors"
+        return _load(path, key, cache.seal) if cache.owns(path) else None
 
     def _unknown(self, instruction: str) -> str:
         known = self.known()
@@ -105,8 +118,8 @@ class PromptStore:
         )
 
 
-def _load(path: Path, key: str) -> FloatArray | None:
-    """Return the embedding stored under ``key``, or None if it is absent or its bytes do not match their hash."""
+def _load(path: Path, key: str, seal: Callable[..., str]) -> FloatArray | None:
+    """Return the embedding stored under ``key``, or None if it is absent or its bytes do not match their seal."""
     if not path.is_file():
         return None
     try:
@@ -117,4 +130,4 @@ def _load(path: Path, key: str) -> FloatArray | None:
             digest = (file.metadata() or {}).get(f"sha256:{key}")
     except (SafetensorError, TypeError):  # a dtype that numpy lacks
         return None
-    return array if hashlib.sha256(array.tobytes()).hexdigest() == digest else None
+    return array if hmac.compare_digest(seal(key.encode(), array.tobytes()), str(digest)) else None

@@ -33,7 +33,7 @@ def cache_dir() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvgwm"
     except RuntimeError:  # this user has no home
-        return Path(tempfile.gettempdir()) / "dvgwm"
+        return Path(tempfile.gettempdir()) / f"dvgwm-{os.geteuid()}"
 
 
 bundle_options = together(

@@ -10,6 +10,7 @@ from .. import entries
 from ..backends.backend import Backend
 from ..backends.compiling import Building, CompilingBackend
 from ..bundle.disk import Bundle
+from ..cache import Cache
 from ..compiled import Watch, compiled_engines
 from ..engine_store import Rebuild, record_of
 from ..errors import ConfigError, EngineMemoryError
@@ -72,7 +73,8 @@ class EngineSettings:
         """
         if isinstance(backend, CompilingBackend):
             stages = [self.overrides.applied(stage) for stage in bundle.manifest.pipeline]
-            return compiled_engines(bundle, stages, backend.compiler, self.cache / "engines", watch, self.rebuild)
+            folder, key = self.cache / "engines", Cache.at(self.cache).key
+            return compiled_engines(bundle, stages, backend.compiler, folder, watch, self.rebuild, key)
         if self.rebuild.asked:
             raise ConfigError(
                 "BACKEND_COMPILE",

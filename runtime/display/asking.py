@@ -1,7 +1,9 @@
 """What a person at a terminal is shown and asked before an arm moves."""
 
 import sys
+import termios
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image
@@ -55,8 +57,13 @@ def check_person() -> None:
 
 
 def ask(console: Console, question: str, answers: Sequence[str]) -> str:
-    """Return which of ``answers`` was typed; the last one where the terminal is gone."""
+    """Return which of ``answers`` was typed after the question; the last one where the terminal is gone.
+
+    What was typed before, an answer to something else or to nothing, is thrown away: each question wants one of its own.
+    """
     while True:
+        with suppress(termios.error):  # no terminal
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)
         console.print(Text(f"{question} "), end="")
         line = sys.stdin.readline()
         if not line:

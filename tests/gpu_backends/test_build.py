@@ -43,7 +43,13 @@ def test_a_bundle_for_tensorrt_is_verified_on_its_engines(world, backend, tmp_pa
     assert built == len({engine.file for engine in engines})
     assert any(step == "build" and part.endswith("preview.onnx: Building") for step, part, *_ in told)
     found = compiled_engines(
-        bundle, bundle.manifest.pipeline, backend.compiler, tmp_path / "cache" / "engines", None, Rebuild()
+        bundle,
+        bundle.manifest.pipeline,
+        backend.compiler,
+        tmp_path / "cache" / "engines",
+        None,
+        Rebuild(),
+        tmp_path / "cache.key",
     )
     assert found.keys() == {engine.file for engine in engines}, "a run finds them"
     assert world.device.replays > 50, "gate and benchmark ran on captured engines"

@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ class Serial:
 
     def __init__(self, places=HOME):
         self.is_connected, self.sent, self.dead, self.busy = False, [], False, threading.Lock()
+        self.is_calibrated, self.torque = True, True
         self.places = self.counted(places)
 
     def counted(self, places):
@@ -42,7 +44,13 @@ class Serial:
         return {**self.action_features, "front": (480, 640, 3)}
 
     def connect(self, calibrate=True):
+        """As an SO-101 does: what is not calibrated is, with its torque off."""
         self.is_connected = True
+        if not self.is_calibrated and calibrate:
+            self.calibrate()
+
+    def calibrate(self):
+        self.torque, self.is_calibrated = False, True
 
     def get_observation(self):
         assert self.busy.acquire(blocking=False), "two threads on one bus"
@@ -85,6 +93,62 @@ def test_its_joints_are_told_in_our_units(driver):
     assert driver.robot.sent[-1]["joint_2.pos"] == pytest.approx(math.degrees(1.59))
 
 
+@pytest.mark.parametrize("how", ["driver", "driver, told to", "plant", "motion's driver"])
+def test_it_is_never_calibrated_from_here(how):
+    """Whoever opens it to look lets an arm fall that lets go of its torque."""
+    robot = Serial()
+    robot.is_calibrated = False
+    driver = LerobotDriver(robot, A1, "usb0", UNITS)
+    opened = {
+        "driver": driver.connect,
+        "driver, told to": lambda: driver.connect(calibrate=True),
+        "plant": plant.RealPlant(driver).connect,
+        "motion's driver": plant.Driver(plant.RealPlant(driver), A1.joint_names, 0.0).connect,
+    }
+    with pytest.raises(
+        ConfigError, match=r"lerobot-calibrate --robot.type=serial --robot.port=PORT --robot.id=usb0"
+    ) as caught:
+        opened[how]()
+    assert (caught.value.exit_code, caught.value.log_code) == (2, "ROBOT_UNCALIBRATED")
+    assert robot.torque, "it was not calibrated"
+    assert not robot.is_connected
+    assert not robot.sent
+
+
+def test_no_driver_is_asked_to_calibrate():
+    """Of somebody else's robot, too, whose `connect` would by default."""
+    asked = []
+
+    class Other(Serial):
+        id, about, engage, state = "x", lambda self: "", lambda self: None, lambda self: None
+
+        def connect(self, calibrate=True):
+            asked.append(calibrate)
+
+    plant.Driver(plant.RealPlant(Other()), A1.joint_names, 0.0).connect()
+    assert asked == [False]
+
+
+def test_a_robot_of_an_interface_without_calibration_is_opened():
+    robot = Serial()
+    del robot.is_calibrated
+    robot.connect = lambda calibrate: None
+    driver = LerobotDriver(robot, A1, "usb0", UNITS)
+    driver.connect()
+    driver.disconnect()
+
+
+def test_one_bus_is_one_robot_by_whatever_name(tmp_path):
+    (tmp_path / "by-id").symlink_to("/dev/null")
+    robots = [Serial(), Serial(), Serial()]
+    robots[0].config, robots[1].config = (
+        SimpleNamespace(port="/dev/null"),
+        SimpleNamespace(port=str(tmp_path / "by-id")),
+    )
+    names = [tuple(LerobotDriver(robot, A1, f"arm {k}", UNITS).identities()) for k, robot in enumerate(robots)]
+    assert names == [("device 1:3",), ("device 1:3",), ("lerobot arm 2",)]
+
+
 def test_motion_and_gate_are_in_between(driver):
     """A target that leaps is gone to at the joint's own speed, in steps."""
     here, there = link.link(5)
@@ -94,7 +158,7 @@ def test_motion_and_gate_are_in_between(driver):
     core = serve.begin(A1, served)
     now_s = time.monotonic() - origin_s
     far = (HOME[0] + 0.3, *HOME[1:])
-    chunk = link.Chunk(1, math.nan, (now_s + 0.1, now_s + 1.2), (far, far))
+    chunk = link.Chunk(1, math.nan, (now_s + 0.1, now_s + 2.5), (far, far))
     here.send(link.Kind.CHUNK, now_s, link.pack_chunk(chunk))
     alive = threading.Event()
 
@@ -103,7 +167,7 @@ def test_motion_and_gate_are_in_between(driver):
             here.send(link.Kind.ALIVE, time.monotonic() - origin_s)
 
     threading.Thread(target=live, daemon=True).start()
-    threading.Timer(1.5, lambda: setattr(ending, "code", 0)).start()
+    threading.Timer(2.8, lambda: setattr(ending, "code", 0)).start()
     assert serve.serve(core, served, there, ending) == 0
     alive.set()
     here.close()
