@@ -25,13 +25,16 @@ from .errors import (
     RobotCommunicationError,
     RobotStopError,
 )
+from .film import Film, together
 from .pipeline import Pipeline, silent
 from .profiler import Profiler
 from .seams import Arm, SimulatedArm
-from .types import ActionChunk, ArmEvent, ImageArray, Observation, Plan
+from .types import ActionChunk, ArmEvent, Observation, Plan
 
 STOPS = GateLatchError, RobotStopError, RobotCommunicationError, CameraLostError, DeadlineError, DeclinedPlanError
 """What stops an arm, loses it or its camera, or keeps it from a plan. What was seen until then is shown; then the run ends."""
+PLANS_BYTES = 256_000_000
+"""So much of the last plans is remembered whole: four at full size."""
 Imagine = Callable[[Sequence[Observation], str, int, Profiler, Progress], Plan]
 """What `Pipeline.imagine` is: observations, instruction, seed, profiler and progress to a plan."""
 
@@ -59,20 +62,36 @@ class Episode:
     """What happened: plans with the arm's time at their observation, actions played, motion's events, the outcome.
 
     ``spread`` has the largest disagreement of the policy's samples, a share of the range, for every action played;
-    ``stopped`` is what ended it where the arm was stopped.
+    ``stopped`` is what ended it where the arm was stopped. ``imagined`` has the frames that were acted on, to set beside those
+    that were then seen. Of older plans than the last ones, `PLANS_BYTES` in all, frames and latents are let go.
     """
 
     plans: list[tuple[float, Plan]] = field(default_factory=list)
+    imagined: Film = field(default_factory=Film)
     actions: int = 0
     events: list[ArmEvent] = field(default_factory=list)
     spread: list[float] = field(default_factory=list)
     solved: bool = False
     stopped: DvgwmError | None = None
 
-    def imagined(self, played: int) -> ImageArray:
-        """Return the imagined frames that were acted on, ``played`` of each plan, to set beside what was then seen."""
-        plans = [plan.frames for _, plan in self.plans]
-        return np.concatenate([plans[0][:1], *(frames[1 : played + 1] for frames in plans)])
+    def add(self, time_s: float, plan: Plan, played: int) -> None:
+        """Add a plan of what was observed at ``time_s``, of which ``played`` actions are played."""
+        for frame in plan.frames[0 if not self.plans else 1 : played + 1]:
+            self.imagined.add(frame)
+        self.plans.append((time_s, plan))
+        left = PLANS_BYTES
+        for index in reversed(range(len(self.plans) - 1)):
+            at_s, old = self.plans[index]
+            if not len(old.frames):
+                break  # nor are those before it
+            left -= plan_bytes(self.plans[index + 1][1])
+            if left < plan_bytes(old):
+                self.plans[index] = at_s, replace(old, frames=old.frames[:0].copy(), latents={})
+
+
+def plan_bytes(plan: Plan) -> int:
+    """Return how many bytes a plan's frames and latents take."""
+    return plan.frames.nbytes + sum(latents.nbytes for latents in plan.latents.values())
 
 
 def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError | None]:
@@ -89,12 +108,12 @@ def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError |
         settings.engines.open(compiling_progress) as pipeline,
     ):
         camera = pipeline.manifest.input.camera
-        real: list[ImageArray] = []
+        real = Film()
         arm = open_simulation(
-            spec, task, settings.seed, pipeline, lambda seen, _: real.append(seen.images[camera]), settings.process
+            spec, task, settings.seed, pipeline, lambda seen, _: real.add(seen.images[camera]), settings.process
         )
         with closing(arm), progress_bars() as progress:
-            real.append(arm.observe().images[camera])
+            real.add(arm.observe().images[camera])
             pipeline.warmup()
             profiler, begun = Profiler(), time.perf_counter()
             options = EpisodeOptions.of(settings, pipeline, arm)
@@ -128,13 +147,15 @@ def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError |
             "events": sorted({event.log_code for event in episode.events}),
             "sample_spread": float(np.mean(episode.spread)) if episode.spread else None,
         }
+        imagined, seen, every = together(episode.imagined, real)
         done = Finished(
             title=f"dvgwm on {spec.name}",
             outcome=outcome,
             facts=facts,
             plans=[plan for _, plan in episode.plans],
-            imagined=episode.imagined(min(pipeline.manifest.rates.act_every, options.execute)),
-            real=np.stack(real),
+            imagined=imagined,
+            real=seen,
+            every=every,
             events=episode.events,
             profiler=profiler,
             cold_start_s=begun - started,
@@ -174,7 +195,7 @@ def run_episode(
                 started = time.perf_counter()
                 seed = options.seed * 1000 + len(episode.plans)  # every plan of an episode has noise of its own
                 plan = imagine(history, options.instruction, seed, profiler, progress)
-                episode.plans.append((history[-1].time_s, plan))
+                episode.add(history[-1].time_s, plan, stride)
                 spend(time.perf_counter() - started)
                 history.pop()  # the arm held still while it planned: seen again, not twice
                 since = _observe(arm, history, profiler, camera, since)

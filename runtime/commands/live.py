@@ -6,7 +6,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from ..bundle.tokenizer import check_instruction
@@ -20,11 +19,12 @@ from ..display.report import Finished
 from ..display.results import outputs, progress_bars, publish
 from ..display.video import write_video
 from ..errors import ConfigError, DeclinedPlanError, DvgwmError, GateLatchError
+from ..film import Film, together
 from ..loop import EpisodeOptions, Imagine, run_episode
 from ..pipeline import Pipeline, silent
 from ..profiler import Profiler
 from ..seams import LiveArm
-from ..types import ImageArray, Observation, Plan
+from ..types import Observation, Plan
 from .readiness import check_actions
 
 ANOTHER_SEED = 1_000_003
@@ -42,7 +42,7 @@ def drive(settings: LiveSettings) -> tuple[dict[str, Any], DvgwmError | None]:
     instruction = check_instruction(settings.instruction)
     spec = load_robot(settings.robot, settings.limits)
     bundle = settings.engines.find()
-    contract, real = bundle.manifest.input, list[ImageArray]()
+    contract, real = bundle.manifest.input, Film()
     with ExitStack() as opened:
         camera = opened.enter_context(closing(CameraReader(settings.camera, contract.height_px, contract.width_px)))
         arm = open_live(
@@ -52,7 +52,7 @@ def drive(settings: LiveSettings) -> tuple[dict[str, Any], DvgwmError | None]:
             camera,
             contract.camera,
             settings.dry_run,
-            lambda seen, _: real.append(seen.images[contract.camera]),
+            lambda seen, _: real.add(seen.images[contract.camera]),
         )
         opened.enter_context(closing(arm))
         camera.latest()
@@ -65,7 +65,7 @@ def drive(settings: LiveSettings) -> tuple[dict[str, Any], DvgwmError | None]:
         _arm(arm, settings, console)
         armed_s = time.perf_counter()
         profiler = Profiler()
-        real.append(arm.observe().images[contract.camera])
+        real.add(arm.observe().images[contract.camera])
         rates = pipeline.manifest.rates
         execute = settings.execute or rates.replan_every or rates.act_every
         options = EpisodeOptions(instruction, settings.seed, execute, settings.max_actions)
@@ -77,6 +77,7 @@ def drive(settings: LiveSettings) -> tuple[dict[str, Any], DvgwmError | None]:
         outcome = f"{how}: {episode.actions} actions"
         outcome += "" if episode.stopped is None else f", stopped: {episode.stopped.log_code}"
         tally = camera.tally()
+        imagined, seen, every = together(episode.imagined, real)
         done = Finished(
             title=f"dvgwm on {spec.name}",
             outcome=outcome,
@@ -87,8 +88,9 @@ def drive(settings: LiveSettings) -> tuple[dict[str, Any], DvgwmError | None]:
                 **({} if settings.limits is None else {"limits": f"tightened by {settings.limits}"}),
             },
             plans=[plan for _, plan in episode.plans],
-            imagined=episode.imagined(min(rates.act_every, execute)),
-            real=np.stack(real),
+            imagined=imagined,
+            real=seen,
+            every=every,
             events=episode.events,
             profiler=profiler,
             cold_start_s=armed_s - started,

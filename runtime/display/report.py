@@ -29,7 +29,10 @@ BAR_WIDTH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """All that a run has to show. Frames are uint8 T H W 3: those imagined, and those seen while they were acted on."""
+    """All that a run has to show. Frames are uint8 T H W 3: those imagined, and those seen while they were acted on.
+
+    They are every ``every``-th one of the run.
+    """
 
     title: str
     outcome: str
@@ -43,6 +46,7 @@ class Finished:
     wall_s: float
     result: Mapping[str, Any]
     motion: MotionRecord | None = None
+    every: int = 1
 
 
 def write_report(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -71,7 +72,8 @@ class Published:
     def show(self, gif: Path | None) -> dict[str, Any]:
         """Write the video to ``gif`` if given, print the table, and return the facts; the run itself is safe already."""
         if gif is not None:
-            write_atomic(gif, encode_gif(side_by_side(self.done.imagined, self.done.real), self.fps))
+            shown = np.stack(list(side_by_side(self.done.imagined, self.done.real)))
+            write_atomic(gif, encode_gif(shown, self.fps))
         console = Console()
         if self.warning:
             console.print(self.warning, style="yellow", highlight=False)
@@ -91,8 +93,9 @@ def publish(directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished)
     manifest, rows = pipeline.manifest, done.profiler.summary(done.wall_s)
     plan_s, plan_flop = plan_cost(done.profiler, len(done.plans))
     stages = [stage.spec for stage in pipeline.stages]
-    verdict = against_paper(plan_s, plan_flop, is_paper_work(manifest, stages, len(done.plans[0].frames)))
-    video = write_video(directory / "plan", side_by_side(done.imagined, done.real), manifest.input.fps)
+    verdict = against_paper(plan_s, plan_flop, is_paper_work(manifest, stages, len(done.plans[-1].frames)))
+    fps = manifest.input.fps / done.every
+    video = write_video(directory / "plan", side_by_side(done.imagined, done.real), fps)
     result = {
         **done.result,
         "instruction": done.plans[0].instruction,
@@ -120,7 +123,7 @@ def publish(directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished)
         directory / "report.html",
         done,
         warning=warning,
-        facts={**done.facts, **engine_facts(pipeline)},
+        facts={**done.facts, **_shortened(done), **engine_facts(pipeline)},
         video=video,
         rows=rows,
         verdict=verdict,
@@ -128,7 +131,12 @@ def publish(directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished)
     )
     write_json(directory / RUN_FILE, result)
     table = latency_table(rows, done.cold_start_s, len(done.plans), verdict)
-    return Published(done, result, table, warning, manifest.input.fps)
+    return Published(done, result, table, warning, fps)
+
+
+def _shortened(done: Finished) -> dict[str, str]:
+    """Return what a reader has to know of a video that has not every frame."""
+    return {} if done.every == 1 else {"video": f"one frame of {done.every}: the run was too long to remember all"}
 
 
 def plan_cost(profiler: Profiler, plans: int) -> tuple[float, float]:

@@ -1,7 +1,8 @@
 """Videos out: H.264 in mp4 where PyAV is installed, an animated GIF otherwise."""
 
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +17,31 @@ PALETTE_FRAMES = 8
 """Frames, spread over a GIF, from which its colours are taken."""
 
 
-def write_video(path: Path, frames: ImageArray, fps: float) -> Path:
-    """Write uint8 T H W 3 frames to ``path`` and return where they are: its suffix becomes .mp4 or .gif.
+def write_video(path: Path, frames: Iterable[ImageArray], fps: float) -> Path:
+    """Write uint8 H W 3 frames, one after the other, to ``path`` and return where they are: .mp4 or .gif becomes its suffix.
 
     Raises `RecordingError` where the place cannot be written.
     """
     try:
         data, suffix = encode_mp4(frames, fps), ".mp4"
     except ImportError:
-        data, suffix = encode_gif(frames, fps), ".gif"
+        data, suffix = encode_gif(np.stack(list(frames)), fps), ".gif"
     target = path.with_suffix(suffix)
     write_atomic(target, data)
     return target
 
 
-def side_by_side(left: ImageArray, right: ImageArray, labels: tuple[str, str] = ("imagined", "real")) -> ImageArray:
-    """Return both videos beside one another under their labels, enlarged where small; the shorter holds its last frame."""
-    length = max(len(left), len(right))
+def side_by_side(
+    left: ImageArray, right: ImageArray, labels: tuple[str, str] = ("imagined", "real")
+) -> Iterator[ImageArray]:
+    """Yield frames of both videos beside one another under their labels, enlarged where small; the shorter holds its last."""
     scale = max(1, round(MIN_HEIGHT_PX / left.shape[1]))
-    panels = [_panel(video, length, scale, label) for video, label in zip((left, right), labels, strict=True)]
-    gap = np.full((length, panels[0].shape[1], GAP_PX, 3), 255, np.uint8)
-    return np.concatenate([panels[0], gap, panels[1]], 2)
+    bands = [_band(label, scale * video.shape[2]) for video, label in zip((left, right), labels, strict=True)]
+    gap = np.full((BAND_PX + scale * left.shape[1], GAP_PX, 3), 255, np.uint8)
+    for index in range(max(len(left), len(right))):
+        shown = [video[min(index, len(video) - 1)].repeat(scale, 0).repeat(scale, 1) for video in (left, right)]
+        panels = [np.concatenate(panel) for panel in zip(bands, shown, strict=True)]
+        yield np.concatenate([panels[0], gap, panels[1]], 1)
 
 
 def contact_sheet(rows: Sequence[ImageArray], every: int, columns: int = 9) -> ImageArray:
@@ -61,18 +66,19 @@ def png(image: ImageArray) -> bytes:
     return buffer.getvalue()
 
 
-def _panel(video: ImageArray, length: int, scale: int, label: str) -> ImageArray:
-    indices = np.minimum(np.arange(length), len(video) - 1)
-    large = video[indices].repeat(scale, 1).repeat(scale, 2)
-    band = Image.new("RGB", (large.shape[2], BAND_PX), "white")
+def _band(label: str, width_px: int) -> ImageArray:
+    band = Image.new("RGB", (width_px, BAND_PX), "white")
     ImageDraw.Draw(band).text((4, 2), label, fill="black")
-    return np.concatenate([np.broadcast_to(np.asarray(band), (length, BAND_PX, large.shape[2], 3)), large], 1)
+    return np.asarray(band)
 
 
 def encode_mp4(
-    frames: ImageArray, fps: float, key_frame_every: int | None = None, key_frames: frozenset[int] = frozenset()
+    frames: Iterable[ImageArray],
+    fps: float,
+    key_frame_every: int | None = None,
+    key_frames: frozenset[int] = frozenset(),
 ) -> bytes:
-    """Return uint8 T H W 3 frames as an H.264 mp4 file's bytes, those of ``key_frames`` decodable on their own.
+    """Return uint8 H W 3 frames as an H.264 mp4 file's bytes, those of ``key_frames`` decodable on their own.
 
     With ``key_frame_every`` it is made fast, not small. Raises `ImportError` where PyAV or its encoder is missing.
     """
@@ -84,22 +90,24 @@ def encode_mp4(
 
     if "libx264" not in av.codecs_available:
         raise ImportError("this build of PyAV has no H.264 encoder")
-    height, width = frames.shape[1:3]
-    # yuv420p halves the colour planes: odd sizes get one more row or column of the edge.
-    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    frames = iter(frames)
+    first = next(frames)
+    height, width = first.shape[:2]
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         fast = {"g": str(key_frame_every), "preset": "ultrafast", "threads": "1"}
         options = {"crf": "18"} | (fast if key_frame_every else {})
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)
-        stream.height, stream.width, stream.pix_fmt = even.shape[1], even.shape[2], "yuv420p"
+        # yuv420p halves the colour planes: odd sizes get one more row or column of the edge.
+        stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
         # Players guess the colours of untagged video by its size, so the file says which they are: BT.709, limited range.
         colours = stream.codec_context
         colours.colorspace = colours.color_primaries = colours.color_trc = Colorspace.ITU709
         colours.color_range = ColorRange.MPEG
         reformatter = VideoReformatter()  # one for all: setting it up costs more than a small frame
-        for index, image in enumerate(even):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
+        for index, image in enumerate(itertools.chain([first], frames)):
+            even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), "rgb24")
             frame = reformatter.reformat(
                 frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
             )
