@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import dist, floor, hypot, sqrt
+from math import floor, hypot, sqrt
 
 from .chain import Vector, tool
 from .limits import JointLimits, SafetyLimits
@@ -79,25 +79,23 @@ def misled(limits: SafetyLimits, period_s: float, position: Sequence[float], vel
     """Return the log code of what the tool would do wrong: leave its workspace, or be too fast, now or while all joints brake.
 
     ``velocity`` led to ``position`` within the last tick. Joints that come to rest one after the other may make the tool faster
-    than it was: every tick of the brake is looked at, to its end.
+    than it was: both ends of every tick of the brake are looked at.
     """
     space = limits.workspace
     if space is None:
         return None
-    begin, before = tool(space.chain, [at - speed * period_s for at, speed in zip(position, velocity, strict=True)])
-    most, found = space.speed_m_s, None
+    _, before = tool(space.chain, [at - speed * period_s for at, speed in zip(position, velocity, strict=True)])
+    found = None
     while True:
         end, after = tool(space.chain, position)
         if not all(low <= at <= high for low, at, high in zip(space.lower_m, end, space.upper_m, strict=True)):
             return "GATE_WORKSPACE"
-        if found is None:
-            # Of the way, and of its ends: within a tick, too, it is never faster by more than rounding.
-            speed = max(dist(begin, end) / period_s, _tool_speed(before, velocity), _tool_speed(after, velocity))
-            found = "GATE_TOOL_FAST" if speed > most else None
+        if found is None and max(_tool_speed(before, velocity), _tool_speed(after, velocity)) > space.speed_m_s:
+            found = "GATE_TOOL_FAST"
         if not any(velocity[: len(after)]):
             return found
         position, velocity = slower(limits.joints, period_s, position, velocity)
-        begin, before = end, after
+        before = after
 
 
 def _tool_speed(columns: Sequence[Vector], velocity: Sequence[float]) -> float:

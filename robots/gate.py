@@ -21,6 +21,8 @@ STRAINED_S = 0.06
 between the robot's own states would make each of them the first one."""
 CLAMPED_SHARE = 0.1
 """The gate latches when more of the last `WINDOW_S` than this share was clamped: whoever plans is not to rely on it."""
+SHARES = 1.0, 0.5, 0.25, 0.125
+"""Of a step to where a latched arm goes, the rest being a brake: where its tool would be too fast, a smaller one is made."""
 UNSENT = ("ROBOT_STOP", "ROBOT_SILENT")
 """Latches after which nothing is sent: the robot has stopped itself, or does not answer."""
 
@@ -219,10 +221,14 @@ def _held(limits: SafetyLimits, period_s: float, state: GateState) -> tuple[Gate
         # As fast as it can still stop at the goal: the goal is not passed.
         step = min(speed_cap(abs(to - at), acceleration, period_s) * period_s, abs(to - at))
         steps.append(at + copysign(step, to - at))
-    position, velocity, _ = nearest(limits.joints, period_s, state, steps)
-    wrong = misled(limits, period_s, position, velocity)
-    if (
-        wrong is not None
-    ):  # for the edge of the workspace it stays where it comes to rest; for its speed it goes on more slowly
-        return _brake(limits, period_s, replace(state, hold=None if wrong == "GATE_WORKSPACE" else state.hold), code)
-    return replace(state, position=position, velocity=velocity), Verdict(position, code)
+    towards, _, _ = nearest(limits.joints, period_s, state, steps)
+    braked, _ = slower(limits.joints, period_s, state.position, state.velocity)
+    for share in SHARES:
+        wanted = [b + share * (to - b) for b, to in zip(braked, towards, strict=True)]
+        position, velocity, _ = nearest(limits.joints, period_s, state, wanted)
+        wrong = misled(limits, period_s, position, velocity)
+        if wrong is None:
+            return replace(state, position=position, velocity=velocity), Verdict(position, code)
+        if wrong == "GATE_WORKSPACE":
+            return _brake(limits, period_s, replace(state, hold=None), code)
+    return _brake(limits, period_s, state, code)

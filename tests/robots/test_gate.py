@@ -525,3 +525,55 @@ def test_every_target_is_computed_in_double(kind):
 def test_whole_numbers_are_real_ones():
     _, verdict = gate.check(LIMITS, PERIOD_S, gate.rest((0.0, 0.0)), (0, np.int64(0)))
     assert verdict == gate.Verdict((0.0, 0.0), None)
+
+
+UNBOUND = replace(ARM, workspace=replace(ARM.workspace, lower_m=(-9.0,) * 3, upper_m=(9.0,) * 3, speed_m_s=99.0))
+
+
+def place_of(joints):
+    return np.array(tool(ARM.workspace.chain, joints)[0])
+
+
+def fastest(position, velocity):
+    """Return how fast the tool is at the beginning and at the end of this tick and of each one in which all joints brake."""
+    rows, position, velocity = [], np.array(position), np.array(velocity)
+    change = np.array(ARM.joints.acceleration) * PERIOD_S
+    before = position - velocity * PERIOD_S
+    while velocity[:6].any():
+        small = 1e-5 * velocity
+        ends = [np.linalg.norm(place_of(at + small) - place_of(at - small)) / 2e-5 for at in (before, position)]
+        rows.append(ends)
+        velocity = np.where(np.abs(velocity) <= change, 0.0, velocity - np.sign(velocity) * change)
+        before, position = position, position + velocity * PERIOD_S
+    return np.array(rows)
+
+
+def test_the_tool_is_as_fast_as_it_is_at_the_beginning_and_at_the_end_of_a_tick():
+    """Of this one, and of every one of a brake; each of the two is the larger one somewhere."""
+    rng, largest = np.random.default_rng(5), set()
+    for _ in range(150):
+        position = np.array([*rng.uniform((-1, 1.2, -1.8, -1, -1, -1), (1, 1.9, -0.6, 1, 1, 1)), 0.5])
+        velocity = np.array([*rng.uniform(-1.0, 1.0, 6), 0.0]) * rng.choice((0.3, 1.0))
+        speeds = fastest(position, velocity)
+        most, second = speeds.max(), np.sort(speeds.max(0))[-2]
+        if most > second * (1 + 4e-7):
+            largest.add(int(speeds.max(0).argmax()))
+        for share, found in ((1 + 2e-7, None), (1 - 2e-7, "GATE_TOOL_FAST")):
+            limits = replace(UNBOUND, workspace=replace(UNBOUND.workspace, speed_m_s=share * most))
+            assert braking.misled(limits, PERIOD_S, tuple(position), tuple(velocity)) == found
+    assert largest == {0, 1}
+
+
+def test_an_arm_goes_back_to_where_it_was_measured_no_faster_than_its_tool_may():
+    """And all the way: for its tool's speed it does not give up, as for the edge of its workspace."""
+    limits = replace(UNBOUND, workspace=replace(UNBOUND.workspace, speed_m_s=0.08))
+    hold = tuple(q + d for q, d in zip(HOME, (0.3, 0.05, 0.1, 0.3, -0.2, 0.3, 0.0), strict=True))
+    state, places = gate.latch(gate.rest(HOME), "GATE_TRACKING", hold), [HOME]
+    for _ in range(300):
+        state, verdict = gate.check(limits, PERIOD_S, state, None)
+        assert verdict.log_code == "GATE_TRACKING"
+        places.append(state.position)
+    assert state.position == pytest.approx(hold, abs=1e-9)
+    speeds = np.linalg.norm(np.diff([place_of(place) for place in places], axis=0), axis=1) / PERIOD_S
+    assert speeds.max() == pytest.approx(0.08, rel=0.1)
+    assert speeds.max() <= 0.08 + 1e-9
