@@ -31,7 +31,8 @@ REASONS = (
     (r"window = \(1 << .*\) - 2\b", "the bit that is left out was shifted in as 0"),
     (r"abs\(before\) < change", "at equality both give a speed of 0"),
     (r"before - change if before >= 0", "a speed of 0 is within what a tick may change"),
-    (r"if speed >= most", "no speed is met by chance"),
+    (r"velocity\)\) >= space", "no speed is met by chance"),
+    (r"x, y, z = .* - [abc] \* speed", "a sum with the other sign is as long"),
     (
         r"low - ROUNDING < speed|speed < high \+ ROUNDING|abs\(bounded - requested\) >= ROUNDING",
         "a tolerance has no exact edge",

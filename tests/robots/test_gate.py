@@ -577,3 +577,18 @@ def test_an_arm_goes_back_to_where_it_was_measured_no_faster_than_its_tool_may()
     speeds = np.linalg.norm(np.diff([place_of(place) for place in places], axis=0), axis=1) / PERIOD_S
     assert speeds.max() == pytest.approx(0.08, rel=0.1)
     assert speeds.max() <= 0.08 + 1e-9
+
+
+def test_on_its_way_back_an_arm_whose_tool_is_as_fast_as_it_may_be_is_braked():
+    """However little it went on: then it goes on its way again."""
+    hold, velocity = (HOME[0] + 1.0, *HOME[1:]), (0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    braked, slowed = braking.slower(UNBOUND.joints, PERIOD_S, HOME, velocity)
+    limit = replace(UNBOUND.workspace, speed_m_s=fastest(braked, slowed).max() * (1 + 1e-7))
+    limits = replace(UNBOUND, workspace=limit)
+    state = replace(gate.latch(gate.rest(HOME), "GATE_TRACKING", hold), velocity=velocity)
+    state, verdict = gate.check(limits, PERIOD_S, state, None)
+    assert (verdict.position, verdict.log_code) == (braked, "GATE_TRACKING")
+    assert (state.velocity, state.hold) == (slowed, hold)
+    for _ in range(400):
+        state, _ = gate.check(limits, PERIOD_S, state, None)
+    assert state.position == pytest.approx(hold, abs=1e-9)
