@@ -28,7 +28,7 @@ test:           ## the tests for two cores without a GPU: all of them, also what
 soak:           ## the fuzzes of tests/soak, motion and drivers under signals, faults and load, fifty layouts live: all that they draw (SEED=1 for another)
 	$(PYTHON) -m pytest tests/soak tests/robots/test_process_signals.py \
 	  tests/robots/test_process_command.py tests/robots/test_process_ticks.py tests/robots/test_driver_faults.py \
-	  tests/robots/test_live_success.py -n 0 -s -p no:cacheprovider --soak $(or $(SEED),$$(date +%Y%m%d))
+	  tests/robots/test_process_terminal.py tests/robots/test_talking.py tests/robots/test_live_success.py -n 0 -s -p no:cacheprovider --soak $(or $(SEED),$$(date +%Y%m%d))
 
 mutation:       ## change the gate, one expression at a time, and see whether its tests notice (wants mutmut)
 	$(PYTHON) tests/robots/mutation.py

@@ -205,13 +205,18 @@ class GalaxeaA1:
 
     def _look(self) -> None:
         """Look who else commands the arm, or tells its state: anybody who does makes it one that cannot be relied on."""
-        own, said = self._rospy.get_name(), self.settings
+        registered, own, said = ros.publishers(*self._master), self._rospy.get_name(), self.settings
         for topic in (said.joint_targets, said.gripper_targets):
-            if others := ros.publishers(*self._master, named(topic)) - {own}:
-                self._doubt(f"{', '.join(sorted(others))} commands the arm too, on {topic}; end it")
+            if others := self._alive(registered, topic, own):
+                self._doubt(f"{', '.join(others)} commands the arm too, on {topic}; end it")
         for topic in (said.joint_states, said.gripper_state, said.status):
-            if len(tellers := ros.publishers(*self._master, named(topic))) > 1:
-                self._doubt(f"{', '.join(sorted(tellers))} tell {topic}; end all but the robot's driver")
+            if len(registered.get(named(topic), ())) > 1 and len(tellers := self._alive(registered, topic)) > 1:
+                self._doubt(f"{', '.join(tellers)} tell {topic}; end all but the robot's driver")
+
+    def _alive(self, registered: Mapping[str, frozenset[str]], topic: str, own: str = "") -> Sequence[str]:
+        """Return the nodes that publish a topic, but for ``own``, without those that have ended."""
+        nodes = registered.get(named(topic), frozenset()) - {own}
+        return sorted(node for node in nodes if ros.publishes(*self._master, node, named(topic)))
 
     def _doubt(self, why: str | None) -> bool:
         """Return whether there is a reason not to rely on the arm; the first one stays."""

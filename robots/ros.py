@@ -125,9 +125,9 @@ def topics(ip: str, port: int) -> dict[str, str]:
     return dict(answer[2])
 
 
-def publishers(ip: str, port: int, topic: str) -> frozenset[str]:
-    """Return the nodes that publish ``topic``, without those that have ended; raises as `open_node`."""
-    return frozenset(node for node in _nodes(ip, port, 0).get(topic, ()) if _publishes(ip, port, node, topic))
+def publishers(ip: str, port: int) -> Mapping[str, frozenset[str]]:
+    """Return the nodes that a master has registered as publishers of each topic; raises as `open_node`."""
+    return _nodes(ip, port, 0)
 
 
 def subscribers(ip: str, port: int, topic: str) -> frozenset[str]:
@@ -135,7 +135,7 @@ def subscribers(ip: str, port: int, topic: str) -> frozenset[str]:
     return _nodes(ip, port, 1).get(topic, frozenset())
 
 
-def _publishes(ip: str, port: int, node: str, topic: str) -> bool:
+def publishes(ip: str, port: int, node: str, topic: str) -> bool:
     """Return whether a node that a master has registered is still there: one that was killed stays registered.
 
     One that does not answer is taken to be there: `rosnode cleanup` removes what is gone.

@@ -43,7 +43,7 @@ def load(group: str, name: str) -> Any:
         raise ConfigError(
             f"{_kind(group)}_MISSING", f"{name} needs a library that is not installed ({error})"
         ) from error
-    except (Exception, SystemExit) as error:  # a package of somebody else's may do anything where it is imported
+    except BaseException as error:  # a package of somebody else's may do anything where it is imported
         raise broken(group, entry, f"cannot be loaded: {type(error).__name__}: {error}") from error
 
 

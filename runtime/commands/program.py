@@ -11,6 +11,7 @@ import click
 
 from ..errors import ConfigError, DvgwmError, EngineMemoryError, InternalError, RecordingError, shortened
 from .streams import open_streams
+from .supervisor import STOPS
 
 
 def run_program(name: str, group: click.Group) -> int:
@@ -22,7 +23,14 @@ def run_program(name: str, group: click.Group) -> int:
     def run() -> None:
         # Not click's own `main`: it writes to standard error before our one line.
         with group.make_context(name, sys.argv[1:]) as context:
-            group.invoke(context)
+            try:
+                group.invoke(context)
+            except SystemExit as ended:
+                if ended.code in {128 + number for number in STOPS}:
+                    raise
+                raise InternalError(
+                    "ENDED", f"a library ended the command by sys.exit({ended.code!r}) before it was done"
+                ) from ended
 
     return exit_code(name, run)
 

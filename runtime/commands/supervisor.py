@@ -20,6 +20,7 @@ from ..errors import (
     DvgwmError,
     EngineLostError,
     HungUpRunError,
+    InternalError,
     InterruptedRunError,
     QuitRunError,
     TerminatedRunError,
@@ -58,23 +59,27 @@ def supervise(work: Callable[[], int], kept: str) -> NoReturn:
         for number in heard:
             signal.signal(number, _stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*heard, signal.SIGCHLD))
-        sys.exit(work())
+        try:
+            sys.exit(work())
+        finally:
+            sys.audit("dvgwm.ended", "")
     os.close(notes)
     stopped, status, story = _wait(command, journal, heard)
     for path in story.unfinished:
         _remove(path)
-    error = _ending(stopped, status, story.engine, kept)
+    error = _ending(stopped, status, story, kept)
     if error is not None:
         _tell(error)
     os._exit(os.waitstatus_to_exitcode(status) if error is None else error.exit_code)
 
 
 class _Story:
-    """What the command told of itself: paths that are not finished, the engine that runs."""
+    """What the command told of itself: paths that are not finished, the engine that runs, whether it came to its end."""
 
     def __init__(self) -> None:
         self.unfinished: dict[str, None] = {}
         self.engine = ""
+        self.ended = False
         self._rest = b""
 
     def add(self, data: bytes) -> None:
@@ -85,6 +90,8 @@ class _Story:
                 self.unfinished[fact] = None
             elif event == "dvgwm.finished":
                 self.unfinished.pop(fact, None)
+            elif event == "dvgwm.ended":
+                self.ended = True
             else:
                 self.engine = fact
 
@@ -118,9 +125,11 @@ def _wait(command: int, journal: int, heard: list[int]) -> tuple[int | None, int
             return stopped, status, story
 
 
-def _ending(stopped: int | None, status: int, engine: str, kept: str) -> DvgwmError | None:
+def _ending(stopped: int | None, status: int, story: _Story, kept: str) -> DvgwmError | None:
     """Return how the end of a command is told that was stopped or crashed, None where it ended by itself."""
     code = os.waitstatus_to_exitcode(status)
+    if code == 0 and not story.ended:
+        return InternalError("ENDED", f"a library ended the process before the command was done; {kept}")
     if code == 0:
         return None  # a signal that comes when all is done comes too late
     number = stopped if stopped is not None else -code
@@ -131,8 +140,8 @@ def _ending(stopped: int | None, status: int, engine: str, kept: str) -> DvgwmEr
         return None
     return EngineLostError(
         "ENGINE_LOST",
-        f"the process was ended by {signal.Signals(number).name} while {engine or 'no engine'} ran; {kept}; where memory is "
-        "short use fewer --threads or a smaller bundle, run again with --debug to see the libraries' own messages",
+        f"the process was ended by {signal.Signals(number).name} while {story.engine or 'no engine'} ran; {kept}; where memory "
+        "is short use fewer --threads or a smaller bundle, run again with --debug to see the libraries' own messages",
     )
 
 

@@ -17,6 +17,7 @@ BROKEN = {
     "raises": ("1 / 0", "stray:ROBOT", "ROBOT_BROKEN"),
     "syntax": ("def", "stray:ROBOT", "ROBOT_BROKEN"),
     "asks to end": ("raise SystemExit", "stray:ROBOT", "ROBOT_BROKEN"),
+    "interrupts": ("raise KeyboardInterrupt", "stray:ROBOT", "ROBOT_BROKEN"),
     "no such object": ("", "stray:ROBOT", "ROBOT_BROKEN"),
     "no such module": ("", "absent_module:ROBOT", "ROBOT_MISSING"),
     "no object at all": ("", "stray", "ROBOT_BROKEN"),
@@ -50,6 +51,30 @@ def test_the_command_ends_with_2(install, tmp_path, case):
     done = subprocess.run([*COMMAND, "--robot", "stray"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("E2 ROBOT_BROKEN stray of stray 1.0 in ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("group", "text", "words"),
+    [
+        ("robots", "import os\nos._exit(0)", ["--robot", "stray"]),
+        (
+            "backends",
+            "import sys\ndef ROBOT(threads):\n    sys.exit(0)",
+            ["--robot", "galaxea_a1", "--backend", "stray"],
+        ),
+        (
+            "backends",
+            "import os\ndef ROBOT(threads):\n    os._exit(0)",
+            ["--robot", "galaxea_a1", "--backend", "stray"],
+        ),
+    ],
+)
+def test_a_command_that_a_package_ends_is_no_success(install, tmp_path, group, text, words):
+    install("stray", text, {group: "stray = stray:ROBOT"})
+    done = subprocess.run([*COMMAND, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert done.stderr.startswith("E"), done.stderr
     assert done.stderr.count("\n") == 1
 
 
