@@ -38,6 +38,17 @@ RIVALS = {
 }
 
 
+FEW = {
+    "six error codes without a name", "an empty status", "a joint twice", "a gripper without a position",
+    "somebody who may command the joints", "a recording of joint states", "a second teller of the status",
+}  # fmt: skip
+
+
+def few_first(cases):
+    """Return the cases as parameters: those but for a few are left to CI, for their time."""
+    return [pytest.param(case, marks=() if case in FEW else pytest.mark.thorough) for case in cases]
+
+
 @pytest.fixture
 def arm(a1_node, motion_process):
     """A node and the motion process that reads its arm, locked."""
@@ -70,7 +81,7 @@ def stopped(node, motion):
     return motion.said[-1]
 
 
-@pytest.mark.parametrize("case", UNSOUND)
+@pytest.mark.parametrize("case", few_first(UNSOUND))
 def test_a_message_that_does_not_say_what_it_must_stops_the_arm(arm, case):
     node, motion = arm()
     motion.arm()
@@ -91,7 +102,7 @@ def test_it_is_not_armed_either(arm, case):
     assert "E40 ROBOT_UNTRUSTED" in motion.child.said()
 
 
-@pytest.mark.parametrize("case", RIVALS)
+@pytest.mark.parametrize("case", few_first(RIVALS))
 def test_whoever_else_commands_or_tells_stops_the_arm(arm, ros_rival, case):
     node, motion = arm()
     topic, rate_hz, old_s = RIVALS[case]
