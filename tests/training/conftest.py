@@ -8,6 +8,16 @@ import pytest
 SIZE = (64, 96)
 
 
+@pytest.fixture(autouse=True)
+def own_convolutions():
+    """torch's own convolutions: oneDNN's backward (torch 2.13) spoils the heap on some CPUs where it has one thread."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)  # the public way warns of what this build has not
+    yield
+    torch._C._set_mkldnn_enabled(before)
+
+
 def episode(number):
     """A dark square travels to where the action says, 50 to 55 frames."""
     from dvgwm.runtime.record.lerobot import Episode
