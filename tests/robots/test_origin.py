@@ -1,11 +1,8 @@
 """Motion has the robot that whoever plans has, or it does not begin."""
 
-from dataclasses import replace
-
 import pytest
 
 from dvgwm.robots import mirrored, origin
-from dvgwm.robots.galaxea_a1 import ROBOT
 from dvgwm.robots.spec import SimulationOptions
 from dvgwm.runtime.errors import ConfigError
 
@@ -57,9 +54,3 @@ def test_motion_with_another_robot_of_that_name_does_not_begin(install, tmp_path
     assert caught.value.log_code == "ROBOT_ORIGIN"
     assert f"{change} " in str(caught.value)
     assert seen == origin.origin("other"), "here nothing has changed"
-
-
-def test_limits_that_are_tightened_are_no_other_robot():
-    own = origin.origin("galaxea_a1")
-    replace(ROBOT, arm=replace(ROBOT.arm, limits=replace(ROBOT.arm.limits, frame_age_s=0.1)))
-    assert origin.origin("galaxea_a1") == own
