@@ -10,7 +10,8 @@ import pytest
 
 from dvgwm.runtime.backends import resample
 from dvgwm.runtime.backends.backend import EngineSpec
-from dvgwm.runtime.config.plugins import names, open_backend
+from dvgwm.runtime.config.plugins import open_backend
+from dvgwm.runtime.entries import names
 from dvgwm.runtime.errors import BundleIncompatibleError, InternalError, ShapeError
 from dvgwm.runtime.sampler import advance
 from dvgwm.runtime.samplers.rows import build_sampler
