@@ -1,7 +1,7 @@
 """The Galaxea A1 over ROS 1: joint states in, joint and gripper targets out, through the vendor's own driver and tracker.
 
-Topics, messages and their checksums are those of the vendor's A1 SDK (September 2024). The tracker of its
-``jointTrackerdemo.launch`` takes joint targets; inverse kinematics are ours.
+Topics are those of the vendor's A1 SDK (September 2024). The tracker of its ``jointTrackerdemo.launch`` takes joint targets;
+inverse kinematics are ours.
 """
 
 import threading
@@ -16,33 +16,12 @@ from typing import Any
 from dvgwm.runtime.arrivals import Arrivals
 from dvgwm.runtime.errors import ConfigError, RobotCommunicationError
 
+from . import galaxea_a1_messages as messages
 from . import ros
 from .a1_model import JOINT_NAMES
 from .settings import settings
 from .spec import DriveOptions, JointState
 
-JOINTS = tuple(f"arm_joint{number}" for number in range(1, 7))
-JOINT_STATE_MD5 = "3066dcd76a6cfaef579bd0f34173e9fd"
-STATUS_MD5 = "6e3be6b3acaa4d25460958596a1f2bf0"
-STATUS_PARTS = {
-    "signal_arm/status": "string[] name\nsignal_arm/motor_error[] motor_errors",
-    "signal_arm/motor_error": "uint32 error_code\nstring[] error_description",
-}
-GRIPPER_MD5 = "dbfc87e504144f4078e11692fe88aff0"
-FAULTS = {
-    6: "timeout between its controllers",
-    7: "position limit",
-    8: "speed limit",
-    9: "torque limit",
-    15: "communication lost",
-    17: "serial line of the driver",
-    18: "serial line of the driver",
-    19: "serial line of the driver",
-    20: "serial line of the driver",
-}
-"""Bits of an error code, as far as the vendor names them."""
-IDLE = 1 << 6
-"""Seen alone at an arm that is at rest and well."""
 MOVING_RAD_S = 0.05
 WIDE = 1.05
 """A gripper that is open by more of its stroke has another stroke."""
@@ -107,10 +86,12 @@ class GalaxeaA1:
         rospy, said = ros.open_node(*self._master), self.settings
         self._rospy = rospy
         state = ros.library("sensor_msgs.msg").JointState
-        headers = [ros.first(rospy, topic, (JOINT_STATE_MD5,)) for topic in (said.joint_states, said.gripper_state)]
+        headers = [
+            ros.first(rospy, topic, (messages.JOINT_STATE_MD5,)) for topic in (said.joint_states, said.gripper_state)
+        ]
         self._here = ros.is_here(*self._master, headers[0]["callerid"])
-        kind = ros.first(rospy, said.status, (STATUS_MD5,))["type"]
-        status, gripper = status_messages(kind)[kind], gripper_message()
+        kind = ros.first(rospy, said.status, (messages.STATUS_MD5,))["type"]
+        status, gripper = messages.status_messages(kind)[kind], messages.gripper_message()
         self._state, self._stroke = state, gripper
         rospy.Subscriber(said.joint_states, state, self._on_joints, queue_size=1, tcp_nodelay=True)
         rospy.Subscriber(said.gripper_state, state, self._on_gripper, queue_size=1, tcp_nodelay=True)
@@ -171,7 +152,7 @@ class GalaxeaA1:
             if not topic.get_num_connections():
                 raise RobotCommunicationError("ARM_TRACKER", f"nobody listens on {topic.name} any more")
         *joints, opening = (float(action[f"{name}.pos"]) for name in JOINT_NAMES)
-        target, stroke = self._state(name=list(JOINTS), position=joints), self._stroke()
+        target, stroke = self._state(name=list(messages.JOINTS), position=joints), self._stroke()
         target.header.stamp = stroke.header.stamp = self._rospy.Time.now()
         stroke.gripper_stroke = opening * self.settings.stroke_max_mm
         self._targets.publish(target)
@@ -205,7 +186,7 @@ class GalaxeaA1:
 
     def _look(self) -> None:
         """Look who else commands the arm, or tells its state: anybody who does makes it one that cannot be relied on."""
-        registered, own, said = ros.publishers(*self._master), self._rospy.get_name(), self.settings
+        registered, own, said = ros.publishers(*self._master), self._rospy.get_node_uri(), self.settings
         for topic in (said.joint_targets, said.gripper_targets):
             if others := self._alive(registered, topic, own):
                 self._doubt(f"{', '.join(others)} commands the arm too, on {topic}; end it")
@@ -214,9 +195,9 @@ class GalaxeaA1:
                 self._doubt(f"{', '.join(tellers)} tell {topic}; end all but the robot's driver")
 
     def _alive(self, registered: Mapping[str, frozenset[str]], topic: str, own: str = "") -> Sequence[str]:
-        """Return the nodes that publish a topic, but for ``own``, without those that have ended."""
-        nodes = registered.get(named(topic), frozenset()) - {own}
-        return sorted(node for node in nodes if ros.publishes(*self._master, node, named(topic)))
+        """Return the nodes that publish a topic, but for the one at the address ``own``, without those that have ended."""
+        nodes = ros.publishing(*self._master, registered.get(named(topic), frozenset()), named(topic))
+        return [node for address, node in nodes.items() if address != own]
 
     def _doubt(self, why: str | None) -> bool:
         """Return whether there is a reason not to rely on the arm; the first one stays."""
@@ -233,7 +214,7 @@ class GalaxeaA1:
     def _on_joints(self, heard: Any) -> None:
         arrived_s, wall_s = time.monotonic(), time.time()
         topic = self.settings.joint_states
-        if self._is_others(topic, heard) or self._doubt(unsound_joints(heard)):
+        if self._is_others(topic, heard) or self._doubt(messages.unsound_joints(heard)):
             return
         places, speeds = (
             dict(zip(heard.name, heard.position, strict=True)),
@@ -245,19 +226,19 @@ class GalaxeaA1:
         if made_s is None:
             return  # what is not heard grows old, and is told then
         with self._lock:
-            self._joints = tuple(float(places[name]) for name in JOINTS)
-            self._speeds = tuple(float(speeds[name]) for name in JOINTS)
+            self._joints = tuple(float(places[name]) for name in messages.JOINTS)
+            self._speeds = tuple(float(speeds[name]) for name in messages.JOINTS)
             self._joints_s, self._count = made_s, self._count + 1
 
     def _on_gripper(self, heard: Any) -> None:
-        if self._is_others(self.settings.gripper_state, heard) or self._doubt(unsound_gripper(heard)):
+        if self._is_others(self.settings.gripper_state, heard) or self._doubt(messages.unsound_gripper(heard)):
             return
         with self._lock:
             self._gripper = float(heard.position[0]) / self.settings.stroke_max_mm
             self._gripper_s = time.monotonic()
 
     def _on_status(self, heard: Any) -> None:
-        if self._is_others(self.settings.status, heard) or self._doubt(unsound_status(heard.data)):
+        if self._is_others(self.settings.status, heard) or self._doubt(messages.unsound_status(heard.data)):
             return
         with self._lock:
             self._faults = {
@@ -268,64 +249,9 @@ class GalaxeaA1:
     def _stop(self) -> str | None:
         """Return why the arm has stopped, None while it is well; bit 6 alone, at rest, is nothing."""
         moving = any(abs(speed) > MOVING_RAD_S for speed in self._speeds)
-        return stop(self._faults, moving)
+        return messages.stop(self._faults, moving)
 
 
 def named(topic: str) -> str:
     """Return the name of a topic as a ROS master writes it."""
     return f"/{topic.strip('/')}"
-
-
-def unsound_joints(message: Any) -> str | None:
-    """Return why joint states do not say what they must: each joint once, with one finite position and one speed; else None."""
-    names = list(message.name)
-    if len(set(names)) != len(names) or not set(JOINTS) <= set(names):
-        return f"joint states name {', '.join(names) or 'nothing'}; wanted {', '.join(JOINTS)}, each once"
-    if len(message.position) != len(names) or len(message.velocity) != len(names):
-        counts = f"{len(message.position)} positions and {len(message.velocity)} speeds"
-        return f"joint states have {counts} for {len(names)} names"
-    return None
-
-
-def unsound_gripper(message: Any) -> str | None:
-    """Return why the gripper's state does not say what it must, one position; else None."""
-    count = len(message.position)
-    return None if count == 1 else f"the gripper's state has {count} positions; wanted one"
-
-
-def unsound_status(status: Any) -> str | None:
-    """Return why a status does not say what it must: an error code for each of the arm's motors, by its name; else None."""
-    names, count = list(status.name), len(status.motor_errors)
-    if len(names) != count:
-        return f"the arm's status has {count} error codes for {len(names)} names"
-    if count < len(JOINTS) or not all(names) or len(set(names)) != len(names):
-        return (
-            f"the arm's status names {', '.join(names) or 'no motor'}; wanted {len(JOINTS)} or more motors, each once"
-        )
-    return None
-
-
-def status_messages(kind: str) -> dict[str, Any]:
-    """Return the classes of the arm's status, called ``kind``, and of its parts."""
-    return ros.messages(kind, "signal_arm/status data", STATUS_MD5, STATUS_PARTS)
-
-
-def gripper_message() -> Any:
-    """Return the class of a gripper's target."""
-    kind = "signal_arm/gripper_position_control"
-    return ros.messages(kind, "float32 gripper_stroke", GRIPPER_MD5)[kind]
-
-
-def stop(faults: Mapping[str, int], moving: bool) -> str | None:
-    """Return the faults of joints by their error codes in words, None where there are none."""
-    said = []
-    for name, code in faults.items():
-        if code == 0 or (code == IDLE and not moving):
-            continue
-        bits = [bit for bit in range(32) if code >> bit & 1]
-        said.append(f"{name}: {_words(bits)}")
-    return "; ".join(said) or None
-
-
-def _words(bits: Sequence[int]) -> str:
-    return ", ".join(FAULTS.get(bit, f"fault {bit}") for bit in bits)

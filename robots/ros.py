@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +24,8 @@ PACKAGES = ("/usr/lib/python3/dist-packages", "/opt/ros/noetic/lib/python3/dist-
 PORT = 11311
 ANSWER_S, FIRST_S = 2.0, 3.0
 """How long a master may take to answer, and a topic to bring its first message."""
+KNOWN = 1
+"""A master's answer where it knows the node that it was asked for."""
 INSTALL = (
     "apt-get install --no-install-recommends python3-rospy python3-sensor-msgs (Debian 12, Python 3.11), or ROS Noetic"
 )
@@ -135,21 +137,31 @@ def subscribers(ip: str, port: int, topic: str) -> frozenset[str]:
     return _nodes(ip, port, 1).get(topic, frozenset())
 
 
-def publishes(ip: str, port: int, node: str, topic: str) -> bool:
-    """Return whether a node that a master has registered is still there: one that was killed stays registered.
+def publishing(ip: str, port: int, nodes: Collection[str], topic: str) -> Mapping[str, str]:
+    """Return which of ``nodes``, registered at a master, do publish ``topic``: their names by their addresses.
 
-    One that does not answer is taken to be there: `rosnode cleanup` removes what is gone.
+    A node that was killed stays registered. One that does not answer is taken to be there: `rosnode cleanup` removes what is
+    gone. Two names at one address are one node: another was given the port of one that was killed.
     """
-    try:
-        with _Proxy(ip, port) as proxy:
-            uri: Any = proxy.lookupNode("/dvgwm", node)
-        with xmlrpc.client.ServerProxy(uri[2], transport=_Transport()) as there:
-            answer: Any = there.getPublications("/dvgwm")
-        return topic in [name for name, _ in answer[2]]
-    except ConnectionRefusedError:
-        return False
-    except (OSError, xmlrpc.client.Error, HTTPException, ValueError, TypeError):
-        return True
+    found = dict[str, str]()
+    for node in sorted(nodes):
+        address = node
+        try:
+            with _Proxy(ip, port) as proxy:
+                known: Any = proxy.lookupNode("/dvgwm", node)
+            if known[0] != KNOWN:  # it has left meanwhile
+                continue
+            address = known[2]
+            with xmlrpc.client.ServerProxy(address, transport=_Transport()) as there:
+                answer: Any = there.getPublications("/dvgwm")
+            if topic not in [name for name, _ in answer[2]]:
+                continue
+        except ConnectionRefusedError:
+            continue
+        except (OSError, xmlrpc.client.Error, HTTPException, ValueError, TypeError):
+            pass
+        found[address] = node
+    return found
 
 
 def _nodes(ip: str, port: int, part: int) -> Mapping[str, frozenset[str]]:

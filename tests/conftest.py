@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,6 +263,19 @@ def bundles_in(tmp_path: Path) -> Callable[..., Bundle]:
         return write_bundle(tmp_path / name, manifest(stages, rates), sources)
 
     return make
+
+
+@pytest.fixture
+def watch() -> Callable[[object, float], None]:
+    """Look at a camera for so long (seconds)."""
+
+    def look(camera, most_s: float) -> None:
+        end_s = time.monotonic() + most_s
+        while time.monotonic() < end_s:
+            camera.latest()
+            time.sleep(0.01)
+
+    return look
 
 
 @pytest.fixture

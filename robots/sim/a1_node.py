@@ -16,7 +16,7 @@ from typing import Any
 
 from dvgwm.runtime.errors import DvgwmError
 
-from .. import galaxea_a1_ros, ros
+from .. import galaxea_a1_messages, galaxea_a1_ros, ros
 from ..a1_model import JOINT_NAMES
 from ..process import OTHERS, first_in_line
 from ..spec import SimulationOptions
@@ -39,7 +39,7 @@ class A1Node:
         self._rospy = ros.open_node(*ros.master(master))
         messages = ros.library("sensor_msgs.msg")
         self._state, self._image = messages.JointState, messages.Image
-        self._status, gripper = galaxea_a1_ros.status_messages(STATUS), galaxea_a1_ros.gripper_message()
+        self._status, gripper = galaxea_a1_messages.status_messages(STATUS), galaxea_a1_messages.gripper_message()
         self._topics: dict[str, Any] = {}
         self._joints = robot.positions()
         self._arm, self._opening = self._joints[:6], self._joints[6]
@@ -76,7 +76,7 @@ class A1Node:
         """Publish joints and gripper."""
         before, self._joints = self._joints, self.robot.positions()
         speeds = [(to - at) / PERIOD_S for to, at in zip(self._joints[:6], before[:6], strict=True)]
-        joints = self._state(name=list(galaxea_a1_ros.JOINTS), position=list(self._joints[:6]), velocity=speeds)
+        joints = self._state(name=list(galaxea_a1_messages.JOINTS), position=list(self._joints[:6]), velocity=speeds)
         stroke = self._state(name=["gripper"], position=[self._joints[6] * self.settings.stroke_max_mm])
         self.publish(self.settings.joint_states, joints)
         self.publish(self.settings.gripper_state, stroke)
@@ -85,7 +85,7 @@ class A1Node:
         """Publish the joints' error codes."""
         error = self._status["signal_arm/motor_error"]
         status = self._status[STATUS]()
-        status.data.name = list(galaxea_a1_ros.JOINTS)
+        status.data.name = list(galaxea_a1_messages.JOINTS)
         status.data.motor_errors = [error(error_code=code) for code in codes]
         self.publish(self.settings.status, status)
 
@@ -113,7 +113,7 @@ class A1Node:
 
     def _on_joints(self, heard: Any) -> None:
         places = dict(zip(heard.name, heard.position, strict=False))
-        self._arm = tuple(places[name] for name in galaxea_a1_ros.JOINTS)
+        self._arm = tuple(places[name] for name in galaxea_a1_messages.JOINTS)
         self.commands += 1
 
     def _on_gripper(self, heard: Any) -> None:

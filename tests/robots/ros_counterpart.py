@@ -60,6 +60,10 @@ class FaultyNode(a1_node.A1Node):
         message.name = ["a", *message.name[1:]]
         return [message]
 
+    def set_forward(self, message):
+        message.header.stamp += type(message.header.stamp - message.header.stamp).from_sec(self.fault["by_s"])
+        return [message]
+
     def duplicated(self, message):
         self.held = self.held or [message]
         return self.held

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 
-from dvgwm.robots import galaxea_a1_ros, ros
+from dvgwm.robots import galaxea_a1_messages, galaxea_a1_ros, ros
 
 HOME = (0.0, 1.58, -1.14, 1.57, -1.13, 0.0)
 
@@ -13,10 +13,10 @@ def main(master, topic, rate_hz, old_s):
     rospy = ros.open_node(*ros.master(master))
     settings = galaxea_a1_ros.A1Settings()
     state = ros.library("sensor_msgs.msg").JointState
-    status = galaxea_a1_ros.status_messages("signal_arm/status_stamped")
+    status = galaxea_a1_messages.status_messages("signal_arm/status_stamped")
     kinds = {
         settings.status: status["signal_arm/status_stamped"],
-        settings.gripper_targets: galaxea_a1_ros.gripper_message(),
+        settings.gripper_targets: galaxea_a1_messages.gripper_message(),
     }
     sys.stdout.write(json.dumps({"node": rospy.get_name()}) + "\n")
     sys.stdout.flush()
@@ -27,7 +27,7 @@ def main(master, topic, rate_hz, old_s):
         message = kinds.get(topic, state)()
         message.header.stamp = rospy.Time.from_sec(time.time() - old_s)
         if topic == settings.joint_states:
-            message.name, message.position, message.velocity = list(galaxea_a1_ros.JOINTS), list(HOME), [0.0] * 6
+            message.name, message.position, message.velocity = list(galaxea_a1_messages.JOINTS), list(HOME), [0.0] * 6
         if topic == settings.gripper_state:
             message.name, message.position = ["gripper"], [30.0]
         told.publish(message)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dvgwm.robots import galaxea_a1_ros, ros
+from dvgwm.robots import galaxea_a1_messages, ros
 from dvgwm.robots.galaxea_a1 import ROBOT
 from dvgwm.robots.spec import DriveOptions
 from dvgwm.runtime.errors import ConfigError, RobotCommunicationError
@@ -52,15 +52,15 @@ def test_settings_are_strict(said):
     ],
 )
 def test_an_error_code_is_told_in_words(code, moving, said):
-    assert galaxea_a1_ros.stop({"arm_joint1": 0, "arm_joint2": code}, moving) == said
+    assert galaxea_a1_messages.stop({"arm_joint1": 0, "arm_joint2": code}, moving) == said
 
 
 def test_messages_are_the_vendors(ros_installed):
     """Their checksums are computed from our texts; another text is refused."""
-    galaxea_a1_ros.status_messages("signal_arm/status_stamped")
-    galaxea_a1_ros.gripper_message()
+    galaxea_a1_messages.status_messages("signal_arm/status_stamped")
+    galaxea_a1_messages.gripper_message()
     with pytest.raises(ConfigError) as caught:
-        ros.messages("signal_arm/gripper_position_control", "float64 gripper_stroke", galaxea_a1_ros.GRIPPER_MD5)
+        ros.messages("signal_arm/gripper_position_control", "float64 gripper_stroke", galaxea_a1_messages.GRIPPER_MD5)
     assert caught.value.log_code == "ROS_MESSAGE"
 
 

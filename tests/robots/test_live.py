@@ -218,6 +218,18 @@ def test_a_camera_that_is_back_is_seen_again(live_arm):
     assert Path(f"/proc/{arm._process.pid}").exists()
 
 
+def test_a_clock_that_is_set_at_the_robots_side_is_told(live_arm):
+    node, _, arm = live_arm()
+    arm.checks()
+    assert "clock" not in arm.about
+    arm.arm()
+    node.say(joints="set_forward", by_s=0.4)
+    arm.play(chunk(arm, 1.0, 0.1))
+    told = {event.log_code: event.message for event in arm.events()}
+    assert set(told) == {"ROBOT_ABOUT"}
+    assert "its clock was set forward by 0.40 s" in told["ROBOT_ABOUT"]
+
+
 def doctor(folder, *words):
     done = subprocess.run([*COMMAND, "doctor", *words], cwd=folder, capture_output=True, text=True, timeout=60)
     result = json.loads(done.stdout.splitlines()[-1])

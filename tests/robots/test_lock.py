@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from dvgwm.robots import host, lock, ros
+from dvgwm.robots import franka, host, lock, ros, ur7e
 from dvgwm.robots.a1_model import SAFETY
 from dvgwm.robots.galaxea_a1 import ROBOT
 from dvgwm.robots.spec import DriveOptions
@@ -113,6 +113,17 @@ def test_a_robot_whose_driver_says_nothing_is_what_is_at_its_address(everywhere)
 
     names = {lock.identities(Other(), DriveOptions(f"{host}:{everywhere}")) for host in ("localhost", "127.0.0.5")}
     assert names == {(f"endpoint *:{everywhere}",)}
+
+
+@pytest.mark.parametrize("robot", [ur7e.ROBOT, franka.ROBOT], ids=lambda robot: robot.name)
+def test_a_controller_is_its_address_however_it_is_spelt(robot):
+    def names(address):
+        return robot.drive(DriveOptions(address)).identities()
+
+    assert names("localhost") == names("127.0.0.1")
+    assert names("127.0.0.1") != names("127.0.0.2"), "nobody listens at both"
+    others = (each for each in (ur7e.ROBOT, franka.ROBOT) if each is not robot)
+    assert names("192.0.2.7") not in [other.drive(DriveOptions("192.0.2.7")).identities() for other in others]
 
 
 @pytest.fixture(scope="module")

@@ -125,22 +125,14 @@ def test_pictures_that_are_late_by_their_own_stamps_are_old(publisher, roscore, 
         seen.close()
 
 
-def watched(seen, seconds):
-    """Look at a camera for so long."""
-    end_s = time.monotonic() + seconds
-    while time.monotonic() < end_s:
-        seen.latest()
-        time.sleep(0.01)
-
-
-def test_two_nodes_that_publish_its_pictures_are_told(publisher, roscore):
+def test_two_nodes_that_publish_its_pictures_are_told(publisher, roscore, watch):
     publisher(0.0)
     seen = CameraReader(f"ros://{roscore}/late/image_raw", 24, 36)
     try:
         seen.latest()
         publisher(0.0)
         with pytest.raises(CameraLostError, match="publish the camera's topic") as caught:
-            watched(seen, 20.0)
+            watch(seen, 20.0)
         assert caught.value.log_code == "CAMERA_SENDER"
     finally:
         seen.close()

@@ -1,18 +1,20 @@
 """An arm whose messages do not say what they must, or that somebody else commands or tells of, is not armed, and is stopped."""
 
+from xmlrpc.client import ServerProxy
+
 import numpy as np
 import pytest
 
 pytest.importorskip("mujoco", reason="MuJoCo is not installed")
 
-from dvgwm.robots import galaxea_a1_ros, link, ros
+from dvgwm.robots import galaxea_a1_messages, galaxea_a1_ros, link, ros
 from dvgwm.robots.a1_model import SAFETY
 from dvgwm.robots.link import Kind
 from dvgwm.robots.serve import CODES
 
 pytestmark = [pytest.mark.sim, pytest.mark.slow]
 TOPICS = galaxea_a1_ros.A1Settings()
-JOINTS = list(galaxea_a1_ros.JOINTS)
+JOINTS = list(galaxea_a1_messages.JOINTS)
 UNSOUND = {
     "six error codes without a name": {"status": {"name": [], "codes": [512] * 6}},
     "a name twice": {"status": {"name": [*JOINTS[:5], JOINTS[4]], "codes": [0] * 6}},
@@ -137,9 +139,37 @@ def test_an_arm_that_somebody_commands_is_not_armed(arm, ros_rival):
     assert f"{rival.ready['node']} commands the arm too, on {TOPICS.joint_targets}; end it" in motion.child.said()
 
 
+def test_nodes_that_were_killed_stay_registered_and_are_nobody(arm):
+    """Not even where another node was given the port of one: motion's own node, or the arm's driver."""
+    node, motion = arm()
+    motion.arm()
+    ip, port = ros.master(node.address)
+    own, driver = (
+        next(iter(ros.publishing(ip, port, ros.publishers(ip, port)[topic], topic)))
+        for topic in (TOPICS.joint_targets, TOPICS.joint_states)
+    )
+    killed = (
+        ("/killed_1", TOPICS.joint_targets, own), ("/killed_2", TOPICS.joint_targets, driver),
+        ("/killed_3", TOPICS.joint_states, driver), ("/killed_4", TOPICS.joint_targets, "http://127.0.0.1:9/"),
+        ("/killed_5", TOPICS.status, "http://127.0.0.1:9/"),
+    )  # fmt: skip
+    with ServerProxy(f"http://{ip}:{port}/") as master:
+        for name, topic, address in killed:
+            assert master.registerPublisher(name, topic, "*", address)[0] == 1
+        try:
+            motion.play(3.0)
+            motion.pass_time(1.0)
+            assert not motion.state.latched, motion.said
+        finally:
+            for name, topic, address in killed:
+                master.unregisterPublisher(name, topic, address)
+    assert not ros.publishing(ip, port, ["/never there"], TOPICS.joint_targets)
+    assert motion.process.poll() is None
+
+
 def alive(master):
     nodes = ros.publishers(*master).get(TOPICS.joint_targets, ())
-    return [node for node in nodes if ros.publishes(*master, node, TOPICS.joint_targets)]
+    return ros.publishing(*master, nodes, TOPICS.joint_targets)
 
 
 def test_the_runtime_itself_commands_nothing_before_it_is_armed(arm):

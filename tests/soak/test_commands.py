@@ -254,6 +254,7 @@ WRONG = {
     "a tool that is not looked at while it brakes": ("misled", "now", "tool's speed"),
     "no tool": ("misled", "never", "tool's box"),
     "a brake as hard as one likes": ("slower", "at once", "acceleration"),
+    "a tick before its time that sends the last command again": ("step", "again", "acceleration"),
 }
 
 
@@ -261,7 +262,7 @@ WRONG = {
 def test_the_oracle_sees_what_is_wrong(tool_of, monkeypatch, name):
     """Negative controls."""
     part, how, what = WRONG[name]
-    right = getattr(braking, part)
+    right = getattr(motion if part == "step" else braking, part)
     if how == "now":  # as it was: the tool's speed of this tick alone
 
         def other(limits, period_s, position, velocity):
@@ -274,10 +275,16 @@ def test_the_oracle_sees_what_is_wrong(tool_of, monkeypatch, name):
 
     elif how == "never":
         other = lambda *_: None  # noqa: E731
+    elif how == "again":
+
+        def other(core, now_s, mailbox):
+            after, verdict, event = right(core, now_s, mailbox)
+            return after, replace(verdict, send=verdict.send or after is core), event
     else:
         other = lambda limits, period_s, at, v: (tuple(at), (0.0,) * len(v))  # noqa: E731
     from dvgwm.robots import gate, governor
 
-    for module in (braking, gate, governor):
-        monkeypatch.setattr(module, part, other, raising=False)
+    for module in (braking, gate, governor, motion):
+        if hasattr(module, part):
+            monkeypatch.setattr(module, part, other)
     assert any(excesses(trial(f"wrong {index}"), tool_of)[what] > EXACT for index in range(150))

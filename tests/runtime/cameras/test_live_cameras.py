@@ -101,19 +101,11 @@ def camera(install):
         each.close()
 
 
-def watched(seen, seconds):
-    """Look at a camera for so long."""
-    end_s = time.monotonic() + seconds
-    while time.monotonic() < end_s:
-        seen.latest()
-        time.sleep(0.02)
-
-
-def test_a_camera_whose_library_talks_without_end_is_seen(camera):
+def test_a_camera_whose_library_talks_without_end_is_seen(camera, watch):
     """Ten kilobytes a frame, a hundred times what a pipe holds; the end is kept."""
     seen = camera("talks@2")
     seen.latest()
-    watched(seen, 4.0)
+    watch(seen, 4.0)
     assert seen.restarts == 0
     assert seen.tally().written > 60
     assert "bytestream -7" in seen._child.said()
@@ -151,17 +143,17 @@ def test_a_camera_that_is_late_by_this_machines_clock_is_old(camera, fault, monk
     ("fault", "log_code"),
     [("loops@60", "CAMERA_LOOP"), ("loops, stamped anew@60", "CAMERA_LOOP"), ("begins anew@30", "CAMERA_CLOCK")],
 )
-def test_a_camera_that_shows_the_past_again_is_told_and_not_started_anew(camera, fault, log_code):
+def test_a_camera_that_shows_the_past_again_is_told_and_not_started_anew(camera, fault, log_code, watch):
     seen = camera(fault)
     with pytest.raises(CameraMismatchError) as caught:
-        watched(seen, 8.0)
+        watch(seen, 8.0)
     assert caught.value.log_code == log_code
     assert seen.restarts == 0
 
 
-def test_a_camera_whose_clock_is_set_back_goes_on(camera):
+def test_a_camera_whose_clock_is_set_back_goes_on(camera, watch):
     seen = camera("set back@20")
-    watched(seen, 2.0)
+    watch(seen, 2.0)
     assert seen.restarts == 0
     assert "its clock was set back by 0.50 s" in seen._child.said()
 
@@ -201,20 +193,20 @@ def test_a_camera_that_ends_or_hangs_is_started_anew(camera, fault, monkeypatch)
     assert time.monotonic() - shown.at_s < reading.FRESH_S
 
 
-def test_a_camera_that_ends_again_and_again_is_lost(camera, monkeypatch):
+def test_a_camera_that_ends_again_and_again_is_lost(camera, monkeypatch, watch):
     monkeypatch.setattr(reading, "LOST_S", 20.0)
     seen = camera("raises@3")
     with pytest.raises(CameraLostError, match="RuntimeError: USB overcurrent") as caught:
-        watched(seen, 40.0)
+        watch(seen, 40.0)
     assert seen.restarts == reading.RESTARTS
     assert caught.value.log_code == "CAMERA_DRIVER"
 
 
 @pytest.mark.parametrize("fault", ["smaller", "grey", "floats"])
-def test_a_frame_of_another_shape_is_a_mismatch(camera, fault):
+def test_a_frame_of_another_shape_is_a_mismatch(camera, fault, watch):
     seen = camera(f"{fault}@5")
     with pytest.raises(CameraMismatchError, match=r"wanted uint8 \[48, 72, 3\] of the camera") as caught:
-        watched(seen, 10.0)
+        watch(seen, 10.0)
     assert caught.value.exit_code == 21
     assert not seen.restarts, "another start would not help"
 
