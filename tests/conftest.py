@@ -1,9 +1,11 @@
 """Bundles for the fake backend, in the shapes of both systems; what needs a GPU is skipped where there is none."""
 
+import gc
 import importlib
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,6 +286,11 @@ def observation() -> Observation:
     return Observation({"scene": image}, np.zeros(7), 0.0)
 
 
+def pytest_sessionstart() -> None:
+    # Graphs of torch are millions of objects, looked through again and again; little of them is garbage.
+    gc.set_threshold(100_000, 20, 100)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-pages", action="store_true", help="write docs/faults.md and docs/codes.md anew")
     parser.addoption("--soak", type=int, metavar="SEED", help="draw all of tests/soak, from this seed")
@@ -338,7 +345,14 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.markexpr = "not thorough and not triton36"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    cases = Counter()
+    for item in items:
+        cases[item.path, item.originalname] += 1
+        few = item.get_closest_marker("few")
+        if few is not None and cases[item.path, item.originalname] > few.args[0]:
+            item.add_marker(pytest.mark.thorough)
     # Files with slow tests first: one that is begun last keeps a core waiting.
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)

@@ -55,6 +55,7 @@ def built(tmp_path_factory):
     return first, second
 
 
+@pytest.mark.thorough
 def test_a_build_goes_on_and_leaves_only_the_bundle(built):
     first, second = built
     assert len(first.made) == 9 + 6, "graphs, and the weights of every network"
@@ -64,6 +65,7 @@ def test_a_build_goes_on_and_leaves_only_the_bundle(built):
     assert set(second.seconds) >= {"preview", "refine", "decode", "act", "plan"}
 
 
+@pytest.mark.thorough
 def test_the_bundle_says_what_it_is(built):
     manifest = read_bundle(built[1].bundle.path, "onnx").manifest
     assert not manifest.model.trained
@@ -76,6 +78,7 @@ def test_the_bundle_says_what_it_is(built):
     assert (bridge["signal"], bridge["strength"]) == (pytest.approx(0.859, abs=5e-4), pytest.approx(0.513, abs=1e-3))
 
 
+@pytest.mark.thorough
 def test_the_networks_of_a_bundle_are_taken_up_from_it_and_are_as_trained_as_it_says(built):
     bundle, size = built[1].bundle, preset("test_tiny")
     again = intake(Order("test_tiny", "onnx", bundle.path, 5, weights=bundle.path), size)
@@ -90,6 +93,7 @@ def test_the_networks_of_a_bundle_are_taken_up_from_it_and_are_as_trained_as_it_
         assert network.state_dict().keys() == here.keys()
 
 
+@pytest.mark.thorough
 def test_it_runs_without_its_torch_half(built):
     bundle = read_bundle(built[1].bundle.path, "onnx")
     contract = bundle.manifest.input
@@ -105,6 +109,7 @@ def test_it_runs_without_its_torch_half(built):
     assert np.array_equal(plan.frames, again.frames)
 
 
+@pytest.mark.thorough
 def test_streaming_decode_in_onnx_is_diffusers_full_decode_and_stops_early_exactly(tmp_path):
     size = preset("test_tiny")
     networks = build(size, 0)
@@ -157,6 +162,7 @@ def test_a_failed_gate_writes_no_bundle(tmp_path, monkeypatch):
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.thorough
 def test_a_preview_with_waypoints_exports_for_any_number_of_branches(tmp_path):
     size = preset("test_tiny")
     told = replace(size.preview, predicts="clean", waypoints=2)
@@ -269,6 +275,7 @@ def test_uninstalled_it_says_what_to_install(tmp_path):
     assert "--preset" in script("--help").stdout
 
 
+@pytest.mark.thorough
 def test_the_script_builds_a_bundle_without_a_text_encoder_that_knows_its_instructions_only(tmp_path):
     (tmp_path / "tasks.txt").write_text("stack the cube\n")
     asked = "--preset test_tiny --layers 1 --frames 9 --steps verify --out b --static --no-text-encoder"

@@ -292,6 +292,7 @@ def test_what_was_calibrated_is_read_back_as_it_was(tmp_path):
     assert again.inputs["preview"][1]["state"].item() == 4
 
 
+@pytest.mark.thorough
 def test_held_out_scenes_add_nothing_to_the_ranges_and_their_inputs_are_kept(tmp_path):
     bundle = read_bundle(shutil.copytree(shipped("a1_tiny"), tmp_path / "bundle"))
     path = bundle.path / "preview.onnx"

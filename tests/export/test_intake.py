@@ -213,6 +213,7 @@ def test_an_adapter_needs_the_base_that_it_is_for(lab, tmp_path):
 FIRST = "base_model.model.transformer_blocks.0.attn1.to_q"
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -237,6 +238,7 @@ def test_an_adapter_that_is_not_consumed_whole_is_refused(lab, tmp_path, changes
     assert told in refused(tmp_path, "LORA_BASE", base=lab.base, lora=file.parent)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "changes",
     [

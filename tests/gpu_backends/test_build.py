@@ -30,6 +30,7 @@ def backend(world, monkeypatch):
     return made
 
 
+@pytest.mark.thorough
 def test_a_bundle_for_tensorrt_is_verified_on_its_engines(world, backend, tmp_path):
     told = []
     order = Order("a1_tiny", "tensorrt", tmp_path / "b", 3, layers=1, frames=9, cache=tmp_path / "cache")

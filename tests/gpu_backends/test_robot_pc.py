@@ -50,6 +50,7 @@ def rows_of(bench):
     return [json.loads(line) for line in bench.out.read_text().splitlines()]
 
 
+@pytest.mark.thorough
 def test_every_part_but_the_memory_is_rehearsed(proof, bench, capsys):
     parts = [part for part in proof["proofs"].WORK if part != "memory"]
     for part in parts:

@@ -46,6 +46,7 @@ def measured(out: Path) -> dict[str, dict]:
     return {row["variant"]: row for row in rows(out, "attention small")}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("do", "said"),
     [
@@ -72,6 +73,7 @@ def test_a_variant_that_ends_its_process_costs_itself_alone(run, meddle, tmp_pat
     assert len(rows(out, "done")) == 1
 
 
+@pytest.mark.thorough
 def test_what_dies_outside_any_variant_is_told_and_the_next_part_begins(run, meddle, tmp_path):
     out = tmp_path / "rows.jsonl"
     env = meddle(
@@ -83,6 +85,7 @@ def test_what_dies_outside_any_variant_is_told_and_the_next_part_begins(run, med
     assert measured(out).keys() == ATTENTION
 
 
+@pytest.mark.thorough
 def test_a_note_of_a_run_that_was_killed_is_not_what_the_next_one_dies_of(run, meddle, tmp_path):
     out = tmp_path / "rows.jsonl"
     out.with_suffix(".running").write_text(json.dumps(["ceilings", "copy", "torch"]))
@@ -150,6 +153,7 @@ def test_a_deadline_is_kept_and_what_was_measured_stays(run, meddle, tmp_path):
     assert {"flash", "kernel"} == measured(out).keys()
 
 
+@pytest.mark.thorough
 def test_a_change_of_the_code_or_the_machine_invalidates_a_part_and_another_file_is_taken_over(run, tmp_path):
     first, second, third = (tmp_path / f"{name}.jsonl" for name in ("first", "second", "third"))
     assert run("--only", "ceilings", "--out", str(first))[0] == 0
@@ -164,6 +168,7 @@ def test_a_change_of_the_code_or_the_machine_invalidates_a_part_and_another_file
     assert len(rows(third)) == 2 * len(rows(first))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "asked"), [("diffusers", "diffusers>="), ("msgspec", "msgspec>=")])
 def test_a_library_that_is_missing_is_named_and_the_rest_goes_on(run, meddle, tmp_path, name, asked):
     out = tmp_path / "rows.jsonl"
@@ -177,6 +182,7 @@ def test_a_library_that_is_missing_is_named_and_the_rest_goes_on(run, meddle, tm
     assert f"not here: '{asked}" in text
 
 
+@pytest.mark.thorough
 def test_without_git_and_the_drivers_tool_a_row_says_so(run, meddle, tmp_path):
     out = tmp_path / "rows.jsonl"
     code, text = run("--only", "ceilings", "--out", str(out), env=meddle(PATH=str(tmp_path)))

@@ -131,6 +131,7 @@ def test_fp8(randn, relative, device, shape):
     assert relative(compiled_attention_8bit(*parts, scale), exact) < (0.06 if device == "cuda" else 0.1)
 
 
+@pytest.mark.thorough
 def test_fp8_over_the_refiners_keys_with_values_of_all_sizes(randn, relative, device):
     """Every block counts by its own scale, and sums over 17,776 keys keep their bits."""
     if device == "cuda" and torch.cuda.get_device_capability() < (8, 9):

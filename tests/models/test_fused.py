@@ -80,6 +80,7 @@ def test_every_precision_is_diffusers_transformer(transformer, inputs, name):
     assert all(torch.equal(before[key], after[key]) for key in before), "the given transformer was changed"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["bfloat16_kernel", "fp8_8bit"])
 def test_a_block_is_one_graph_for_torch_compile(transformer, inputs, name):

@@ -188,6 +188,7 @@ def test_nan_brakes_latches_and_raises_with_the_arm_at_rest(space):
     assert robot.sent[-1] == robot.sent[-2], "it rests when the error is raised"
 
 
+@pytest.mark.thorough
 def test_ticks_do_not_drift_over_an_hour():
     arm = VirtualArm(PLANAR, Planar())
     arm.hold(3600.0)

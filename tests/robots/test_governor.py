@@ -149,6 +149,7 @@ def test_a_tool_that_braking_would_make_faster_is_not_begun():
     assert verdict.log_code == "GATE_TOOL_FAST", "and would see to it"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_is_asked_for_the_gate_has_nothing_to_do(seed):
     """Targets that leap about inside the workspace, ten a second."""

@@ -94,6 +94,7 @@ def test_the_arm_moves_once_a_person_typed_arm(a1_node, tmp_path):
     assert np.abs(np.subtract(after["joints"], before["joints"])).max() > 0.05
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("answers", "code"), [(["no"], "ARM_DECLINED"), (["arm", "no"], "PLAN_DECLINED")])
 def test_a_person_who_says_no_is_heard(a1_node, tmp_path, answers, code):
     node = a1_node()
@@ -167,6 +168,7 @@ def test_every_mismatch_is_told_at_once(live_arm):
     assert node.ask()["commands"] == 0
 
 
+@pytest.mark.thorough
 def test_every_combination_of_what_is_wrong_keeps_the_arm_locked(live_arm, monkeypatch):
     """Camera, robot and pose: only where all three are well is there nothing that is not."""
     monkeypatch.setattr(reader, "LOST_S", 0.3)

@@ -56,9 +56,9 @@ while True:
 """
 """What a shell does: a job has a process group of its own, and one that is stopped is brought back after a second."""
 KEYS = {
-    "Ctrl-C": (b"\x03", 130),
     "Ctrl-\\": (b"\x1c", 131),
     "Ctrl-Z, then fg": (b"\x1a", 42),
+    "Ctrl-C": (b"\x03", 130),
     "Ctrl-C twice": (b"\x03\x03", 130),
     "Ctrl-Z and Ctrl-\\": (b"\x1a\x1c", 131),
     "the terminal is closed": (None, 129),
@@ -120,10 +120,8 @@ def pressed(folder, key, after_s):
     return os.waitstatus_to_exitcode(status), at_s, b"".join(shown).decode()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in ("Ctrl-\\", "Ctrl-Z, then fg") else pytest.mark.thorough) for name in KEYS],
-)
+@pytest.mark.few(2)
+@pytest.mark.parametrize("name", KEYS)
 def test_whatever_is_done_at_the_terminal_the_arm_brakes(install, tmp_path, soak, name):
     """At one random moment each; at seventeen with ``--soak``, a hundred in all."""
     if not (shipped(DEFAULT_BUNDLE) / "manifest.json").is_file():

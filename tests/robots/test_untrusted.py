@@ -17,38 +17,27 @@ TOPICS = galaxea_a1_ros.A1Settings()
 JOINTS = list(galaxea_a1_messages.JOINTS)
 UNSOUND = {
     "six error codes without a name": {"status": {"name": [], "codes": [512] * 6}},
+    "a joint twice": {"states": {"name": [*JOINTS[:5], JOINTS[0]]}},
+    "a gripper without a position": {"gripper": {"position": []}},
     "a name twice": {"status": {"name": [*JOINTS[:5], JOINTS[4]], "codes": [0] * 6}},
     "an empty status": {"status": {"name": [], "codes": []}},
     "a motor less": {"status": {"name": JOINTS[:5], "codes": [0] * 5}},
     "a name that is empty": {"status": {"name": [*JOINTS[:5], ""], "codes": [0] * 6}},
     "more names than codes": {"status": {"name": JOINTS, "codes": [0] * 5}},
     "no joints": {"states": {"name": [], "position": [], "velocity": []}},
-    "a joint twice": {"states": {"name": [*JOINTS[:5], JOINTS[0]]}},
     "a joint less": {"states": {"name": JOINTS[:5], "position": [0.0] * 5, "velocity": [0.0] * 5}},
     "a position less": {"states": {"position": [0.0] * 5}},
     "no speeds": {"states": {"velocity": []}},
-    "a gripper without a position": {"gripper": {"position": []}},
     "a gripper of two positions": {"gripper": {"position": [1.0, 2.0]}},
 }
 RIVALS = {
     "somebody who may command the joints": (TOPICS.joint_targets, 0, 0.0),
+    "a recording of joint states": (TOPICS.joint_states, 20, 86400.0),
+    "a second teller of the status": (TOPICS.status, 5, 0.0),
     "somebody who commands the gripper": (TOPICS.gripper_targets, 50, 0.0),
     "a second teller of joint states": (TOPICS.joint_states, 20, 0.0),
-    "a recording of joint states": (TOPICS.joint_states, 20, 86400.0),
     "a second teller of the gripper": (TOPICS.gripper_state, 20, 0.0),
-    "a second teller of the status": (TOPICS.status, 5, 0.0),
 }
-
-
-FEW = {
-    "six error codes without a name", "an empty status", "a joint twice", "a gripper without a position",
-    "somebody who may command the joints", "a recording of joint states", "a second teller of the status",
-}  # fmt: skip
-
-
-def few_first(cases):
-    """Return the cases as parameters: those but for a few are left to CI, for their time."""
-    return [pytest.param(case, marks=() if case in FEW else pytest.mark.thorough) for case in cases]
 
 
 @pytest.fixture
@@ -83,7 +72,8 @@ def stopped(node, motion):
     return motion.said[-1]
 
 
-@pytest.mark.parametrize("case", few_first(UNSOUND))
+@pytest.mark.few(3)
+@pytest.mark.parametrize("case", UNSOUND)
 def test_a_message_that_does_not_say_what_it_must_stops_the_arm(arm, case):
     node, motion = arm()
     motion.arm()
@@ -104,7 +94,8 @@ def test_it_is_not_armed_either(arm, case):
     assert "E40 ROBOT_UNTRUSTED" in motion.child.said()
 
 
-@pytest.mark.parametrize("case", few_first(RIVALS))
+@pytest.mark.few(3)
+@pytest.mark.parametrize("case", RIVALS)
 def test_whoever_else_commands_or_tells_stops_the_arm(arm, ros_rival, case):
     node, motion = arm()
     topic, rate_hz, old_s = RIVALS[case]

@@ -221,6 +221,7 @@ print(json.dumps(peaks))
 """
 
 
+@pytest.mark.few(1)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a peak from now on")
 @pytest.mark.parametrize("given_mb", [400, 230, 190, 150])
 def test_each_stage_takes_what_was_said_beforehand(given_mb):

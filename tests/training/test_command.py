@@ -64,6 +64,7 @@ def command(*words):
     return subprocess.run([sys.executable, "-m", "dvgwm.training", *words], capture_output=True, text=True, timeout=100)
 
 
+@pytest.mark.thorough
 def test_help_names_every_part_and_errors_have_one_line_and_a_code(tmp_path):
     shown = command("--help")
     assert shown.returncode == 0

@@ -26,6 +26,7 @@ def recorded(tmp_path_factory):
     return root, data.record_simulation(root, 25, 3, 2, lambda done, wanted: counts.append((done, wanted))), counts
 
 
+@pytest.mark.thorough
 def test_every_task_is_recorded_and_split_by_layout(recorded):
     root, census, counts = recorded
     assert counts == [(0, 25), (25, 25)]
@@ -39,6 +40,7 @@ def test_every_task_is_recorded_and_split_by_layout(recorded):
     assert census.shortest >= 49
 
 
+@pytest.mark.thorough
 def test_a_finished_recording_is_left_alone_and_another_seed_is_refused(recorded):
     root, census, _ = recorded
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.mp4")}
@@ -50,6 +52,7 @@ def test_a_finished_recording_is_left_alone_and_another_seed_is_refused(recorded
         data.record_simulation(root, 30, 3, 1, lambda *_: None)
 
 
+@pytest.mark.thorough
 def test_arrays_hold_the_frames_before_compression_and_the_actions(recorded):
     root, census, _ = recorded
     dataset, arrays = open_dataset(root), open_arrays(root, "scene")
@@ -64,6 +67,7 @@ def test_arrays_hold_the_frames_before_compression_and_the_actions(recorded):
         open_arrays(root, "wrist")
 
 
+@pytest.mark.thorough
 def test_without_a_split_of_its_own_a_fifth_of_every_task_is_held_out(recorded):
     dataset = open_dataset(recorded[0])
     dataset.info.pop("splits")

@@ -75,6 +75,7 @@ def test_it_learns_and_leaves_averaged_weights(whole):
     assert [path.name for path in sorted((out / "checkpoints").iterdir())] == ["0000035", "0000040"]
 
 
+@pytest.mark.thorough
 def test_killed_at_any_moment_it_goes_on_to_the_same_curve(whole, tmp_path):
     wanted = losses(whole)
     started = subprocess.Popen(command(tmp_path, 40, "muon", "slow"), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
@@ -98,11 +99,13 @@ def test_a_finished_run_is_not_begun_again(whole):
     assert (whole / "losses.jsonl").read_text() == before
 
 
+@pytest.mark.thorough
 def test_two_processes_learn(twice):
     assert len(twice) == 30
     assert sum(twice[step] for step in range(26, 31)) < 0.4 * sum(twice[step] for step in range(1, 6))
 
 
+@pytest.mark.thorough
 def test_sharded_over_two_processes_it_gives_what_copies_give_and_goes_on(twice, tmp_path):
     sharded = run(tmp_path, 12, "shard", processes=2)
     # The last steps of a shorter run have a smaller rate.

@@ -19,6 +19,7 @@ def check(shown):
     assert set(shown.moved) <= wanted
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("task", TASKS)
 def test_expert_solves_the_first_layouts_unclamped(task):
     for seed in range(5):

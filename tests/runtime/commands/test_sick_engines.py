@@ -149,6 +149,7 @@ def test_an_engine_that_hangs_is_ended_by_a_signal(bundle, tmp_path, number, exi
     assert list((tmp_path / "work").iterdir()) == []
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("name", "stage"),
     [

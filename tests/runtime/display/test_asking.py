@@ -57,11 +57,13 @@ def at_a_terminal(before, after):
     return [line.split()[1] for line in shown.decode().splitlines() if line.startswith("got ")]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("before", BEFORE)
 def test_what_was_typed_before_a_question_is_no_answer(before):
     assert at_a_terminal(BEFORE[before], []) == []
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("before", BEFORE)
 def test_what_is_typed_at_it_is(before):
     assert at_a_terminal(BEFORE[before], ["no\n", "yes\n"]) == ["no", "yes"]
