@@ -51,6 +51,7 @@ def test_without_triton_cmake_compiles_nothing_and_says_so(tmp_path):
     assert not list((tmp_path / "build").rglob("*.cubin"))
 
 
+@pytest.mark.thorough
 @pytest.mark.torch
 @pytest.mark.slow
 def test_cmake_compiles_and_installs_the_kernels_as_package_data(tmp_path):

@@ -39,6 +39,7 @@ def run(section, folder, installed):
     return None
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("title", SECTIONS)
 def test_a_walk_through_runs(title, tmp_path, installed):
     assert "```" in SECTIONS[title]

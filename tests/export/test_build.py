@@ -351,6 +351,7 @@ def test_a_bundle_in_float16_passes_its_gates_against_float32(tmp_path, name):
     assert all(kinds.values()), "every graph reads its weights from the network's files"
 
 
+@pytest.mark.thorough
 def test_no_graph_of_a_wan_scatters_and_each_attention_is_one_operator(tmp_path):
     size = preset("test_wan").shortened(2, 9)
     made = next(graph for graph in graphs(size, build(size, 0)) if graph.name == "preview")

@@ -56,6 +56,7 @@ def test_a_bundle_for_tensorrt_is_verified_on_its_engines(world, backend, tmp_pa
     assert world.device.replays > 50, "gate and benchmark ran on captured engines"
 
 
+@pytest.mark.thorough
 def test_an_engine_that_computes_something_else_fails_the_gate(world, backend, tmp_path, monkeypatch):
     """The negative control: what is verified is what TensorRT gives, not what the graph would."""
     monkeypatch.setattr(ExecutionContext, "on_execute_async_v3", lambda self, stream: True)

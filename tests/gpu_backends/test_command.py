@@ -57,6 +57,7 @@ def test_compile_makes_every_engine_once_and_says_what_they_are(dvgwm, tmp_path)
     assert other["compiled"] == list(result["engines"])
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_run_rebuilds_when_it_is_told_to(dvgwm, tmp_path, world):
     camera = tmp_path / "scene.png"

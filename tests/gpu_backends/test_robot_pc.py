@@ -114,6 +114,7 @@ def test_other_weights_are_other_numbers(proof, bench):
     assert np.abs(left - right).max() > 1e-2
 
 
+@pytest.mark.thorough
 def test_engines_that_are_not_right_are_found(proof, bench, monkeypatch):
     execute = ExecutionContext.on_execute_async_v3
 

@@ -46,7 +46,7 @@ def measured(out: Path) -> dict[str, dict]:
     return {row["variant"]: row for row in rows(out, "attention small")}
 
 
-@pytest.mark.few(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("do", "said"),
     [
@@ -141,6 +141,7 @@ def test_the_part_of_a_run_that_is_gone_goes_no_further(begin, meddle, tmp_path)
     assert measured(out).keys() == {"flash"}
 
 
+@pytest.mark.thorough
 def test_a_deadline_is_kept_and_what_was_measured_stays(run, meddle, tmp_path):
     out = tmp_path / "rows.jsonl"
     slow = meddle(AT.format(at=("attention small", "8bit"), do="time.sleep(100)"))

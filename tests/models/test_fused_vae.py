@@ -179,6 +179,7 @@ def test_two_videos_at_once_are_refused():
         FusedDecoder(vae_of("test_tiny", torch.float32))(torch.zeros(2, 4, 3, 3, 5), None)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not AVAILABLE, reason="Triton is not installed")
 def test_the_kernel_itself_decodes_the_same(monkeypatch):
     from dvgwm.kernels.spatial_norm import compiled_spatial_norm

@@ -190,6 +190,7 @@ def test_every_combination_of_what_is_wrong_keeps_the_arm_locked(live_arm, monke
     assert node.ask()["commands"] == 0
 
 
+@pytest.mark.thorough
 def test_a_camera_that_is_lost_stops_the_arm(live_arm):
     node, _, arm = live_arm()
     arm.checks()
@@ -248,6 +249,7 @@ def test_the_doctor_finds_all_well(a1_node, tmp_path):
     assert node.ask()["commands"] == 0
 
 
+@pytest.mark.thorough
 def test_the_doctor_tells_every_mismatch_at_once(a1_node, tmp_path):
     node = a1_node()
     node.say(codes=[0, 1 << 8, 0, 0, 0, 0])

@@ -120,7 +120,7 @@ def pressed(folder, key, after_s):
     return os.waitstatus_to_exitcode(status), at_s, b"".join(shown).decode()
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", KEYS)
 def test_whatever_is_done_at_the_terminal_the_arm_brakes(install, tmp_path, soak, name):
     """At one random moment each; at seventeen with ``--soak``, a hundred in all."""

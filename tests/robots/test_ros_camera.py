@@ -102,7 +102,7 @@ def publisher(roscore, tmp_path):
         each.stdout.close()
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("late_s", [0.09, 3.0, 0.0, 86400.0])
 def test_pictures_that_are_late_by_their_own_stamps_are_old(publisher, roscore, monkeypatch, late_s):
     """A node of this machine, whose clock is ours; pictures of a day ago are a recording that is played."""

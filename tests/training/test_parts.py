@@ -24,6 +24,7 @@ from .fitting import silent
 pytestmark = pytest.mark.torch
 
 
+@pytest.mark.thorough
 def test_a_whole_run_from_codec_to_joint_phase(small_run, monkeypatch):
     run = small_run
     with pytest.raises(ConfigError, match="make it first with `dvgwm-train codec`"):

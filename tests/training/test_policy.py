@@ -40,6 +40,7 @@ def test_windows_hold_the_last_frame_and_action_and_know_the_first_pose(demonstr
     assert len(starts) > 8, "clips begin anywhere"
 
 
+@pytest.mark.thorough
 def test_the_policy_learns_where_the_square_goes(small_run):
     arrays = open_arrays(small_run.data.path, "scene")
     windows_ = Windows(small_run.preset, arrays, [0, 1], 13, 0)

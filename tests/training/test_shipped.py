@@ -27,6 +27,7 @@ def act():
     return act_in_torch(preset("a1_tiny"), networks)
 
 
+@pytest.mark.thorough
 def test_shown_the_true_future_it_solves_every_kind_of_task(act):
     told = summary(upper_bound(preset("a1_tiny"), act, list(TASKS), 5, SEED, lambda *_: None))
     assert told["success_rate"] >= 0.8

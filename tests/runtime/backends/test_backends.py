@@ -70,7 +70,7 @@ def package(tmp_path_factory):
         pytest.param("onnx", marks=pytest.mark.ort),
         pytest.param("onnx_cuda", marks=pytest.mark.ort),
         "fake",
-        pytest.param("torch", marks=[pytest.mark.torch, pytest.mark.slow]),
+        pytest.param("torch", marks=[pytest.mark.torch, pytest.mark.slow, pytest.mark.thorough]),
     ]
 )
 def backend(request):
