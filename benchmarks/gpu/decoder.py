@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from dvgwm.models.engines import DecodeEngine
 from dvgwm.models.fused_vae import FusedDecoder
-from dvgwm.models.presets import preset
 from dvgwm.models.sizes import Preset, VaeSize
 from dvgwm.models.vae import CHUNKS, build_vae
 
@@ -80,9 +79,10 @@ def run_decode(bench: Bench) -> None:
     torch.backends.cudnn.benchmark = True  # for theirs and ours
     decoders, theirs = None, "diffusers eager"
     shown: dict[str, Tensor] = {}
-    for name in bench.wanted(TITLE, (theirs, "bfloat16", "bfloat16, early exit", "diffusers compile")):
+    baselines = () if bench.small else ("diffusers compile",)  # which takes minutes on a CPU
+    for name in bench.wanted(TITLE, (theirs, "bfloat16", "bfloat16, early exit", *baselines)):
         with bench.trying(TITLE, name):
-            decoders = decoders or Decoders(preset(bench.preset), bench.device)
+            decoders = decoders or Decoders(bench.size, bench.device)
             works = decoders.works()
             start = first_call(works[name], bench.device)
             # Of an earlier process nothing is left but its rows; compiled, theirs is not eager any more.

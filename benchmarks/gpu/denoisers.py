@@ -17,7 +17,6 @@ from dvgwm.models.denoisers import DenoiseEngine
 from dvgwm.models.dit import build_transformer
 from dvgwm.models.fused import FusedTransformer
 from dvgwm.models.precision import PRECISIONS
-from dvgwm.models.presets import preset
 from dvgwm.models.sizes import DiT, Preset
 from dvgwm.runtime.samplers.rows import build_sampler
 from dvgwm.runtime.samplers.spec import SamplerSpec
@@ -203,14 +202,14 @@ def beside(median: float, **baselines: float | None) -> dict[str, float]:
 
 def run_preview(bench: Bench) -> None:
     """The preview: two branches, 50 steps."""
-    size = preset(bench.preset)
+    size = bench.size
     make = partial(Denoiser, bench, size, size.preview, size.low, 2, flow=False, referenced=True)
     run_denoiser(bench, "preview", make, size.sampling.preview_steps, ours(bench))
 
 
 def run_refine(bench: Bench) -> None:
     """The refiner: one branch, 4 steps."""
-    size = preset(bench.preset)
+    size = bench.size
     assert size.refiner is not None
     make = partial(Denoiser, bench, size, size.refiner, size.high, 1, flow=True, referenced=True)
     run_denoiser(bench, "refine", make, size.sampling.refine_steps, ours(bench))
@@ -218,7 +217,7 @@ def run_refine(bench: Bench) -> None:
 
 def run_one_stage(bench: Bench) -> None:
     """The paper's baseline on this machine: the preview's network at the refined size, 50 steps of two branches."""
-    size = preset(bench.preset)
+    size = bench.size
     bench = replace(bench, rounds=min(bench.rounds, 3))
     make = partial(Denoiser, bench, size, size.preview, size.high, 2, flow=False)
     names = tuple(name for name in ours(bench) if name in ("bfloat16_kernel", "fp8_kernel"))

@@ -18,7 +18,6 @@ from dvgwm.models.graph import Graph
 from dvgwm.models.hollow import hollow
 from dvgwm.models.networks import build, parameters
 from dvgwm.models.precision import precision
-from dvgwm.models.presets import preset
 from dvgwm.models.sizes import Preset
 from dvgwm.runtime.backends.backend import EngineSpec
 from dvgwm.runtime.backends.torch import open_backend
@@ -53,7 +52,7 @@ def run_plan(bench: Bench) -> None:
         with bench.trying("engine", engine):
             finished = folder / f"{engine}.json"
             if not finished.is_file():
-                size = preset(bench.preset)
+                size = bench.size
                 graph, plain = graph_of(size, engine, bench, name), plain_graph_of(size, engine)
                 # Last: where it is the engine is whole.
                 write_atomic(finished, msgspec.json.encode(built(graph, plain, folder, bench.device)))
@@ -62,7 +61,7 @@ def run_plan(bench: Bench) -> None:
                 bench.row("engine", variant=engine, precision=name, **figures, loss="bounded")
     for variant in bench.wanted("plan", [name]):
         with bench.trying("plan", variant):
-            measure(bench, variant, bundle_in(folder, preset(bench.preset), name))
+            measure(bench, variant, bundle_in(folder, bench.size, name))
 
 
 def graph_of(size: Preset, engine: str, bench: Bench, name: str) -> Graph:

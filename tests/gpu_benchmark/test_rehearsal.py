@@ -24,7 +24,7 @@ FORMS = {
     "preview forward": {"diffusers eager", "diffusers compile", *OURS},
     "refine forward": {"diffusers eager", "diffusers compile", *OURS},
     "one stage forward": {"diffusers eager", "diffusers compile", "bfloat16_kernel", "fp8_kernel"},
-    "decode": {"diffusers eager", "diffusers compile", "bfloat16", "bfloat16, early exit"},
+    "decode": {"diffusers eager", "bfloat16", "bfloat16, early exit"},
     "engine": {"preview", "refine", "decode_first", "decode_next", "encode_low", "encode_high", "frame_encoder", "policy"},
     "plan stage": {"encode_text", "encode_low", "encode_high", "preview", "bridge", "refine", "decode", "act"},
     "modulate fp8": {"eager", "compile", "kernel"},
@@ -49,10 +49,10 @@ def rehearsal(tmp_path_factory):
         "--out",
         str(out),
         "--deadline",
-        "900",
+        "1500",
     ]
     began = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1000)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1600)
     print(f"the rehearsal took {time.monotonic() - began:.0f} s")
     return [json.loads(line) for line in out.read_text().splitlines()], done
 
