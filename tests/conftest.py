@@ -346,7 +346,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     cases = Counter()
     for item in items:
         cases[item.path, item.originalname] += 1
@@ -357,6 +357,8 @@ def pytest_collection_modifyitems(items):
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
     for item in items:
+        if item.get_closest_marker("longest") and config.args_source is not pytest.Config.ArgsSource.ARGS:
+            item.add_marker(pytest.mark.skip(reason="takes minutes: runs where its file or folder is named"))
         if item.get_closest_marker("gpu") and not GPU:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 

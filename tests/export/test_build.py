@@ -311,6 +311,7 @@ def test_what_a_preset_cannot_be_shortened_to_is_refused(tmp_path, given):
         Order("test_tiny", "onnx", tmp_path / "c", 0, **given).checked()
 
 
+@pytest.mark.longest
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["test_tiny", "test_wan"])
 def test_graphs_in_bfloat16_are_valid_and_their_interface_is_float32_but_for_the_cache(tmp_path, name):
@@ -337,6 +338,7 @@ def test_graphs_in_bfloat16_are_valid_and_their_interface_is_float32_but_for_the
         replace(order, steps=STEPS).checked()
 
 
+@pytest.mark.longest
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["test_tiny", "test_wan"])
 def test_a_bundle_in_float16_passes_its_gates_against_float32(tmp_path, name):

@@ -17,7 +17,7 @@ from benchmarks.gpu.code import ROOT
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.setting import OURS
 
-pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.thorough]
+pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.thorough, pytest.mark.longest]
 A_GPUS = {"gpu", "working_bytes", "held_bytes"}
 """What is known of a GPU alone."""
 FORMS = {
