@@ -37,7 +37,7 @@ LOOK_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class A1Settings:
-    """What a settings file may say: topics, and the gripper's stroke, 60 mm by the vendor's notes, 103.8 measured on a G2."""
+    """The entries of a settings file: topics, and the gripper's stroke, 60 mm by the vendor's notes, 103.8 measured on a G2."""
 
     joint_states: str = "/joint_states_host"
     gripper_state: str = "/gripper_stroke_host"

@@ -25,7 +25,7 @@ PORT = 11311
 ANSWER_S, FIRST_S = 2.0, 3.0
 """How long a master may take to answer, and a topic to bring its first message."""
 KNOWN = 1
-"""A master's answer where it knows the node that it was asked for."""
+"""A master's answer if it knows the node."""
 INSTALL = (
     "apt-get install --no-install-recommends python3-rospy python3-sensor-msgs (Debian 12, Python 3.11), or ROS Noetic"
 )
@@ -70,7 +70,7 @@ def _look() -> None:
 
 
 def messages(kind: str, fields: str, md5: str, parts: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return the classes of a message with a header, and of ``parts``, the types that it is made of, from their texts.
+    """Return the classes of a message with a header, and of ``parts``, its inner types, from their texts.
 
     Raises `ConfigError` where its checksum is not ``md5``: the two sides would not understand each other.
     """
@@ -111,7 +111,7 @@ def _answering(ip: str, port: int) -> str:
 
 
 def identity(ip: str, port: int) -> str:
-    """Return what the master there is called, by whatever address it is reached; raises as `open_node`."""
+    """Return the name of the master there, the same by every address; raises as `open_node`."""
     _answering(ip, port)
     with _Proxy(ip, port) as proxy:
         process: Any = proxy.getPid("/dvgwm")
@@ -120,7 +120,7 @@ def identity(ip: str, port: int) -> str:
 
 
 def topics(ip: str, port: int) -> dict[str, str]:
-    """Return the kinds of all topics that are published; raises as `open_node`."""
+    """Return the kinds of all published topics; raises as `open_node`."""
     _answering(ip, port)
     with _Proxy(ip, port) as proxy:
         answer: Any = proxy.getPublishedTopics("/dvgwm", "")
@@ -138,7 +138,7 @@ def subscribers(ip: str, port: int, topic: str) -> frozenset[str]:
 
 
 def publishing(ip: str, port: int, nodes: Collection[str], topic: str) -> Mapping[str, str]:
-    """Return which of ``nodes``, registered at a master, do publish ``topic``: their names by their addresses.
+    """Return those of ``nodes`` at a master with ``topic`` still published: their names by their addresses.
 
     A node that was killed stays registered. One that does not answer is taken to be there: `rosnode cleanup` removes what is
     gone. Two names at one address are one node: another was given the port of one that was killed.
@@ -186,7 +186,7 @@ def is_here(ip: str, port: int, node: str) -> bool:
 
 
 def sender(message: Any) -> str:
-    """Return the name of the node that sent a message."""
+    """Return the name of a message's node."""
     return str(message._connection_header["callerid"])
 
 

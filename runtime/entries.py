@@ -1,4 +1,4 @@
-"""Entry points of installed packages, by group and name: found once each, and loaded so that every failure is told."""
+"""Entry points of installed packages, by group and name: each found once, every failure of loading told."""
 
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -15,7 +15,7 @@ def names(group: str) -> tuple[str, ...]:
 def find(group: str, name: str) -> EntryPoint:
     """Return the entry point ``name`` of ``dvgwm.<group>``.
 
-    Raises `ConfigError` that names those that exist if there is none, or the packages if several register the name.
+    Raises `ConfigError`: it lists the known names if there is none, or the packages if several register the name.
     """
     found = list(dict.fromkeys(entry for entry in _registered(group) if entry.name == name))
     if not found:
@@ -30,9 +30,9 @@ def find(group: str, name: str) -> EntryPoint:
 
 
 def load(group: str, name: str) -> Any:
-    """Return the object that the entry point ``name`` of ``dvgwm.<group>`` points at.
+    """Return the object behind the entry point ``name`` of ``dvgwm.<group>``.
 
-    Raises as `find`, and `ConfigError` where a library that it needs is missing, or its import fails in any other way.
+    Raises as `find`, and `ConfigError` if it needs a missing library, or its import fails in any other way.
     """
     entry = find(group, name)
     try:
@@ -48,14 +48,14 @@ def load(group: str, name: str) -> Any:
 
 
 def broken(group: str, entry: EntryPoint, why: str) -> ConfigError:
-    """Return the error of an entry point that is no use, with the package that registers it."""
+    """Return the error of a useless entry point, with its package."""
     return ConfigError(
         f"{_kind(group)}_BROKEN", f"{entry.name} of {package(entry)} ({entry.value}) {why}; mend or uninstall it"
     )
 
 
 def package(entry: EntryPoint) -> str:
-    """Return name, version and place of the package that registers ``entry``."""
+    """Return name, version and place of the package of ``entry``."""
     dist = entry.dist
     return "an unknown package" if dist is None else f"{dist.name} {dist.version} in {dist.locate_file('')}"
 

@@ -74,7 +74,7 @@ def supervise(work: Callable[[], int], kept: str) -> NoReturn:
 
 
 class _Story:
-    """What the command told of itself: paths that are not finished, the engine that runs, whether it came to its end."""
+    """The command's account of itself: its unfinished paths, the running engine, whether it came to its end."""
 
     def __init__(self) -> None:
         self.unfinished: dict[str, None] = {}
