@@ -13,6 +13,7 @@ from dvgwm.models.sizes import Preset, VaeSize
 from dvgwm.models.vae import CHUNKS, build_vae
 
 from .measure import Bench, first_call, psnr, ratio, timed, working_bytes
+from .size import size_of
 
 TITLE = "decode"
 LOOKED_AT = 8
@@ -82,7 +83,7 @@ def run_decode(bench: Bench) -> None:
     baselines = () if bench.small else ("diffusers compile",)  # which takes minutes on a CPU
     for name in bench.wanted(TITLE, (theirs, "bfloat16", "bfloat16, early exit", *baselines)):
         with bench.trying(TITLE, name):
-            decoders = decoders or Decoders(bench.size, bench.device)
+            decoders = decoders or Decoders(size_of(bench), bench.device)
             works = decoders.works()
             start = first_call(works[name], bench.device)
             # Of an earlier process nothing is left but its rows; compiled, theirs is not eager any more.

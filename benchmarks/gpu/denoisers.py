@@ -22,6 +22,7 @@ from dvgwm.runtime.samplers.rows import build_sampler
 from dvgwm.runtime.samplers.spec import SamplerSpec
 
 from .measure import Bench, first_call, ratio, relative, timed, weight_bytes, working_bytes
+from .size import size_of
 
 OURS = ("bfloat16", "bfloat16_kernel", "fp8", "fp8_kernel", "fp8_8bit", "fp8_fp8")
 CHECKED_STEPS = 3
@@ -202,14 +203,14 @@ def beside(median: float, **baselines: float | None) -> dict[str, float]:
 
 def run_preview(bench: Bench) -> None:
     """The preview: two branches, 50 steps."""
-    size = bench.size
+    size = size_of(bench)
     make = partial(Denoiser, bench, size, size.preview, size.low, 2, flow=False, referenced=True)
     run_denoiser(bench, "preview", make, size.sampling.preview_steps, ours(bench))
 
 
 def run_refine(bench: Bench) -> None:
     """The refiner: one branch, 4 steps."""
-    size = bench.size
+    size = size_of(bench)
     assert size.refiner is not None
     make = partial(Denoiser, bench, size, size.refiner, size.high, 1, flow=True, referenced=True)
     run_denoiser(bench, "refine", make, size.sampling.refine_steps, ours(bench))
@@ -217,7 +218,7 @@ def run_refine(bench: Bench) -> None:
 
 def run_one_stage(bench: Bench) -> None:
     """The paper's baseline on this machine: the preview's network at the refined size, 50 steps of two branches."""
-    size = bench.size
+    size = size_of(bench)
     bench = replace(bench, rounds=min(bench.rounds, 3))
     make = partial(Denoiser, bench, size, size.preview, size.high, 2, flow=False)
     names = tuple(name for name in ours(bench) if name in ("bfloat16_kernel", "fp8_kernel"))

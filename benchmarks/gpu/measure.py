@@ -12,12 +12,8 @@ from pathlib import Path
 
 import torch
 
-from dvgwm.models.presets import preset
-from dvgwm.models.sizes import Preset
-
 from .rows import Rows, read
 
-TRIAL_FRAMES = 17
 ROOM, WORKING_BYTES = 1.3, 4e9
 """What a float32 network takes beside its weights: copies of some of them, and what it computes with."""
 SPOILED = 75
@@ -42,11 +38,6 @@ class Bench:
     def small(self) -> bool:
         """Whether this is a trial on a machine without a GPU: sizes shrink, the code is the same."""
         return self.device != "cuda"
-
-    @property
-    def size(self) -> Preset:
-        """The preset; on a trial with clips of `TRIAL_FRAMES`, as a decoder in bf16 is slow on a CPU without such numbers."""
-        return preset(self.preset).shortened(0, TRIAL_FRAMES if self.small else 0)
 
     @property
     def has_fp8(self) -> bool:

@@ -32,6 +32,7 @@ from dvgwm.runtime.types import Observation
 from .code import ROOT
 from .measure import Bench, ratio
 from .setting import fastest
+from .size import size_of
 
 ENGINES = (
     "preview", "refine", "decode_first", "decode_next", "encode_low", "encode_high", "frame_encoder", "policy"
@@ -52,7 +53,7 @@ def run_plan(bench: Bench) -> None:
         with bench.trying("engine", engine):
             finished = folder / f"{engine}.json"
             if not finished.is_file():
-                size = bench.size
+                size = size_of(bench)
                 graph, plain = graph_of(size, engine, bench, name), plain_graph_of(size, engine)
                 # Last: where it is the engine is whole.
                 write_atomic(finished, msgspec.json.encode(built(graph, plain, folder, bench.device)))
@@ -61,7 +62,7 @@ def run_plan(bench: Bench) -> None:
                 bench.row("engine", variant=engine, precision=name, **figures, loss="bounded")
     for variant in bench.wanted("plan", [name]):
         with bench.trying("plan", variant):
-            measure(bench, variant, bundle_in(folder, bench.size, name))
+            measure(bench, variant, bundle_in(folder, size_of(bench), name))
 
 
 def graph_of(size: Preset, engine: str, bench: Bench, name: str) -> Graph:
