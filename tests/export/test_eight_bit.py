@@ -40,7 +40,7 @@ from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.record.lerobot import Episode, Schema
 from dvgwm.runtime.record.writer import finish, write_episodes
 
-pytestmark = [pytest.mark.torch, pytest.mark.ort]
+pytestmark = [pytest.mark.torch, pytest.mark.ort, pytest.mark.slow]
 WIDTH, TOKENS, BLOCKS = 24, 40, 4
 LAYERS = ("attn1.to_q", "attn1.to_k", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2")
 WEIGHTS = GraphPrecision(torch.float32, "int8")

@@ -14,7 +14,8 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 from dvgwm.runtime.bundle.disk import MANIFEST, read_bundle
 
-pytestmark = [pytest.mark.torch, pytest.mark.ort, pytest.mark.thorough]
+pytestmark = [pytest.mark.torch, pytest.mark.ort, pytest.mark.slow, pytest.mark.thorough]
+POINTS = 6
 DRIVER = """
 import json, os, sys
 from pathlib import Path
@@ -90,10 +91,10 @@ def test_streaming_goes_on_where_it_was_killed(build, tmp_path):
     }
     assert len(wanted) > 15, "shards"
     events = int(whole["events"])
-    for point in range(1, 11):
+    for point in range(1, POINTS + 1):
         out = tmp_path / f"killed{point}"
         workshop = out.with_name(f".{out.name}.build")
-        build(out, "export", kill=1 + point * (events - 1) // 11, only="weights")
+        build(out, "export", kill=1 + point * (events - 1) // (POINTS + 1), only="weights")
         before = standing(workshop)
         again = build(out, "export", only="weights")
         assert set(again["reused"]) == set(before) & set(wanted), point

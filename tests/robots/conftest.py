@@ -1,5 +1,6 @@
 """A motion process in the hands of a test, which is its planner."""
 
+import gc
 import json
 import math
 import os
@@ -33,6 +34,7 @@ class Motion:
         # On two cores with tests on both: a planner that is kept waiting for them is one that gave no sign of life.
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(process.OTHERS))
+        gc.disable()  # which looks through what other tests left here, longer than a planner may be silent
         self.line, there = link.link(self.run)
         self.origin_s, self.states, self.said = time.monotonic(), [], []
         order = {"run": self.run, "origin_s": self.origin_s, "limits": asdict(limits)}
@@ -104,6 +106,7 @@ class Motion:
 
     def close(self):
         """End it, whatever it does."""
+        gc.enable()
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         self.process.kill()
         self.process.wait()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-COUNT = 300
+COUNT, ALL = 100, 300
 LONGEST_S = 20.0
 LARGEST_BYTES = 1 << 30
 PYTHON = "from dvgwm.runtime.cli import main; main()"
@@ -158,7 +158,7 @@ def test_no_command_line_crashes_hangs_or_is_told_in_more_than_a_line(make_bundl
     ]
     codes: Counter[int] = Counter()
     wrong, largest = [], 0
-    for index in range(COUNT):
+    for index in range(ALL if soak.all else COUNT):
         home.mkdir()
         words = drawn(rng, good, places)
         begun = time.monotonic()

@@ -108,7 +108,7 @@ def test_an_episode_on_the_command_line(bundle, tmp_path):
     assert (tmp_path / "run" / "report.html").is_file()
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "fp8_8bit"])
+@pytest.mark.parametrize("precision", [pytest.param("bfloat16", marks=pytest.mark.longest), "fp8_8bit"])
 def test_lower_precision_passes_its_own_gate(tmp_path, precision):
     """The preview alone: every precision is compiled the same way."""
     from dvgwm.export.graphs import graphs
