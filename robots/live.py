@@ -1,5 +1,6 @@
 """A real arm: its motion and driver in a process of their own, its camera in another, and the way from locked to armed."""
 
+import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -78,6 +79,9 @@ class LiveArm(RemoteArm):
 
         Raises `CameraLostError`, or what `serve.begin` raises; then nothing was sent.
         """
+        # A full garbage collection may last longer than motion waits for a sign of life: what is there is left out of it.
+        gc.collect()
+        gc.freeze()
         self._camera.latest()
         self._say(Kind.ARM, link.pack_pose(self._pose))
         self._wait(lambda: self._state is not None and self._state[1].armed, ARM_S, "take hold of the arm")

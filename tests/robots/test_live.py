@@ -1,5 +1,6 @@
 """A whole run against the simulated A1 behind the vendor's topics: nothing moves before a person says so, or in a dry run."""
 
+import gc
 import itertools
 import json
 import os
@@ -7,6 +8,7 @@ import pty
 import select
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -231,6 +233,23 @@ def test_a_clock_that_is_set_at_the_robots_side_is_told(live_arm):
     told = {event.log_code: event.message for event in arm.events()}
     assert set(told) == {"ROBOT_ABOUT"}
     assert "its clock was set forward by 0.40 s" in told["ROBOT_ABOUT"]
+
+
+def test_garbage_is_not_looked_for_in_what_was_there_before(live_arm):
+    """A compiler's graphs are millions of objects; looking through them all is a second without a sign of life."""
+    _, _, arm = live_arm()
+    gc.disable()
+    there = [[[]] for _ in range(2_000_000)]
+    gc.enable()
+    try:
+        arm.checks()
+        arm.arm()
+        threading.Timer(0.5, gc.collect).start()
+        arm.play(chunk(arm, 1.0, 0.1))
+        assert not arm.events()
+        assert there, "it was kept until here"
+    finally:
+        gc.unfreeze()
 
 
 def doctor(folder, *words):
