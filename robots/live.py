@@ -24,7 +24,7 @@ ARM_S = 10.0
 
 
 class CameraEyes:
-    """What one camera sees, under the name that the bundle gives it."""
+    """The eyes of a real arm: one camera, under the bundle's name for it."""
 
     def __init__(self, camera: Camera, name: str) -> None:
         self.camera, self.frame_s, self._name = camera, camera.frame_s, name
@@ -37,10 +37,10 @@ class CameraEyes:
         """Leave the camera to whoever opened it."""
 
 
-class LiveArm(RemoteArm):
+class RealArm(RemoteArm):
     """A real arm, locked until `arm`; implements `runtime.seams.LiveArm`.
 
-    With ``dry_run`` nothing is ever sent, and the arm is shown where it would have been commanded to.
+    With ``dry_run`` nothing is ever sent, and the arm is shown at its unsent commands.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LiveArm(RemoteArm):
         super().__init__(spec.arm, order, CameraEyes(camera, camera_name), on_frame)
 
     def checks(self) -> Sequence[Check]:
-        """Look for a second, and return what has to be so before the arm moves."""
+        """Look for a second, and return the conditions of arming."""
         try:
             self._camera.latest()
         except DvgwmError as error:
@@ -77,7 +77,7 @@ class LiveArm(RemoteArm):
     def arm(self) -> None:
         """Have motion take hold of the arm where `checks` saw it.
 
-        Raises `CameraLostError`, or what `serve.begin` raises; then nothing was sent.
+        Raises `CameraLostError`, or as `serve.begin`; then nothing was sent.
         """
         # A full garbage collection may last longer than motion waits for a sign of life: what is there is left out of it.
         gc.collect()
@@ -87,7 +87,7 @@ class LiveArm(RemoteArm):
         self._wait(lambda: self._state is not None and self._state[1].armed, ARM_S, "take hold of the arm")
 
     def _arm_checks(self, states: Sequence[link.State], state_s: float) -> Iterator[Check]:
-        """Yield what has to be so of the robot's states, the oldest of which was ``state_s`` old when it was looked at."""
+        """Yield the conditions of arming on the robot's side, from its ``states``; none was older than ``state_s`` seconds."""
         limits, newest = self.model.limits, states[-1]
         if self.said:
             yield Check("robot", False, self.said, "clear that at the robot, never from here")
@@ -128,11 +128,11 @@ def open_live_arm(
     camera_name: str,
     dry_run: bool,
     on_frame: OnFrame | None = None,
-) -> LiveArm:
+) -> RealArm:
     """Return the real robot of ``spec`` at ``address``, locked; the camera stays open when it is closed.
 
     Raises `ConfigError` for a robot without a driver, an address or settings that are none, `RobotCommunicationError`.
     """
     options = DriveOptions(address, settings)
     driven(spec, options)  # what makes no sense is told before a process is started
-    return LiveArm(spec, options, camera, camera_name, dry_run, on_frame)
+    return RealArm(spec, options, camera, camera_name, dry_run, on_frame)
