@@ -1,7 +1,6 @@
 """Recordings in: an image, a folder of images, or a video of any size, rate and codec."""
 
 import re
-import stat
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,12 +11,29 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import CameraLostError, CameraMismatchError
 from ..types import ImageArray
-from .image import crop_box, fit
+from .image import check_size, crop_box, fit
+from .video import check_file, kind, video_frames
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".gif", ".mpg", ".mpeg", ".ts")
-LARGEST_PX = 40_000_000
-"""Of one frame, a little more than 8K: decoded it takes some 700 MB at once."""
+STREAMS = (".h264", ".264", ".h265", ".265", ".hevc", ".mjpeg", ".mjpg")
+"""Bare: what a camera's encoder gives, without a container."""
+FILMS = (
+    ".mp4",
+    ".mov",
+    ".mkv",
+    ".avi",
+    ".webm",
+    ".m4v",
+    ".gif",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".mts",
+    ".m2ts",
+    ".3gp",
+    ".flv",
+)
+VIDEOS = (*FILMS, *STREAMS)
 FOLDER_FPS = 10.0
 """Rate of a folder of images, which carries no times of its own."""
 
@@ -75,7 +91,7 @@ class _Chosen:
 
 def open_footage(path: Path) -> Footage:
     """Return the recording at ``path``; raises `CameraLostError` where it is missing, empty, or no file or folder."""
-    if _kind(path) == "folder":
+    if kind(path) == "folder":
         images = (p for p in path.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith("."))
         files = sorted(images, key=_natural)
         if not files:
@@ -84,25 +100,10 @@ def open_footage(path: Path) -> Footage:
     if path.suffix.lower() in IMAGES:
         return Footage(path, lambda: iter([(0.0, _image(path))]))
     if path.suffix.lower() in VIDEOS:
-        return Footage(path, lambda: _video(path))
+        return Footage(path, lambda: video_frames(path))
     raise CameraLostError(
         "CAMERA_KIND", f"{path}: wanted a folder, an image ({', '.join(IMAGES)}) or a video ({', '.join(VIDEOS)})"
     )
-
-
-def _kind(path: Path) -> str:
-    """Return whether there is a ``file`` or a ``folder``: what else one may open, a pipe or a device, may never end."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise CameraLostError("CAMERA_MISSING", f"no recording at {path}; give an image, a folder or a video") from None
-    except OSError as error:
-        raise CameraLostError("CAMERA_UNREADABLE", f"cannot read {path}: {error.strerror}") from None
-    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
-        raise CameraLostError(
-            "CAMERA_KIND", f"{path} is no file and no folder; record what it gives, and give the recording"
-        )
-    return "folder" if stat.S_ISDIR(mode) else "file"
 
 
 def fit_note(size: tuple[int, int], target: tuple[int, int]) -> str:
@@ -118,27 +119,18 @@ def _natural(path: Path) -> list[tuple[int, int | str]]:
 
 
 def _image(path: Path) -> ImageArray:
-    _kind(path)
+    check_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we look at the size ourselves
             opened = Image.open(path)
         with opened as image:
-            _check_size(path, image.width, image.height)
+            check_size(path, image.width, image.height)
             return _rgb(image)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, CameraLostError):
             raise
         raise CameraLostError("CAMERA_UNREADABLE", f"cannot read {path}: {error}") from None
-
-
-def _check_size(path: Path, width: int, height: int) -> None:
-    """Raise `CameraLostError` where a header tells of a frame that would not be decoded in reasonable memory."""
-    if not 0 < width * height <= LARGEST_PX:
-        raise CameraLostError(
-            "CAMERA_LARGE",
-            f"{path}: wanted at most {LARGEST_PX // 10**6} million pixels, got {width} x {height}; scale it down first",
-        )
 
 
 def _rgb(image: Image.Image) -> ImageArray:
@@ -148,28 +140,3 @@ def _rgb(image: Image.Image) -> ImageArray:
         grey = np.clip(np.asarray(upright, np.int32) >> 8, 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     return np.asarray(upright.convert("RGB"))
-
-
-def _video(path: Path) -> Iterator[tuple[float, ImageArray]]:
-    try:
-        import av
-    except ImportError:
-        raise CameraLostError("CAMERA_PYAV", f"reading {path.name} needs PyAV: pip install 'dvgwm[video]'") from None
-    _kind(path)
-    start_s: float | None = None
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise CameraLostError("CAMERA_UNREADABLE", f"{path} has no video in it")
-            _check_size(path, container.streams.video[0].width, container.streams.video[0].height)
-            for frame in container.decode(video=0):
-                _check_size(path, frame.width, frame.height)
-                time_s = float(frame.time or 0.0)
-                start_s = time_s if start_s is None else start_s
-                # Phones and mounted cameras record sideways and state the turn, counter-clockwise in degrees (PyAV 14.1).
-                turns = round(getattr(frame, "rotation", 0) / 90)
-                yield time_s - start_s, np.rot90(frame.to_ndarray(format="rgb24"), turns)
-    except av.FFmpegError as error:
-        raise CameraLostError("CAMERA_UNREADABLE", f"cannot read {path}: {error}") from None
-    if start_s is None:
-        raise CameraLostError("CAMERA_UNREADABLE", f"{path} has no frames")

@@ -1,9 +1,24 @@
 """A camera image at the size that a network wants."""
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
+from ..errors import CameraLostError
 from ..types import ImageArray
+
+LARGEST_PX = 40_000_000
+"""Of one frame, a little more than 8K: decoded it takes some 700 MB at once."""
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Raise `CameraLostError` where a header tells of a frame that would not be decoded in reasonable memory."""
+    if not 0 < width * height <= LARGEST_PX:
+        raise CameraLostError(
+            "CAMERA_LARGE",
+            f"{path}: wanted at most {LARGEST_PX // 10**6} million pixels, got {width} x {height}; scale it down first",
+        )
 
 
 def crop_box(height: int, width: int, target_height: int, target_width: int) -> tuple[int, int, int, int]:
