@@ -46,8 +46,6 @@ def recorded(root: Path, contract: InputContract, count: int = CALIBRATING + HEL
     """
     dataset = open_dataset(root)
     camera = _camera(dataset, contract, root)
-    if not len(dataset):
-        raise ConfigError("CALIBRATE_EMPTY", f"{root} has no episode; record some, with `dvgwm-train data` for one")
     for index in range(count):
         number, share = int(len(dataset) * (index * _APART[0] % 1.0)), index * _APART[1] % 1.0
         frames = dataset.frames(number, camera)

@@ -52,18 +52,27 @@ loop_options = together(
 @click.option("--workers", type=Positive, default=os.cpu_count(), show_default="cores", help="Processes.")
 @click.option("--from", "source", type=Place(), help="Read these demonstrations instead.")
 @click.option("--camera", help="With --from: the camera to keep (default: the first).")
+@click.option("--state", help="With --from: the feature that is the state (default: observation.state, else state).")
+@click.option("--action", help="With --from: the feature that is the action (default: action, else actions).")
 @click.option(
     "--size", type=(Positive, Positive), default=(128, 192), show_default=True, help="With --from: height, width."
 )
 @click.option("--out", type=Place(), default=Path("runs/a1_sim"), show_default=True)
 def data(
-    episodes: int, seed: int, workers: int, source: Path | None, camera: str | None, size: tuple[int, int], out: Path
+    episodes: int,
+    seed: int,
+    workers: int,
+    source: Path | None,
+    size: tuple[int, int],
+    out: Path,
+    **features: str | None,
 ) -> None:
     """Record demonstrations as a LeRobot v3.0 data set with arrays beside it.
 
     The scripted expert on the simulated Galaxea A1: five tasks in turn, each episode on a layout of its own, both
     cameras, ten frames a second, the last fifth of the layouts for tests. With --from a folder is read: a LeRobot data
-    set (v2.1 or v3.0), or LIBERO's HDF5 files, whose every fifth task is for tests.
+    set (v2.0, v2.1 or v3.0), or LIBERO's HDF5 files, whose every fifth task is for tests. Each row of a LeRobot data set
+    has the frame of its own time stamp; what does not belong together is refused by its episode.
     """
     from . import data as recording
 
@@ -76,7 +85,7 @@ def data(
         if source is None:
             census = recording.record_simulation(out, episodes, seed, workers, report)
         else:
-            census = recording.record_from(source, camera, size, out, report)
+            census = recording.record_from(source, size, out, report, **features)
     _finish({"command": "data", "out": str(out), **asdict(census), "wall_s": time.monotonic() - began})
 
 

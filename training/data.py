@@ -17,8 +17,9 @@ from dvgwm.robots.sim.cameras import CAMERAS
 from dvgwm.robots.sim.expert import Demonstration, demonstrate
 from dvgwm.robots.sim.tasks import TASKS
 from dvgwm.robots.spec import SimulationOptions
-from dvgwm.runtime.cameras.image import fit
 from dvgwm.runtime.errors import ConfigError
+from dvgwm.runtime.files import whole_directory
+from dvgwm.runtime.record.features import camera_key
 from dvgwm.runtime.record.lerobot import INFO, Episode, Schema
 from dvgwm.runtime.record.reader import Dataset, open_dataset
 from dvgwm.runtime.record.writer import finish, write_episodes, written
@@ -31,6 +32,8 @@ FIRST_SEED = 1_000_000
 
 EPISODES_A_FILE = 25
 FRAME_S = 0.1
+RATE_TOLERANCE = 0.05
+"""Of the time between rows: most of them, or those next to each other where some were lost."""
 SIZE_PX = (128, 192)
 TOOL_NAMES = ("x", "y", "z", "rx", "ry", "rz", "gripper")
 ATTEMPTS, ATTEMPT_SEEDS = 10, 10_000_000
@@ -114,37 +117,50 @@ def record_episodes(
 ) -> Census:
     """Write ``episodes`` of another data set under ``root`` as LeRobot v3.0, with arrays of ``camera`` beside it.
 
-    ``splits`` gets the number of episodes. Raises `ConfigError` where ``root`` is not empty.
+    ``splits`` gets the number of episodes. Nothing is left of it where they cannot be read to their end. Raises `ConfigError`
+    where ``root`` is not empty.
     """
     if root.is_dir() and any(root.iterdir()):
         raise ConfigError("DATA_OCCUPIED", f"{root} exists and is not empty; name another --out")
     tasks: dict[str, int] = {}
     count, left = 0, iter(episodes)
-    for index in itertools.count():
-        if not (batch := list(islice(left, EPISODES_A_FILE))):
-            break
-        for episode in batch:
-            tasks.setdefault(episode.instruction, len(tasks))
-        write_file(root, schema, index, count, tasks, camera, batch)
-        count += len(batch)
-        report(count, count)
-    return finish_set(root, schema, tasks, splits(count), {})
+    with whole_directory(root, INFO, "data set") as staged:
+        for index in itertools.count():
+            if not (batch := list(islice(left, EPISODES_A_FILE))):
+                break
+            for episode in batch:
+                tasks.setdefault(episode.instruction, len(tasks))
+            write_file(staged, schema, index, count, tasks, camera, batch)
+            count += len(batch)
+            report(count, count)
+        return finish_set(staged, schema, tasks, splits(count), {})
 
 
-def record_from(source: Path, camera: str | None, size: tuple[int, int], root: Path, report: Report) -> Census:
+def record_from(
+    source: Path,
+    size: tuple[int, int],
+    root: Path,
+    report: Report,
+    camera: str | None = None,
+    state: str | None = None,
+    action: str | None = None,
+) -> Census:
     """Write the demonstrations under ``source`` into ``root``: a LeRobot data set's, or LIBERO's HDF5 files.
 
-    Raises `ConfigError` where there are neither, or no such camera.
+    ``camera``, ``state`` and ``action`` name a LeRobot data set's features. Raises `ConfigError` where there are neither, or no
+    such features.
     """
-    if (source / INFO).is_file():
-        dataset = open_dataset(source)
-        chosen = camera or next(iter(dataset.schema.cameras))
-        schema, episodes = resized(dataset, chosen, size)
+    if (source / INFO).exists():
+        dataset = open_dataset(source, state, action)
+        chosen = _chosen_camera(dataset, camera)
         train, test = split(dataset)
-        held = set(test)
+        schema, episodes = resized(dataset, chosen, size)
         # A split is a range of episodes: those to learn from come first.
-        order = [*train, *test] if held else list(train)
-        return record_episodes(root, schema, episodes(order), lambda _: _ranges(len(train), len(held)), chosen, report)
+        ordered = [*train, *test]
+        found = record_episodes(
+            root, schema, episodes(ordered), lambda _: _ranges(len(train), len(test)), chosen, report
+        )
+        return replace(found, absent=len(dataset.listed) - len(dataset))
     from .libero import CAMERA, demonstrations, read_libero
 
     schema, learned, held_files = read_libero(source, size)
@@ -160,6 +176,13 @@ def record_from(source: Path, camera: str | None, size: tuple[int, int], root: P
     return record_episodes(root, schema, counted(), lambda total: _ranges(count, total - count), CAMERA, report)
 
 
+def _chosen_camera(dataset: Dataset, camera: str | None) -> str:
+    """Return the name of the camera to keep: the first if none is chosen."""
+    columns = dataset.columns
+    key = camera_key(dataset.root, dataset.info, columns, camera or next(iter(columns.cameras), "NAME"))
+    return next(name for name, feature in columns.cameras.items() if feature == key)
+
+
 def _ranges(train: int, test: int) -> dict[str, str]:
     return {TRAIN: f"0:{train}"} | ({TEST: f"{train}:{train + test}"} if test else {})
 
@@ -171,12 +194,24 @@ def resized(
     schema = replace(dataset.schema, cameras={camera: size})
 
     def episodes(numbers: Sequence[int]) -> Iterator[Episode]:
-        for number, video in zip(numbers, dataset.videos(numbers, camera), strict=True):
+        for number in numbers:
+            check_rate(dataset, number)
+        for number, frames in zip(numbers, dataset.videos(numbers, camera, size), strict=True):
             state, action = dataset.vectors(number)
-            frames = np.stack([fit(frame, *size) for frame in video])
             yield Episode(dataset.instruction(number), {camera: frames}, state, action, {})
 
     return schema, episodes
+
+
+def check_rate(dataset: Dataset, number: int) -> None:
+    """Raise `ConfigError` where the rows of an episode are not as far apart as the data set says: they are not of its rate."""
+    apart_s = np.diff(dataset.stamps_s(number)) * dataset.schema.fps
+    if len(apart_s) and min(abs(np.median(apart_s) - 1), abs(apart_s.min() - 1)) > RATE_TOLERANCE:
+        raise ConfigError(
+            "DATASET_RATE",
+            f"{dataset.root}: episode {dataset.rows[number].index} has {dataset.schema.fps / np.median(apart_s):g} rows a "
+            f"second, {INFO} says {dataset.schema.fps:g}; correct its fps",
+        )
 
 
 def instructions() -> dict[str, int]:

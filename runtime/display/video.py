@@ -13,6 +13,8 @@ from ..types import ImageArray
 
 BAND_PX, GAP_PX = 16, 4
 MIN_HEIGHT_PX = 256
+RATE_DENOMINATOR = 1_000_000
+"""Fine enough that frame k is at k / fps for hours: rows of a data set are found by that."""
 PALETTE_FRAMES = 8
 """Frames, spread over a GIF, from which its colours are taken."""
 
@@ -97,7 +99,9 @@ def encode_mp4(
     with av.open(buffer, "w", format="mp4") as container:
         fast = {"g": str(key_frame_every), "preset": "ultrafast", "threads": "1"}
         options = {"crf": "18"} | (fast if key_frame_every else {})
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)
+        stream = container.add_stream(
+            "libx264", rate=Fraction(fps).limit_denominator(RATE_DENOMINATOR), options=options
+        )
         # yuv420p halves the colour planes: odd sizes get one more row or column of the edge.
         stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
         # Players guess the colours of untagged video by its size, so the file says which they are: BT.709, limited range.

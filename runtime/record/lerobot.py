@@ -1,4 +1,4 @@
-"""The layout of LeRobot data sets, v3.0 and v2.1: what the files are called and what they say of themselves."""
+"""The layout of LeRobot data sets: what their files are called and what they say of themselves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,9 +6,13 @@ from typing import Any
 
 from dvgwm.runtime.types import DoubleArray, ImageArray
 
-VERSION, OLD_VERSION = "v3.0", "v2.1"
+VERSION = "v3.0"
+OLD_VERSIONS = ("v2.0", "v2.1")
+"""Those with files of their own for every episode."""
 INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
-OLD_EPISODES = "meta/episodes.jsonl"
+OLD_EPISODES, OLD_TASKS = "meta/episodes.jsonl", "meta/tasks.jsonl"
+OLD_DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+OLD_VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -19,7 +23,10 @@ IMAGE_PREFIX = "observation.images."
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What every episode of a data set has: cameras by name with (height, width), and the names of state and action."""
+    """What every episode of a data set has: cameras by name with (height, width), and the names of state and action.
+
+    A data set without a state has no names of it.
+    """
 
     robot_type: str
     fps: float
@@ -46,8 +53,13 @@ class Episode:
 def features_of(schema: Schema) -> dict[str, Any]:
     """Return the features table of ``meta/info.json``."""
     images = {f"{IMAGE_PREFIX}{name}": _video(size, schema.fps) for name, size in schema.cameras.items()}
-    vectors = {STATE: _vector("float32", schema.state_names), ACTION: _vector("float32", schema.action_names)}
+    vectors = {name: _vector("float32", names) for name, names in vectors_of(schema).items()}
     return images | vectors | {"timestamp": _scalar("float32")} | {name: _scalar("int64") for name in INDICES}
+
+
+def vectors_of(schema: Schema) -> dict[str, tuple[str, ...]]:
+    """Return the names of the numbers of state, if there is one, and action, by feature."""
+    return {name: names for name, names in ((STATE, schema.state_names), (ACTION, schema.action_names)) if names}
 
 
 INDICES = ("frame_index", "episode_index", "index", "task_index")

@@ -1,176 +1,218 @@
-"""Reads LeRobot data sets of versions 3.0 and 2.1, an episode at a time."""
+"""Reads LeRobot data sets of versions 3.0, 2.1 and 2.0, an episode at a time."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from dvgwm.runtime.cameras.image import fit
 from dvgwm.runtime.errors import CameraLostError, ConfigError
 from dvgwm.runtime.types import DoubleArray, ImageArray
 
-from .lerobot import ACTION, EPISODES_PATH, IMAGE_PREFIX, INFO, OLD_EPISODES, OLD_VERSION, STATE, VERSION, Schema
+from .features import Columns, camera_key, columns_of, schema_of
+from .lerobot import Schema
+from .metadata import EpisodeRow, Info, Span, parquet, read_columns, read_episodes, read_info, read_tasks
+from .pictures import Film, MisalignedError, check_spans, frame_numbers, stored_pictures
 
-_ROWS = tuple[dict[str, Any], ...]
+INDEX, STAMP, TASK = "episode_index", "timestamp", "task_index"
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A data set on disk: its schema, one row of facts per episode, and where its files are."""
+    """A data set on disk: its schema, what it says of itself, one row per episode that is there, and what is read of it.
+
+    ``listed`` rows are all that it tells of: a part of a data set is one too.
+    """
 
     root: Path
-    version: str
     schema: Schema
-    info: Mapping[str, Any]
-    rows: _ROWS
+    info: Info
+    columns: Columns
+    rows: tuple[EpisodeRow, ...]
+    listed: tuple[EpisodeRow, ...]
+    _tasks: dict[int, str] = field(default_factory=dict, repr=False)
+    _table: dict[Path, pa.Table] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def instruction(self, number: int) -> str:
-        """Return what episode ``number`` was asked to do."""
-        return str(self.rows[number]["tasks"][0])
+        """Return what episode ``number`` was asked to do; raises `ConfigError` where nothing says it."""
+        row = self.rows[number]
+        if row.tasks:
+            return row.tasks[0]
+        if TASK in parquet(row.data).schema_arrow.names:
+            told = self._tasks.get(self._rows_of(number)[TASK][0].as_py(), "")
+            if told.strip():
+                return told
+        raise ConfigError(
+            "DATASET_TASK", f"{self.root}: episode {row.index} has no task; tell what was asked for in it"
+        )
 
     def length(self, number: int) -> int:
-        """Return how many frames episode ``number`` has."""
-        return int(self.rows[number]["length"])
+        """Return how many rows episode ``number`` is said to have."""
+        return self.rows[number].length
 
     def vectors(self, number: int) -> tuple[DoubleArray, DoubleArray]:
-        """Return state and action of episode ``number``, float64 N D."""
-        table = pq.read_table(self._data(number), filters=[("episode_index", "=", self.rows[number]["episode_index"])])
-        state, action = (np.asarray(table[name].to_pylist(), np.float64) for name in (STATE, ACTION))
-        return state, action
+        """Return state, of width 0 where there is none, and action of episode ``number``, float64 N D.
+
+        Raises `ConfigError` where they are not as many rows or numbers as stated, or not all of them finite numbers.
+        """
+        table, state = self._rows_of(number), self.columns.state
+        action = self._vector(number, table, self.columns.action, len(self.schema.action_names))
+        if state is None:
+            return np.empty((len(action), 0)), action
+        return self._vector(number, table, state, len(self.schema.state_names)), action
+
+    def stamps_s(self, number: int) -> DoubleArray:
+        """Return the time of each row of episode ``number``, in seconds; raises `ConfigError` where they do not rise."""
+        table = self._rows_of(number)
+        if STAMP not in table.column_names:
+            return np.arange(len(table)) / self.schema.fps
+        stamps_s = self._vector(number, table, STAMP, 1)[:, 0]
+        if len(late := np.flatnonzero(np.diff(stamps_s) <= 0)):
+            raise self._wrong(number, f"row {late[0] + 1} is at {stamps_s[late[0] + 1]:g} s, not after row {late[0]}")
+        return stamps_s
 
     def frames(self, number: int, camera: str) -> ImageArray:
-        """Return what ``camera`` saw in episode ``number``, uint8 N H W 3.
-
-        Raises `ConfigError` for an unknown camera, `CameraLostError` for a video that ends too soon.
-        """
+        """Return what ``camera`` saw at each row of episode ``number``, uint8 N H W 3; raises as `videos`."""
         (frames,) = self.videos([number], camera)
         return frames
 
-    def videos(self, numbers: Sequence[int], camera: str) -> Iterator[ImageArray]:
-        """Yield the frames of each episode; a file that holds several that follow each other is decoded once."""
-        if camera not in self.schema.cameras:
-            raise ConfigError(
-                "CAMERA_NAME", f"{self.root}: wanted one of {', '.join(self.schema.cameras)}; got {camera!r}"
-            )
-        reader: _VideoFile | None = None
-        for number in numbers:
-            path, start = self._video(number, camera)
-            if reader is None or reader.path != path or reader.next_frame > start:
-                reader = _VideoFile(path)
-            yield reader.read(start, self.length(number))
+    def videos(self, numbers: Sequence[int], camera: str, size: tuple[int, int] | None = None) -> Iterator[ImageArray]:
+        """Yield what ``camera`` saw at each row of each episode, uint8 N H W 3, fitted to ``size`` (height, width) if given.
 
-    def _data(self, number: int) -> Path:
-        row = self.rows[number]
-        if self.version == OLD_VERSION:
-            return self.root / str(self.info["data_path"]).format(**self._old(row))
-        at = {name: row[f"data/{name}"] for name in ("chunk_index", "file_index")}
-        return self.root / str(self.info["data_path"]).format(**at)
-
-    def _video(self, number: int, camera: str) -> tuple[Path, int]:
-        row, key = self.rows[number], f"{IMAGE_PREFIX}{camera}"
-        if self.version == OLD_VERSION:
-            return self.root / str(self.info["video_path"]).format(video_key=key, **self._old(row)), 0
-        at = {name: row[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index")}
-        start = round(float(row[f"videos/{key}/from_timestamp"]) * self.schema.fps)
-        return self.root / str(self.info["video_path"]).format(video_key=key, **at), start
-
-    def _old(self, row: Mapping[str, Any]) -> dict[str, int]:
-        episode = int(row["episode_index"])
-        return {"episode_chunk": episode // int(self.info["chunks_size"]), "episode_index": episode}
-
-
-class _VideoFile:
-    """One mp4 read forward."""
-
-    def __init__(self, path: Path) -> None:
-        import av
-
-        self.path, self.next_frame = path, 0
+        Raises `ConfigError` for an unknown camera, and, by the episode, for pictures that are missing or at other times.
+        """
+        key = camera_key(self.root, self.info, self.columns, camera)
+        film: Film | None = None
         try:
-            self._container = av.open(str(path))
-        except (OSError, av.FFmpegError) as error:
-            raise CameraLostError("VIDEO_OPEN", f"cannot read {path}: {error}; copy the data set again") from None
-        self._stream = self._container.streams.video[0]
-        self._stream.thread_type = "AUTO"
-        self._decoded = self._container.decode(self._stream)
+            for number in numbers:
+                row = self.rows[number]
+                try:
+                    if self.info.features[key].dtype == "image":
+                        yield self._stacked(number, stored_pictures(self._images(number, key), self.root), size)
+                        continue
+                    span = row.spans.get(key)
+                    if span is None:
+                        raise CameraLostError("CAMERA_MISSING", "it has no video")
+                    if film is None or film.path != span.path:
+                        film = self._film(key, span, film)
+                    chosen = frame_numbers(film, span, self.stamps_s(number), self.schema.fps)
+                    yield self._stacked(number, film.frames(chosen), size)
+                except CameraLostError as error:
+                    raise ConfigError("DATASET_VIDEO", self._named(number, f"{camera}: {error}")) from None
+                except MisalignedError as error:
+                    raise self._wrong(number, f"{camera}: {error}") from None
+        finally:
+            if film is not None:
+                film.close()
 
-    def read(self, start: int, count: int) -> ImageArray:
-        """Return ``count`` frames from frame ``start`` on."""
+    def _film(self, key: str, span: Span, before: Film | None) -> Film:
+        if before is not None:
+            before.close()
+        film = Film(span.path)
+        if not self.info.is_old:
+            showing = ((row.index, row.spans[key]) for row in self.listed if key in row.spans)
+            sharing = [(index, part) for index, part in showing if part.path == span.path]
+            check_spans(film, sharing, self.schema.fps)
+        return film
+
+    def _stacked(self, number: int, pictures: Iterator[ImageArray], size: tuple[int, int] | None) -> ImageArray:
         kept: list[ImageArray] = []
-        for frame in self._decoded:
-            self.next_frame += 1
-            if self.next_frame > start:
-                kept.append(frame.to_ndarray(format="rgb24"))
-            if len(kept) == count:
-                return np.stack(kept)
-        raise CameraLostError(
-            "VIDEO_SHORT", f"{self.path}: wanted frames {start} to {start + count}, it ends at {self.next_frame}"
+        first: tuple[int, ...] | None = None
+        for image in pictures:
+            first = first or image.shape
+            if image.shape != first:
+                raise self._wrong(number, f"pictures of {list(first)} and of {list(image.shape)}; wanted one size")
+            kept.append(image if size is None else fit(image, *size))
+        return np.stack(kept)
+
+    def _images(self, number: int, key: str) -> pa.ChunkedArray:
+        row = self.rows[number]
+        columns = [name for name in parquet(row.data).schema_arrow.names if name in (INDEX, key)]
+        if key not in columns:
+            raise self._wrong(number, f"{row.data} has no column {key}")
+        table = read_columns(row.data, columns)
+        mine = table.filter(pc.equal(table[INDEX], row.index)) if INDEX in columns else table
+        if len(mine) != row.length:
+            raise self._wrong(number, f"wanted {row.length} pictures in {row.data}, got {len(mine)}")
+        return mine[key]
+
+    def _rows_of(self, number: int) -> pa.Table:
+        """Return the rows of episode ``number``: as many as it is said to have."""
+        row = self.rows[number]
+        if row.data not in self._table:
+            there = parquet(row.data).schema_arrow.names
+            index = [] if self.info.is_old else [INDEX]  # a file of its own needs none
+            wanted = [*index, self.columns.action, *filter(None, [self.columns.state])]
+            if missing := [name for name in wanted if name not in there]:
+                raise self._wrong(
+                    number, f"{row.data} has no column {', '.join(missing)}; it has {', '.join(there)[:300]}"
+                )
+            self._table.clear()
+            names = [*wanted, *(name for name in (INDEX, STAMP, TASK) if name in there)]
+            self._table[row.data] = read_columns(row.data, list(dict.fromkeys(names)))
+        table = self._table[row.data]
+        mine = table.filter(pc.equal(table[INDEX], row.index)) if INDEX in table.column_names else table
+        others = len(table) - len(mine) if self.info.is_old else 0
+        if len(mine) != row.length or others:
+            also = f" and {others} of other episodes" if others else ""
+            raise self._wrong(number, f"wanted its {row.length} rows in {row.data}, got {len(mine)}{also}")
+        return mine
+
+    def _vector(self, number: int, table: pa.Table, name: str, width: int) -> DoubleArray:
+        try:
+            numbers = _numbers(table[name], width)
+        except (pa.ArrowException, ValueError) as error:
+            raise self._wrong(number, f"{name}: {error}") from None
+        if len(bad := np.flatnonzero(~np.isfinite(numbers).all(axis=1))):
+            raise self._wrong(number, f"{name}: row {bad[0]} is not finite: {numbers[bad[0]].tolist()}")
+        return numbers
+
+    def _named(self, number: int, text: str) -> str:
+        return f"{self.root}: episode {self.rows[number].index}: {text}"
+
+    def _wrong(self, number: int, text: str) -> ConfigError:
+        return ConfigError("DATASET_EPISODE", self._named(number, text))
+
+
+def _numbers(column: pa.ChunkedArray, width: int) -> DoubleArray:
+    """Return a column of vectors, or of single numbers, as float64 N D; raises ValueError, `pa.ArrowException` for others."""
+    nulls = np.flatnonzero(column.is_null().to_numpy())
+    if len(nulls):
+        raise ValueError(f"row {nulls[0]} is null")
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        widths = pc.list_value_length(column).to_numpy()
+        if len(odd := np.flatnonzero(widths != width)):
+            raise ValueError(f"row {odd[0]} has {widths[odd[0]]} numbers; wanted {width}")
+        column = pc.list_flatten(column)
+    elif width != 1:
+        raise ValueError(f"each row is one {column.type}; wanted {width} numbers")
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)):
+        raise ValueError(f"each row is of {column.type}; wanted numbers")
+    if column.null_count:
+        raise ValueError(f"row {np.flatnonzero(column.is_null().to_numpy())[0] // width} has a null")
+    return np.asarray(column.to_numpy(), np.float64).reshape(-1, width)
+
+
+def open_dataset(root: Path, state: str | None = None, action: str | None = None) -> Dataset:
+    """Return the data set at ``root``; ``state`` and ``action`` name the features to read as such.
+
+    Raises `ConfigError` where there is none, none of a known version, or none with an episode, and for what it says that
+    cannot be.
+    """
+    info = read_info(root)
+    columns = columns_of(root, info, state, action)
+    listed = read_episodes(root, info)
+    there: dict[Path, bool] = {}
+    rows = tuple(row for row in listed if there.setdefault(row.data, row.data.exists()))
+    if not rows:
+        raise ConfigError(
+            "DATASET_EMPTY",
+            f"{root}: it tells of {len(listed)} episodes and has the rows of none; copy the data set again",
         )
-
-
-def open_dataset(root: Path) -> Dataset:
-    """Return the data set at ``root``; raises `ConfigError` where there is none, or one of another version."""
-    try:
-        info = json.loads((root / INFO).read_text("utf-8"))
-        version = info["codebase_version"]
-        rows = _old_rows(root, info) if version == OLD_VERSION else _rows(root) if version == VERSION else None
-        schema = _schema(info)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError("DATASET_OPEN", f"{root} is no LeRobot data set ({type(error).__name__}: {error})") from None
-    if rows is None:
-        raise ConfigError("DATASET_VERSION", f"{root}: wanted version {VERSION} or {OLD_VERSION}, got {version!r}")
-    return Dataset(root, version, schema, info, rows)
-
-
-def _rows(root: Path) -> _ROWS:
-    pattern = EPISODES_PATH.replace("{chunk_index:03d}", "*").replace("{file_index:03d}", "*")
-    tables = [pq.read_table(path) for path in sorted(root.glob(pattern))]
-    facts = [table.select([name for name in table.column_names if not name.startswith("stats/")]) for table in tables]
-    return tuple(
-        sorted((row for table in facts for row in table.to_pylist()), key=lambda row: int(row["episode_index"]))
-    )
-
-
-def _old_rows(root: Path, info: Mapping[str, Any]) -> _ROWS:
-    lines = (root / OLD_EPISODES).read_text("utf-8").splitlines()
-    rows = (json.loads(line) for line in lines if line.strip())
-    data = str(info["data_path"])
-    chunk = int(info["chunks_size"])
-    # A part of a data set is one too: what is not there is no episode.
-    return tuple(
-        row
-        for row in rows
-        if (
-            root / data.format(episode_chunk=row["episode_index"] // chunk, episode_index=row["episode_index"])
-        ).is_file()
-    )
-
-
-def _schema(info: Mapping[str, Any]) -> Schema:
-    features = info["features"]
-    images = {name: feature["shape"] for name, feature in features.items() if feature["dtype"] == "video"}
-    return Schema(
-        robot_type=str(info.get("robot_type") or "unknown"),
-        fps=float(info["fps"]),
-        cameras={name.removeprefix(IMAGE_PREFIX): (int(shape[0]), int(shape[1])) for name, shape in images.items()},
-        state_names=_names(features, STATE),
-        action_names=_names(features, ACTION),
-    )
-
-
-def _names(features: Mapping[str, Any], feature: str) -> tuple[str, ...]:
-    """Return the names of a vector's numbers, however they are nested; its indices where it has none."""
-    listed = features.get(feature, {}).get("names")
-    while isinstance(listed, Mapping):
-        listed = next(iter(listed.values()))
-    if listed is None:
-        return tuple(map(str, range(int(features[feature]["shape"][0])))) if feature in features else ()
-    if listed and isinstance(listed[0], list):
-        listed = listed[0]
-    return tuple(map(str, listed))
+    return Dataset(root, schema_of(root, info, columns), info, columns, rows, listed, read_tasks(root, info))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dvgwm.runtime.display.video import encode_mp4
-from dvgwm.runtime.errors import RecordingError
+from dvgwm.runtime.errors import RecordingError, ShapeError
 from dvgwm.runtime.files import write_atomic, write_json
 from dvgwm.runtime.types import DoubleArray
 
@@ -35,9 +35,11 @@ def write_episodes(
 
     ``tasks`` numbers the instructions. The file counts as written once its episode table is there; its frames are
     numbered from 0 until `finish`, so files may be written in any order. Raises `RecordingError` where the place cannot
-    be written.
+    be written, `ShapeError` for an episode whose rows and frames are not as many, or not of the schema's sizes.
     """
     at = place(index)
+    for number, episode in enumerate(episodes, first_episode):
+        _check_rows(schema, number, episode)
     for camera in schema.cameras:
         frames = np.concatenate([episode.frames[camera] for episode in episodes])
         starts = np.cumsum([0, *(len(episode.state) for episode in episodes)])[:-1]
@@ -46,6 +48,23 @@ def write_episodes(
     _write(root / lerobot.DATA_PATH.format(**at), _parquet(_frame_table(schema, first_episode, tasks, episodes)))
     table = _episode_table(schema, at, first_episode, episodes)
     _write(root / lerobot.EPISODES_PATH.format(**at), _parquet(table))
+
+
+def _check_rows(schema: Schema, number: int, episode: Episode) -> None:
+    """Raise `ShapeError` where an episode's frames, states and actions do not belong together."""
+    rows = len(episode.action)
+    wanted: dict[str, tuple[int, ...]] = {camera: (rows, *size, 3) for camera, size in schema.cameras.items()}
+    wanted |= {"state": (rows, len(schema.state_names)), "action": (rows, len(schema.action_names))}
+    got = {camera: frames.shape for camera, frames in episode.frames.items()}
+    got |= {"state": episode.state.shape, "action": episode.action.shape}
+    for name, shape in wanted.items():
+        if not rows or got.get(name) != shape:
+            raise ShapeError(
+                "EPISODE_ROWS", f"episode {number}: wanted {name} as {list(shape)}, got {list(got.get(name, ()))}"
+            )
+    for name, values in (("state", episode.state), ("action", episode.action)):
+        if not np.isfinite(values).all():
+            raise ShapeError("EPISODE_ROWS", f"episode {number}: {name} is not finite")
 
 
 def written(root: Path, index: int) -> bool:
@@ -112,8 +131,10 @@ def _frame_table(schema: Schema, first_episode: int, tasks: Mapping[str, int], e
         "task_index": np.repeat([tasks[episode.instruction] for episode in episodes], lengths),
     }
     columns = {
-        lerobot.STATE: _vectors(np.concatenate([episode.state for episode in episodes])),
-        lerobot.ACTION: _vectors(np.concatenate([episode.action for episode in episodes])),
+        **{
+            name: _vectors(np.concatenate([_vector(episode, name) for episode in episodes]))
+            for name in lerobot.vectors_of(schema)
+        },
         "timestamp": pa.array((within / schema.fps).astype(np.float32)),
         **{name: pa.array(numbers[name].astype(np.int64)) for name in lerobot.INDICES},
     }
@@ -138,7 +159,7 @@ def _episode_table(schema: Schema, at: Mapping[str, int], first_episode: int, ep
         columns |= {f"{key}/{name}": np.full(total, value) for name, value in at.items()}
         columns[f"{key}/from_timestamp"] = (ends - lengths) / schema.fps
         columns[f"{key}/to_timestamp"] = ends / schema.fps
-    statistics = [dict(_statistics(episode)) for episode in episodes]
+    statistics = [dict(_statistics(schema, episode)) for episode in episodes]
     for name in statistics[0]:
         columns[f"stats/{name}"] = [row[name] for row in statistics]
     for name in episodes[0].extras:
@@ -146,8 +167,13 @@ def _episode_table(schema: Schema, at: Mapping[str, int], first_episode: int, ep
     return pa.table({name: pa.array(values) for name, values in columns.items()})
 
 
-def _statistics(episode: Episode) -> Iterator[tuple[str, Any]]:
-    for name, values in ((lerobot.STATE, episode.state), (lerobot.ACTION, episode.action)):
+def _vector(episode: Episode, name: str) -> DoubleArray:
+    return episode.state if name == lerobot.STATE else episode.action
+
+
+def _statistics(schema: Schema, episode: Episode) -> Iterator[tuple[str, Any]]:
+    for name in lerobot.vectors_of(schema):
+        values = _vector(episode, name)
         for kind, row in _moments(values.astype(np.float64)).items():
             yield f"{name}/{kind}", row.tolist()
         yield f"{name}/count", [len(values)]

@@ -1,6 +1,7 @@
 """Recording the simulated expert, and the arrays that the loops read."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_every_task_is_recorded_and_split_by_layout(recorded):
     assert (census.train, census.test) == (20, 5)
     dataset = open_dataset(root)
     train, test = split(dataset)
-    layouts = [{dataset.rows[number]["layout_seed"] for number in part} for part in (train, test)]
+    layouts = [{dataset.rows[number].facts["layout_seed"] for number in part} for part in (train, test)]
     assert not layouts[0] & layouts[1]
     assert min(layouts[0] | layouts[1]) >= data.FIRST_SEED
     assert census.shortest >= 49
@@ -70,7 +71,7 @@ def test_arrays_hold_the_frames_before_compression_and_the_actions(recorded):
 @pytest.mark.thorough
 def test_without_a_split_of_its_own_a_fifth_of_every_task_is_held_out(recorded):
     dataset = open_dataset(recorded[0])
-    dataset.info.pop("splits")
+    dataset = replace(dataset, info=replace(dataset.info, splits=None))
     train, test = split(dataset)
     assert sorted((*train, *test)) == list(range(25))
     words, held = (Counter(map(dataset.instruction, numbers)) for numbers in (range(25), test))

@@ -46,7 +46,7 @@ def test_libero_is_read_upright_without_no_ops_and_split_by_task(tmp_path):
     source.mkdir()
     for n in range(5):
         write_task(source / f"task_{n}_demo.hdf5", 2, "Open the drawer" if n == 4 else None)
-    census = data.record_from(source, None, (64, 96), tmp_path / "out", silent)
+    census = data.record_from(source, (64, 96), tmp_path / "out", silent)
     assert census.episodes == 10
     assert census.tasks["task 0"] == 2
     assert census.tasks["open the drawer"] == 2
@@ -60,7 +60,7 @@ def test_libero_is_read_upright_without_no_ops_and_split_by_task(tmp_path):
     frames = arrays.frames(0)
     assert frames.shape == (41, 64, 96, 3)
     assert frames[0, 5].mean() > 250 > 5 > frames[0, -5].mean()
-    assert dataset.info["fps"] == 20
+    assert dataset.info.fps == 20
 
 
 def test_no_ops_move_nothing_and_leave_the_gripper():
@@ -71,7 +71,7 @@ def test_no_ops_move_nothing_and_leave_the_gripper():
 
 
 def test_a_lerobot_set_is_resized_and_its_held_out_episodes_come_last(demonstrations, tmp_path):
-    census = data.record_from(demonstrations, "scene", (32, 48), tmp_path / "small", silent)
+    census = data.record_from(demonstrations, (32, 48), tmp_path / "small", silent, camera="scene")
     assert (census.train, census.test) == (16, 4)
     arrays, before = open_arrays(tmp_path / "small", "scene"), open_arrays(demonstrations, "scene")
     assert arrays.frames(3).shape[1:] == (32, 48, 3)
@@ -81,9 +81,9 @@ def test_a_lerobot_set_is_resized_and_its_held_out_episodes_come_last(demonstrat
 
 def test_what_cannot_be_read_or_overwritten_is_refused(demonstrations, tmp_path):
     with pytest.raises(ConfigError, match="found none"):
-        data.record_from(tmp_path, None, (32, 48), tmp_path / "out", silent)
+        data.record_from(tmp_path, (32, 48), tmp_path / "out", silent)
     (tmp_path / "bad.hdf5").write_bytes(b"no")
     with pytest.raises(ConfigError, match="is no LIBERO file"):
-        data.record_from(tmp_path, None, (32, 48), tmp_path / "out", silent)
+        data.record_from(tmp_path, (32, 48), tmp_path / "out", silent)
     with pytest.raises(ConfigError, match="is not empty"):
-        data.record_from(demonstrations, None, (32, 48), demonstrations, silent)
+        data.record_from(demonstrations, (32, 48), demonstrations, silent)

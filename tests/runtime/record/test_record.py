@@ -1,6 +1,7 @@
 """LeRobot data sets: what is written is read back, stopped recordings go on, and version 2.1 is read too."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ pytest.importorskip("av", reason="the record extra is not installed")
 import pyarrow.parquet as pq
 
 from dvgwm.runtime.display.video import encode_mp4
-from dvgwm.runtime.errors import CameraLostError, ConfigError
+from dvgwm.runtime.errors import ConfigError, ShapeError
 from dvgwm.runtime.record.lerobot import Episode, Schema
 from dvgwm.runtime.record.reader import open_dataset
 from dvgwm.runtime.record.writer import finish, write_episodes, written
@@ -51,7 +52,7 @@ def test_a_data_set_is_read_back(tmp_path):
     dataset = open_dataset(tmp_path)
     assert len(dataset) == 3
     assert dataset.schema == SCHEMA
-    assert dataset.info["seed"] == 4
+    assert json.loads((tmp_path / "meta/info.json").read_text())["seed"] == 4
     for number, one in enumerate(wanted):
         state, action = dataset.vectors(number)
         assert np.allclose(state, one.state, atol=1e-6)
@@ -133,17 +134,44 @@ def test_what_is_no_data_set_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no LeRobot data set"):
         open_dataset(tmp_path)
     record(tmp_path)
-    with pytest.raises(ConfigError, match="wanted one of scene; got 'wrist'"):
+    with pytest.raises(ConfigError, match=r"wanted --camera wrist among its features; cameras: scene; for state"):
         open_dataset(tmp_path).frames(0, "wrist")
     info = json.loads((tmp_path / "meta/info.json").read_text())
     (tmp_path / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v1.6"}))
-    with pytest.raises(ConfigError, match=r"wanted version v3\.0 or v2\.1, got 'v1\.6'"):
+    with pytest.raises(ConfigError, match=r"wanted a LeRobot data set of v3\.0, v2\.0, v2\.1, got 'v1\.6'"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["scene", "state", "action", "size", "nan"])
+def test_rows_and_frames_that_are_not_as_many_are_not_written(tmp_path, part):
+    one = episode(6, 5)
+    changed = {
+        "scene": {"frames": {"scene": one.frames["scene"][:5]}},
+        "state": {"state": one.state[:5]},
+        "action": {"action": one.action[:, :2]},
+        "size": {"frames": {"scene": one.frames["scene"][:, :16]}},
+        "nan": {"action": one.action * np.nan},
+    }[part]
+    with pytest.raises(ShapeError, match="episode 4: ") as caught:
+        write_episodes(tmp_path, SCHEMA, 0, 3, TASKS, [one, replace(one, **changed)])
+    assert caught.value.log_code == "EPISODE_ROWS"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_data_set_without_a_state_says_so(tmp_path):
+    schema = replace(SCHEMA, state_names=())
+    one = replace(episode(6, 5), state=np.empty((6, 0)))
+    write_episodes(tmp_path, schema, 0, 0, TASKS, [one])
+    finish(tmp_path, schema, TASKS, {"train": "0:1"}, {})
+    dataset = open_dataset(tmp_path)
+    assert dataset.schema == schema
+    assert dataset.vectors(0)[0].shape == (6, 0)
+    assert "observation.state" not in json.loads((tmp_path / "meta/info.json").read_text())["features"]
 
 
 def test_a_video_that_ends_too_soon_is_told(tmp_path):
     record(tmp_path)
     short = tmp_path / "videos/observation.images.scene/chunk-000/file-001.mp4"
     short.write_bytes(encode_mp4(smooth(3, 3), 10.0))
-    with pytest.raises(CameraLostError, match="wanted frames 0 to 7, it ends at 3"):
+    with pytest.raises(ConfigError, match=r"episode 2: .*end at 0\.7000 s in .*, whose last frame is at 0\.2000 s"):
         open_dataset(tmp_path).frames(2, "scene")
