@@ -46,7 +46,7 @@ def demonstrations(files: list[Path], size: tuple[int, int]) -> Iterator[Episode
                     episode = _episode(file["data"][name], _instruction(file["data"], path), size)
                     if episode is not None:
                         yield episode
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ConfigError("LIBERO_FILE", f"{path} is no LIBERO file ({error}); download it again") from None
 
 

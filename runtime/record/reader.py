@@ -212,7 +212,7 @@ def open_dataset(root: Path, state: str | None = None, action: str | None = None
     rows = tuple(row for row in listed if there.setdefault(row.data, row.data.exists()))
     if not rows:
         raise ConfigError(
-            "DATASET_EMPTY",
+            "DATASET_ABSENT",
             f"{root}: it tells of {len(listed)} episodes and has the rows of none; copy the data set again",
         )
     return Dataset(root, schema_of(root, info, columns), info, columns, rows, listed, read_tasks(root, info))
