@@ -1,6 +1,7 @@
 """Files and directories that are written whole or not at all."""
 
 import errno
+import fcntl
 import itertools
 import json
 import os
@@ -9,7 +10,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,32 +32,142 @@ def whole_directory(target: Path, marker: str, content: str) -> Iterator[Path]:
     """Give an empty directory that gets the name ``target`` if all goes well, in place of an older one that holds ``marker``.
 
     Nothing is left of it otherwise; but where it is written and cannot get its name it stays, and the error says where.
-    Raises `ConfigError` where ``target`` is something else than ``content`` (a run, a bundle), `RecordingError` where it
-    cannot be made.
+    Raises `ConfigError` where ``target`` is something else than ``content`` (a run, a bundle) or is just being written by
+    another command, `RecordingError` where it cannot be made.
     """
     check_place(target, marker, content)
     target = Path(os.path.abspath(target))
-    staging = target.with_name(f".{target.name}.unfinished")
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
-        created = [folder for folder in (staging, *staging.parents) if not folder.exists()]
-    except OSError as error:
-        raise _unwritten(target, error) from None
-    failure: OSError | None = None
-    with unfinished(created[-1]):
-        try:
-            _make(staging)
+    with _made_folders(target.parent):
+        lock = _claimed(_staging(target))
+        if lock is None:
+            raise ConfigError(
+                "OUT_BUSY", f"{target} is just being written by another command; wait for it, or name another --out"
+            )
+        with _staged(target, lock) as staging:
             yield staging
-            failure = _take_name(staging, target)
-        except BaseException:
-            if staging.exists() or not target.exists():  # stopped a moment later it has its name, and is whole
-                shutil.rmtree(created[-1], ignore_errors=True)
-            raise
+
+
+@contextmanager
+def numbered_directory(parent: Path) -> Iterator[tuple[Path, Path]]:
+    """Give an empty directory, and the place in ``parent`` that it gets if all goes well: the next number that is nobody's.
+
+    Commands that begin together get numbers one after the other. Raises `RecordingError` where it cannot be made.
+    """
+    whole = Path(os.path.abspath(parent))
+    with _made_folders(whole):
+        for number in itertools.count(1):
+            target = whole / f"{number:04d}"
+            if os.path.lexists(target) or (lock := _claimed(_staging(target))) is None:
+                continue
+            if os.path.lexists(target):  # it got its name between the two looks
+                _staging(target).rmdir()
+                os.close(lock)
+                continue
+            with _staged(target, lock) as staging:
+                yield staging, parent / target.name
+            return
+
+
+def leftovers(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield what commands have not finished in ``folder``, and whether it is just being written: else they were killed."""
+    for path in sorted(folder.glob(".*.unfinished")):
+        lock = _locked(path)
+        yield path, lock is None
+        if lock is not None:
+            os.close(lock)
+
+
+def remove_unclaimed(path: str) -> None:
+    """Remove the directory at ``path`` unless another command has begun to write to it."""
+    lock = _locked(Path(path))
+    if lock is not None:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+@contextmanager
+def _made_folders(folder: Path) -> Iterator[None]:
+    """Make ``folder`` and what it lies in; those that were made and are empty at the end, or after a death, are removed."""
+    try:
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritten(folder, error) from None
+    for each in made:
+        sys.audit("dvgwm.made", each)
+    try:
+        yield
+    finally:
+        for each in made:
+            with suppress(OSError):  # it holds what was written, by this command or another
+                each.rmdir()
+
+
+@contextmanager
+def _staged(target: Path, lock: int) -> Iterator[Path]:
+    """Give the locked staging directory of ``target``, which gets its name if all goes well."""
+    staging = _staging(target)
+    failure: OSError | None = None
+    try:
+        with unfinished(staging):
+            try:
+                yield staging
+                failure = _take_name(staging, target)
+            except BaseException:
+                # Stopped a moment later it has its name, and is whole.
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
+    finally:
+        os.close(lock)
     if failure is not None:
         raise RecordingError(
             "OUTPUT_NAME",
             f"cannot give {staging} the name {target.name}: {failure.strerror}; everything is in {staging}",
         )
+
+
+def _staging(target: Path) -> Path:
+    return target.with_name(f".{target.name}.unfinished")
+
+
+def _claimed(staging: Path) -> int | None:
+    """Return a descriptor that holds ``staging``, empty, for this process; None where another process holds it.
+
+    A killed command's is taken over: the kernel has let go of it. Raises `RecordingError` where it cannot be made.
+    """
+    try:
+        while True:
+            staging.mkdir(exist_ok=True)
+            lock = _locked(staging)
+            if lock is None:
+                if staging.exists():
+                    return None
+                continue
+            for left in staging.iterdir():
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            return lock
+    except OSError as error:
+        raise _unwritten(staging, error) from None
+
+
+def _locked(path: Path) -> int | None:
+    """Return a descriptor that holds the directory at ``path``; None where it is not there, or another process holds it."""
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    with suppress(OSError):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno == errno.EWOULDBLOCK:
+                os.close(lock)
+                return None
+            # A file system without locks: there nobody can be told apart from the dead.
+        if os.path.samestat(os.fstat(lock), os.lstat(path)):  # else it has got its name, or is gone
+            return lock
+    os.close(lock)
+    return None
 
 
 def check_place(target: Path, marker: str, content: str) -> None:
@@ -121,13 +232,6 @@ def write_json(path: Path, value: Any) -> None:
 
 def _unwritten(path: Path, error: OSError) -> RecordingError:
     return RecordingError("OUTPUT_WRITE", f"cannot write {path}: {error.strerror}; name another place")
-
-
-def _make(staging: Path) -> None:
-    try:
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise _unwritten(staging, error) from None
 
 
 def _take_name(staging: Path, target: Path) -> OSError | None:

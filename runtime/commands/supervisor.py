@@ -6,7 +6,6 @@ to load, is deaf. This one never does either. Only the standard library is impor
 
 import os
 import select
-import shutil
 import signal
 import sys
 import time
@@ -25,6 +24,7 @@ from ..errors import (
     QuitRunError,
     TerminatedRunError,
 )
+from ..files import remove_unclaimed
 
 GRACE_S = 1.0
 """What a command gets to stop by itself."""
@@ -67,6 +67,9 @@ def supervise(work: Callable[[], int], kept: str) -> NoReturn:
     stopped, status, story = _wait(command, journal, heard)
     for path in story.unfinished:
         _remove(path)
+    for path in story.made:
+        with suppress(OSError):
+            os.rmdir(path)
     error = _ending(stopped, status, story, kept)
     if error is not None:
         _tell(error)
@@ -74,10 +77,11 @@ def supervise(work: Callable[[], int], kept: str) -> NoReturn:
 
 
 class _Story:
-    """The command's account of itself: its unfinished paths, the running engine, whether it came to its end."""
+    """The command's account of itself: unfinished paths, folders made for them, the running engine, whether it ended."""
 
     def __init__(self) -> None:
         self.unfinished: dict[str, None] = {}
+        self.made: list[str] = []
         self.engine = ""
         self.ended = False
         self._rest = b""
@@ -90,6 +94,8 @@ class _Story:
                 self.unfinished[fact] = None
             elif event == "dvgwm.finished":
                 self.unfinished.pop(fact, None)
+            elif event == "dvgwm.made":
+                self.made.append(fact)
             elif event == "dvgwm.ended":
                 self.ended = True
             else:
@@ -198,7 +204,7 @@ def _read(descriptor: int) -> bytes:
 
 def _remove(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
+        remove_unclaimed(path)
         return
     with suppress(OSError):
         os.unlink(path)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..denoise import Progress as OnProgress
 from ..errors import printable
-from ..files import check_writable, whole_directory, write_atomic, write_json
+from ..files import check_writable, numbered_directory, whole_directory, write_atomic, write_json
 from ..pipeline import Pipeline
 from ..profiler import Profiler, peak_memory_bytes
 from .joints import joints_csv
@@ -23,6 +23,7 @@ from .report import Finished, write_report
 from .video import encode_gif, side_by_side, write_video
 
 RUN_FILE = "run.json"
+RUNS = Path("runs")
 UNTRAINED = "The weights are untrained (seeded random): the imagined video is noise and the actions mean nothing."
 
 
@@ -33,11 +34,14 @@ def outputs(out: Path | None, gif: Path | None) -> Iterator[tuple[Path, Path]]:
     It gets that name only if all goes well. Raises as `files.whole_directory`, and before anything is made
     `RecordingError` where ``gif`` cannot be written.
     """
-    target = out or _next(Path("runs"))
     if gif is not None:
         check_writable(gif)
-    with whole_directory(target, RUN_FILE, "run") as directory:
-        yield directory, target
+    if out is None:
+        with numbered_directory(RUNS) as places:
+            yield places
+    else:
+        with whole_directory(out, RUN_FILE, "run") as directory:
+            yield directory, out
 
 
 @contextmanager
@@ -159,11 +163,3 @@ def engine_facts(pipeline: Pipeline) -> dict[str, str]:
         "samplers": "; ".join(samplers),
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}, Python {platform.python_version()}",
     }
-
-
-def _next(parent: Path) -> Path:
-    """Return the first number under ``parent`` that is not taken."""
-    number = 1
-    while (parent / f"{number:04d}").exists():
-        number += 1
-    return parent / f"{number:04d}"
