@@ -8,7 +8,7 @@ import numpy as np
 
 from dvgwm.runtime.errors import ConfigError, ShapeError
 from dvgwm.runtime.seams import Scene
-from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, MotionRecord, Observation, Tick
+from dvgwm.runtime.types import ActionChunk, ArmEvent, DoubleArray, MotionRecord, Observation, PlannedJoints, Tick
 
 from . import messages, motion
 from .spec import ArmModel, RobotSpec, SimulatedRobot, SimulationOptions, simulated
@@ -135,6 +135,17 @@ def joint_targets(
         missed += not reached
         targets.append((*map(float, joints), float(action[-1])))
     return tuple(targets), missed
+
+
+def planned_joints(spec: RobotSpec, chunk: ActionChunk) -> PlannedJoints:
+    """Return what the joints of a robot that nobody has seen would be at the actions of ``chunk``.
+
+    The first ones are near the middle of the joints' ranges. Raises as `joint_targets`.
+    """
+    joints = spec.arm.limits.joints
+    middle = [(low + high) / 2 for low, high in zip(joints.lower, joints.upper, strict=True)]
+    targets, missed = joint_targets(spec.arm, chunk, middle[:-1])
+    return PlannedJoints(spec.name, spec.arm.joint_names, targets, missed)
 
 
 def unreachable(missed: int, count: int, time_s: float) -> ArmEvent:

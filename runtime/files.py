@@ -19,12 +19,14 @@ from .errors import ConfigError, RecordingError
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[None]:
-    """Tell whoever supervises this process, as an audit event, to remove ``path`` where the process dies meanwhile."""
+    """Tell whoever supervises this process, as an audit event, to remove ``path`` where the process dies or is stopped."""
     sys.audit("dvgwm.unfinished", path.absolute())
     try:
         yield
-    finally:
+    except Exception:
         sys.audit("dvgwm.finished", path.absolute())
+        raise
+    sys.audit("dvgwm.finished", path.absolute())
 
 
 @contextmanager
@@ -37,14 +39,12 @@ def whole_directory(target: Path, marker: str, content: str) -> Iterator[Path]:
     """
     check_place(target, marker, content)
     target = Path(os.path.abspath(target))
-    with _made_folders(target.parent):
-        lock = _claimed(_staging(target))
-        if lock is None:
+    with _made_folders(target.parent), _staged(target) as staging:
+        if staging is None:
             raise ConfigError(
                 "OUT_BUSY", f"{target} is just being written by another command; wait for it, or name another --out"
             )
-        with _staged(target, lock) as staging:
-            yield staging
+        yield staging
 
 
 @contextmanager
@@ -57,15 +57,12 @@ def numbered_directory(parent: Path) -> Iterator[tuple[Path, Path]]:
     with _made_folders(whole):
         for number in itertools.count(1):
             target = whole / f"{number:04d}"
-            if os.path.lexists(target) or (lock := _claimed(_staging(target))) is None:
+            if os.path.lexists(target):
                 continue
-            if os.path.lexists(target):  # it got its name between the two looks
-                _staging(target).rmdir()
-                os.close(lock)
-                continue
-            with _staged(target, lock) as staging:
-                yield staging, parent / target.name
-            return
+            with _staged(target, new=True) as staging:
+                if staging is not None:
+                    yield staging, parent / target.name
+                    return
 
 
 def leftovers(folder: Path) -> Iterator[tuple[Path, bool]]:
@@ -104,30 +101,36 @@ def _made_folders(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _staged(target: Path, lock: int) -> Iterator[Path]:
-    """Give the locked staging directory of ``target``, which gets its name if all goes well."""
-    staging = _staging(target)
+def _staged(target: Path, new: bool = False) -> Iterator[Path | None]:
+    """Give a directory of this process alone, which gets the name ``target`` if all goes well.
+
+    Give None where another process has it, or where it is to be ``new`` and has just got its name.
+    """
+    staging = target.with_name(f".{target.name}.unfinished")
+    lock: int | None = None
     failure: OSError | None = None
-    try:
-        with unfinished(staging):
-            try:
-                yield staging
-                failure = _take_name(staging, target)
-            except BaseException:
-                # Stopped a moment later it has its name, and is whole.
+    with unfinished(staging):
+        try:
+            lock = _claimed(staging)
+            if lock is None or (new and os.path.lexists(target)):
+                yield None
+                if lock is not None:
+                    staging.rmdir()
+                return
+            yield staging
+            failure = _take_name(staging, target)
+        except BaseException:
+            if lock is not None:  # stopped a moment later it has its name, and is whole
                 shutil.rmtree(staging, ignore_errors=True)
-                raise
-    finally:
-        os.close(lock)
+            raise
+        finally:
+            if lock is not None:
+                os.close(lock)
     if failure is not None:
         raise RecordingError(
             "OUTPUT_NAME",
             f"cannot give {staging} the name {target.name}: {failure.strerror}; everything is in {staging}",
         )
-
-
-def _staging(target: Path) -> Path:
-    return target.with_name(f".{target.name}.unfinished")
 
 
 def _claimed(staging: Path) -> int | None:

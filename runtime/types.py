@@ -1,6 +1,6 @@
 """What the modules hand to one another: tensor specs, observations, plans, action chunks, what motion tells."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -116,10 +116,35 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class MotionRecord:
-    """The newest ticks of an arm's motion, oldest first; joints in radians, a gripper's opening as a share."""
+    """The newest ticks of an arm's motion, oldest first; joints in radians, a gripper's opening, the last one, as a share."""
 
     joint_names: tuple[str, ...]
     ticks: tuple[Tick, ...]
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The unit of every joint."""
+        return joint_units(self.joint_names)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedJoints:
+    """What a robot's joints would be at the actions of a plan: a row each; how many of them are out of its reach."""
+
+    robot: str
+    names: tuple[str, ...]
+    positions: tuple[tuple[float, ...], ...]
+    out_of_reach: int
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The unit of every joint."""
+        return joint_units(self.names)
+
+
+def joint_units(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the units of an arm's joints: radians, and for the last one, the gripper, its opening of 0 to 1."""
+    return (*("rad" for _ in names[1:]), "0..1")
 
 
 @dataclass(frozen=True, slots=True)

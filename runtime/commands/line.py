@@ -62,7 +62,10 @@ rebuild_option = click.option(
 
 
 @click.group(invoke_without_command=True, epilog=EPILOG, context_settings={"max_content_width": 100})
-@click.option("--robot", help="Robot to drive, such as galaxea_a1; simulated unless --live is given.")
+@click.option(
+    "--robot",
+    help="Robot to drive, such as galaxea_a1; simulated unless --live is given. With --plan-only: its joints.",
+)
 @click.option("--task", help="Simulated task (default: the first), or TASK:OBJECT.")
 @click.option("--instruction", help="What the robot is to do (default: the simulated task's own sentence).")
 @click.option("--seed", type=Seed, default=0, show_default=True, help="Seed of the layout and of all noise.")
@@ -88,7 +91,7 @@ rebuild_option = click.option(
 @click.option("--dry-run", is_flag=True, help="With --live: do all but send; nothing moves, nobody is asked.")
 @click.option("--approve", is_flag=True, help="With --live: show every imagined video, and wait for a yes.")
 @click.option("--out", type=Place(), help="Directory for video, profile and report (default: runs/N).")
-@click.option("--gif", type=Place(), help="Also write imagined beside real here, as an animated GIF.")
+@click.option("--gif", type=Place(), help="Also write what was imagined beside what was seen here, as an animated GIF.")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 @bundle_options
 @rebuild_option

@@ -6,17 +6,22 @@ from typing import Any
 
 import numpy as np
 
+from ..bundle.manifest import ActionContract
 from ..bundle.tokenizer import check_instruction
 from ..cameras.footage import fit_note, open_footage
 from ..cameras.image import fit
+from ..config.plugins import load_robot, planned_joints
 from ..config.settings import RecordingSettings
+from ..display.actions import PlannedActions
 from ..display.compiling import compiling_progress
 from ..display.report import Finished
 from ..display.results import outputs, progress_bars, publish
 from ..errors import ConfigError
 from ..pipeline import Pipeline
 from ..profiler import Profiler
-from ..types import ActionChunk, ImageArray, Observation, Plan
+from ..seams import RobotSpec
+from ..types import ActionChunk, ImageArray, Observation, Plan, PlannedJoints
+from .readiness import check_actions
 
 
 def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
@@ -24,6 +29,7 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
     if settings.camera is None:
         raise ConfigError("CAMERA_OPTION", "--plan-only wants --camera PATH: an image, a folder of images or a video")
     instruction = check_instruction(settings.instruction or "")
+    spec = None if settings.robot is None else load_robot(settings.robot, settings.limits)
     recording = Path(settings.camera)
     footage = open_footage(recording)
     started = time.perf_counter()
@@ -31,14 +37,14 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
         outputs(settings.out, settings.gif) as (directory, shown_as),
         settings.engines.open(compiling_progress) as pipeline,
     ):
-        contract = pipeline.manifest.input
-        size = contract.height_px, contract.width_px
-        first = footage.sampled(contract.fps, 1, settings.at_s)[0]
+        seen, contract = pipeline.manifest.input, pipeline.manifest.action
+        size = seen.height_px, seen.width_px
+        first = footage.sampled(seen.fps, 1, settings.at_s)[0]
         pipeline.warmup()
         profiler, begun = Profiler(), time.perf_counter()
         plan, chunk = _plan(pipeline, fit(first, *size), instruction, settings.seed, profiler)
         wall_s = time.perf_counter() - begun
-        recorded = footage.sampled(contract.fps, len(plan.frames), settings.at_s, size)
+        recorded = footage.sampled(seen.fps, len(plan.frames), settings.at_s, size)
         note = fit_note((first.shape[0], first.shape[1]), size)
         done = Finished(
             title=f"dvgwm on {recording.name}",
@@ -46,7 +52,9 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
             facts={"recording": f"{recording} from {settings.at_s:g} s: {note}"},
             plans=[plan],
             imagined=plan.frames,
-            real=recorded,
+            seen=recorded,
+            seen_as="recorded",
+            planned=PlannedActions(chunk, contract, None if spec is None else _joints(spec, contract, chunk)),
             events=(),
             profiler=profiler,
             cold_start_s=begun - started,
@@ -63,6 +71,12 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
         )
         published = publish(directory, shown_as, pipeline, done)
     return published.show(settings.gif)
+
+
+def _joints(spec: RobotSpec, contract: ActionContract, chunk: ActionChunk) -> PlannedJoints:
+    planned = planned_joints(spec, chunk)
+    check_actions(contract, spec.name, planned.names)
+    return planned
 
 
 def _plan(

@@ -11,7 +11,7 @@ from ..entries import broken, find, load
 from ..errors import BundleMissingError, ConfigError
 from ..pipeline import Pipeline
 from ..seams import Camera, LiveArm, RobotSpec, SimulatedArm, Simulation
-from ..types import Observation
+from ..types import ActionChunk, Observation, PlannedJoints
 
 DEFAULT_BUNDLE = "a1_tiny"
 RUNS: Mapping[str, str] = {"onnx_cuda": "onnx", "tensorrt": "onnx"}
@@ -89,6 +89,12 @@ def open_live(
     seen = {"camera": camera, "camera_name": camera_name, "on_frame": on_frame}
     arm: LiveArm = load("arm", "open_live_arm")(spec, address=address, settings=settings, dry_run=dry_run, **seen)
     return arm
+
+
+def planned_joints(spec: RobotSpec, chunk: ActionChunk) -> PlannedJoints:
+    """Return what the joints of a robot that nobody has seen would be at the actions of ``chunk``."""
+    planned: PlannedJoints = load("arm", "planned_joints")(spec, chunk)
+    return planned
 
 
 def find_bundle(path: Path | None, backend: str | None, places: tuple[Path, ...]) -> Bundle:

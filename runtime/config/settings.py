@@ -164,7 +164,7 @@ class CompilingSettings:
 
 @dataclass(frozen=True, slots=True)
 class RecordingSettings:
-    """A plan from a recording, with no robot."""
+    """A plan from a recording, with no robot; ``robot`` is one whose joints the actions are shown for."""
 
     camera: str | None
     at_s: float
@@ -173,6 +173,8 @@ class RecordingSettings:
     out: Path | None
     gif: Path | None
     engines: EngineSettings
+    robot: str | None = None
+    limits: Path | None = None
 
 
 T = TypeVar("T", SimulationSettings, LiveSettings, RecordingSettings, ReadinessSettings, CompilingSettings)

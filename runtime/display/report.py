@@ -13,25 +13,31 @@ from ..errors import printable
 from ..files import write_atomic
 from ..profiler import UNATTRIBUTED, Profiler, StageRow
 from ..types import ArmEvent, ImageArray, MotionRecord, Plan
+from .actions import PlannedActions
 from .joints import joints_drawing
 from .latency import PAPER_FLOP, PAPER_S, seconds, work
+from .strips import HEIGHT as STRIP_HEIGHT
+from .strips import WIDTH as STRIP_WIDTH
 from .video import contact_sheet, png
 
-PALETTE = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#f0e442", "#999999", "#332288", "#882255")
-"""Okabe and Ito's colours, told apart by colour-blind readers, and two of Tol's."""
+PALETTE = (
+    "#0077bb", "#ee7733", "#aaee99", "#6666ff", "#eedd00", "#883300", "#bbbbff", "#882266", "#886655", "#2233aa", "#0000ff"
+)  # fmt: skip
+"""Colours that are at least 24 apart in CIELAB for all, also for readers without red or green cones (Machado et al. 2009)."""
 REST = "#c3cbd4"
 """Colour of what no stage accounts for."""
 EVERY = 6
 """Every sixth frame is shown in the strip."""
-BAR_WIDTH = 1000
-"""Width of the bar of all stages, in the units of its drawing."""
+LETTER = 0.011
+"""Width of a letter as a share of the bar's."""
+INKS = "#000000", "#ffffff"
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
     """All that a run has to show. Frames are uint8 T H W 3: those imagined, and those seen while they were acted on.
 
-    They are every ``every``-th one of the run.
+    They are every ``every``-th one of the run. ``seen_as`` says in a word of which kind those are that were seen.
     """
 
     title: str
@@ -39,7 +45,7 @@ class Finished:
     facts: Mapping[str, str]
     plans: Sequence[Plan]
     imagined: ImageArray
-    real: ImageArray
+    seen: ImageArray
     events: Sequence[ArmEvent]
     profiler: Profiler
     cold_start_s: float
@@ -47,6 +53,13 @@ class Finished:
     result: Mapping[str, Any]
     motion: MotionRecord | None = None
     every: int = 1
+    seen_as: str = "seen"
+    planned: PlannedActions | None = None
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """What stands over the two videos."""
+        return "imagined", self.seen_as
 
 
 def write_report(
@@ -67,11 +80,14 @@ def write_report(
         warning=warning,
         facts=facts,
         video=_embedded(video.read_bytes(), "image/gif" if video.suffix == ".gif" else "video/mp4"),
-        strip=_embedded(png(contact_sheet([done.imagined, done.real], EVERY)), "image/png"),
+        strip=_embedded(png(contact_sheet([done.imagined, done.seen], EVERY)), "image/png"),
         every=EVERY,
         rows=rows,
         bars=list(_bars(rows)),
         joints=None if done.motion is None else joints_drawing(done.motion),
+        actions=None if done.planned is None else done.planned.drawing(),
+        strip_width=STRIP_WIDTH,
+        strip_height=STRIP_HEIGHT,
         unattributed=UNATTRIBUTED,
         paper_s=PAPER_S,
         paper_flop=PAPER_FLOP,
@@ -82,13 +98,24 @@ def write_report(
 
 
 def _bars(rows: Sequence[StageRow]) -> Iterator[dict[str, Any]]:
-    """Yield where every stage lies in the bar, its colour, and whether its name fits inside."""
-    x = 0.0
+    """Yield the share of every stage in the bar, its colour, that of its name, and whether the name fits inside."""
     for index, row in enumerate(rows):
-        width = max(row.share, 0.0) * BAR_WIDTH
+        share = max(row.share, 0.0)
         colour = REST if row.name == UNATTRIBUTED else PALETTE[index % len(PALETTE)]
-        yield {"row": row, "x": x, "width": width, "colour": colour, "fits": width > 9 * len(row.name) + 16}
-        x += width
+        ink = max(INKS, key=lambda each: contrast(each, colour))
+        yield {"row": row, "share": share, "colour": colour, "ink": ink, "fits": share > LETTER * (len(row.name) + 1)}
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours ``#rrggbb``, 1 to 21 (WCAG 2.2, contrast ratio)."""
+    darker, lighter = sorted(map(_luminance, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = (int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def _visible(value: Any) -> Any:

@@ -76,7 +76,7 @@ class Published:
     def show(self, gif: Path | None) -> dict[str, Any]:
         """Write the video to ``gif`` if given, print the table, and return the facts; the run itself is safe already."""
         if gif is not None:
-            shown = np.stack(list(side_by_side(self.done.imagined, self.done.real)))
+            shown = np.stack(list(side_by_side(self.done.imagined, self.done.seen, self.done.labels)))
             write_atomic(gif, encode_gif(shown, self.fps))
         console = Console()
         if self.warning:
@@ -86,7 +86,11 @@ class Published:
         for log_code in dict.fromkeys(event.log_code for event in self.done.events):
             same = [event for event in self.done.events if event.log_code == log_code]
             lines.append(f"  {log_code} x {len(same)}: {same[0].message}")
-        lines += [f"{what:6} {self.result[what]}" for what in ("video", "report")]
+        lines += [
+            f"{what.removesuffix('_csv'):7} {self.result[what]}"
+            for what in ("video", "report", "actions_csv")
+            if what in self.result
+        ]
         for line in lines:
             console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
         return dict(self.result)
@@ -99,7 +103,7 @@ def publish(directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished)
     stages = [stage.spec for stage in pipeline.stages]
     verdict = against_paper(plan_s, plan_flop, is_paper_work(manifest, stages, len(done.plans[-1].frames)))
     fps = manifest.input.fps / done.every
-    video = write_video(directory / "plan", side_by_side(done.imagined, done.real), fps)
+    video = write_video(directory / "plan", side_by_side(done.imagined, done.seen, done.labels), fps)
     result = {
         **done.result,
         "instruction": done.plans[0].instruction,
@@ -118,6 +122,10 @@ def publish(directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished)
         "video": str(shown_as / video.name),
         "report": str(shown_as / "report.html"),
     }
+    if done.planned is not None:
+        result["actions_csv"] = str(shown_as / "actions.csv")
+        write_atomic(directory / "actions.csv", done.planned.csv())
+        write_json(directory / "actions.json", done.planned.json())
     warning = None if manifest.model.trained else UNTRAINED
     if done.motion is not None:
         write_atomic(directory / "motion.csv", joints_csv(done.motion))

@@ -33,9 +33,7 @@ def write_video(path: Path, frames: Iterable[ImageArray], fps: float) -> Path:
     return target
 
 
-def side_by_side(
-    left: ImageArray, right: ImageArray, labels: tuple[str, str] = ("imagined", "real")
-) -> Iterator[ImageArray]:
+def side_by_side(left: ImageArray, right: ImageArray, labels: tuple[str, str]) -> Iterator[ImageArray]:
     """Yield frames of both videos beside one another under their labels, enlarged where small; the shorter holds its last."""
     scale = max(1, round(MIN_HEIGHT_PX / left.shape[1]))
     bands = [_band(label, scale * video.shape[2]) for video, label in zip((left, right), labels, strict=True)]

@@ -26,6 +26,8 @@ for number in range(20):
         with numbered_directory(Path("runs")) as (folder, place):
             (folder / "who").write_text(str(number))
             time.sleep(random.random() / 20)
+            while len(os.listdir("runs")) < 20:  # until all have begun
+                time.sleep(0.001)
             (folder / "place").write_text(str(place))
             if number < int(sys.argv[1]):
                 os.kill(os.getpid(), 9)

@@ -109,7 +109,7 @@ def test_other_labs_clips_are_read(clip):
 
 
 def test_side_by_side_is_large_enough_to_see_and_holds_the_last_frame():
-    made = np.stack(list(side_by_side(ramp(3, 64, 96), ramp(5, 64, 96))))
+    made = np.stack(list(side_by_side(ramp(3, 64, 96), ramp(5, 64, 96), ("imagined", "recorded"))))
     assert made.shape == (5, 16 + 256, 2 * 384 + 4, 3)
     assert np.array_equal(made[4, 20:, :384], made[2, 20:, :384])
     assert (made[0, :16, :80] < 128).any(), "a label"

@@ -6,7 +6,8 @@ import io
 import numpy as np
 import pytest
 
-from dvgwm.runtime.display.joints import GAP, HEIGHT, LABEL, NARROWEST, WIDTH, joints_csv, joints_drawing
+from dvgwm.runtime.display.joints import joints_csv, joints_drawing
+from dvgwm.runtime.display.strips import HEIGHT, NARROWEST, WIDTH
 from dvgwm.runtime.types import MotionRecord, Tick
 
 
@@ -26,8 +27,8 @@ def points(line):
 def test_the_table_has_every_tick():
     rows = list(csv.DictReader(io.StringIO(joints_csv(record(100, {7: "MOTION_FAST"})).decode())))
     assert len(rows) == 100
-    assert float(rows[99]["swing commanded"]) == 1.0
-    assert float(rows[99]["swing measured"]) == 0.5
+    assert float(rows[99]["swing commanded [rad]"]) == 1.0
+    assert float(rows[99]["swing measured [rad]"]) == 0.5
     assert float(rows[3]["time_s"]) == pytest.approx(5.06)
     assert [row["log_code"] for row in rows if row["log_code"]] == ["MOTION_FAST"]
 
@@ -35,18 +36,18 @@ def test_the_table_has_every_tick():
 def test_lines_lie_where_the_numbers_say():
     drawn = joints_drawing(record())
     swing, rest = drawn["strips"]
-    commanded, measured = map(points, swing["lines"])
-    assert commanded[0] == pytest.approx([LABEL, HEIGHT])
+    commanded, measured = (points(swing["lines"][kind]) for kind in ("commanded", "measured"))
+    assert commanded[0] == pytest.approx([0.0, HEIGHT])
     assert commanded[-1] == pytest.approx([WIDTH, 0.0])
     assert measured[-1] == pytest.approx([WIDTH, HEIGHT / 2])
     assert (swing["least"], swing["most"]) == (0.0, 1.0)
-    assert points(rest["lines"][0])[:, 1] == pytest.approx(HEIGHT + GAP + HEIGHT / 2), "what rests looks so"
-    assert NARROWEST > 0
-    assert drawn["height"] == 2 * (HEIGHT + GAP)
+    assert points(rest["lines"]["measured"])[:, 1] == pytest.approx(HEIGHT / 2), "what rests looks so"
+    assert min(NARROWEST.values()) > 0
+    assert [strip["unit"] for strip in drawn["strips"]] == ["rad", "0..1"], "a gripper has no radians"
 
 
 def test_a_long_motion_is_drawn_with_fewer_points():
-    assert 500 < len(points(joints_drawing(record(1500))["strips"][0]["lines"][0])) < 1200
+    assert 500 < len(points(joints_drawing(record(1500))["strips"][0]["lines"]["measured"])) < 1200
 
 
 def test_what_was_told_is_marked_once_for_as_long_as_it_stays():
@@ -61,4 +62,6 @@ def test_what_was_told_is_marked_once_for_as_long_as_it_stays():
 @pytest.mark.parametrize("ticks", [(), (Tick(1.0, (0.0,), (0.0,), None),)])
 def test_nothing_is_drawn_where_nothing_moved(ticks):
     assert joints_drawing(MotionRecord(("one",), ticks)) is None
-    assert joints_csv(MotionRecord(("one",), ticks)).startswith(b"time_s,one commanded,one measured,log_code\n")
+    assert joints_csv(MotionRecord(("one",), ticks)).startswith(
+        b"time_s,one commanded [0..1],one measured [0..1],log_code\n"
+    )
