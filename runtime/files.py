@@ -140,7 +140,8 @@ def _claimed(staging: Path) -> int | None:
     """
     try:
         while True:
-            staging.mkdir(exist_ok=True)
+            with suppress(FileExistsError):
+                staging.mkdir()
             lock = _locked(staging)
             if lock is None:
                 if staging.exists():
