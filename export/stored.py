@@ -13,6 +13,7 @@ from dvgwm.models.checkpoints import Checkpoint
 from dvgwm.models.hollow import Slot, fill, slots
 from dvgwm.models.networks import Networks
 from dvgwm.models.weights import save_exactly, save_tensors
+from dvgwm.runtime.errors import ConfigError
 
 from .describe import weights_hash
 
@@ -123,7 +124,18 @@ class Streamed:
             yield f"{shard}.safetensors", partial(self._write, part, {name: dtypes[name] for name in names})
 
     def _write(self, part: str, dtypes: Mapping[str, torch.dtype], path: Path) -> None:
-        save_tensors({name: self.sources[part].read(name).to(dtype) for name, dtype in dtypes.items()}, path)
+        save_tensors({name: self._lowered(part, name, dtype) for name, dtype in dtypes.items()}, path)
+
+    def _lowered(self, part: str, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """Return a weight as ``dtype``; raises `ConfigError` where it is too large for it."""
+        weight = self.sources[part].read(name)
+        if not torch.isfinite(lowered := weight.to(dtype)).all():
+            most = f"{torch.finfo(dtype).max:g}"
+            raise ConfigError(
+                "WEIGHTS_VALUES",
+                f"{part}: {name} reaches {weight.abs().max():g}, {dtype} ends at {most}; build it with --precision bfloat16",
+            )
+        return lowered
 
     def _dtype(self, part: str, name: str, slot: Slot) -> torch.dtype:
         """Return what a tensor is written in: the graph's dtype, or half precision where its source has no more."""

@@ -1,8 +1,8 @@
-"""LoRA adapters, in peft's form and in diffusers', and a checkpoint with one merged into it: W + scale B A."""
+"""LoRA adapters, in any form that a trainer writes, and a checkpoint with one merged into it: W + scale B A."""
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from dvgwm.runtime.errors import ConfigError
 
-from .checkpoints import DTYPES, Checkpoint, TensorHeader, header, listed, read_object
+from .adapter_forms import flattened, half_of, told
+from .checkpoints import Checkpoint, listed, read_object
 from .hollow import Slot
+from .tensors import DTYPES, TensorHeader, finite, header
 
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
-_HALVES = re.compile(r"(?P<module>.+)\.(?:lora_A|lora_B|lora\.down|lora\.up)\.weight")
-_PREFIXES = ("base_model.model.", "transformer.", "module.")
 _PLAIN = {"use_dora": False, "fan_in_fan_out": False, "lora_bias": False, "bias": "none", "use_qalora": False}
 """What peft's settings have to be for an update to be scale B A and no more."""
 _EMPTY = ("modules_to_save", "layer_replication", "megatron_config", "target_parameters", "trainable_token_indices")
@@ -35,6 +35,11 @@ class Update:
     down: str
     up: str
     scale: float
+
+    def spoilt(self) -> list[str]:
+        """Return, in words, which of its two halves has numbers that are not finite."""
+        with safe_open(self.file, "pt") as file:
+            return [f"{name} is not finite" for name in (self.down, self.up) if not _is_finite(file.get_tensor(name))]
 
     def delta(self) -> Tensor:
         """Return the update, float32."""
@@ -61,7 +66,9 @@ class Merged:
 
     def read(self, name: str) -> Tensor:
         weight = self.base.read(name)
-        return weight.float() + self.updates[name].delta() if name in self.updates else weight
+        if name not in self.updates:
+            return weight
+        return finite(weight.float() + self.updates[name].delta(), name, self.updates[name].file)
 
 
 @dataclass(frozen=True)
@@ -93,31 +100,66 @@ def updates_of(path: Path, wanted: Mapping[str, Slot], alpha: float | None = Non
     if alpha is not None:
         scales = Scales(alpha, scales.rank, {}, scales.ranks, scales.rooted)
     tensors = {each.name: each for each in header(file)}
-    wrong: list[str] = []
+    flat, wrong = flattened(wanted), list[str]()
+    pairs, left = _pairs(tensors, flat, wrong)
     found: dict[str, Update] = {}
-    left = set(tensors)
-    for down in [name for name in tensors if name.endswith((".lora_A.weight", ".lora.down.weight"))]:
-        up = down.replace(".lora_A.", ".lora_B.").replace(".lora.down.", ".lora.up.")
-        match = _HALVES.fullmatch(down)
-        assert match is not None
-        stem, name = match["module"], f"{_plain(match['module'])}.weight"
-        if up not in tensors:
-            wrong.append(f"{down} has no {up}")
-            left.discard(down)
+    for module, pair in pairs.items():
+        if len(pair) < 2:
+            (one,) = pair.values()
+            wrong.append(f"{one}{told(one)} has no {_partner(one)}: alone it belongs to no weight")
             continue
-        left -= {down, up, f"{stem}.alpha"}
-        if not _fits(name, tensors[down], tensors[up], wanted, wrong):
-            continue
-        own = _number(file, f"{stem}.alpha", tensors, wrong)
-        rank = tensors[down].shape[0]
-        scale = scales.of(_plain(stem), rank, wrong) if own is None or alpha is not None else own / rank
-        found[name] = Update(file, down, up, scale)
-    wrong += [f"{name} belongs to no weight" for name in sorted(left)]
+        down, up = pair[True], pair[False]
+        if _fits(f"{module}.weight", tensors[down], tensors[up], wanted, wrong):
+            own, rank = _number(file, _alpha(down, flat), tensors, wrong), tensors[down].shape[0]
+            scale = scales.of(module, rank, wrong) if own is None or alpha is not None else own / rank
+            found[f"{module}.weight"] = Update(file, down, up, scale)
+    wrong += [f"{name} belongs to no weight{told(name)}" for name in left]
     if not wrong and not found:
         wrong.append("it has no update of any weight")
+    if not wrong:
+        wrong += [text for update in found.values() for text in update.spoilt()]
     if wrong:
         raise ConfigError("LORA_BASE", f"{file} is no LoRA for this network: {listed(wrong)}")
     return found
+
+
+def _pairs(
+    tensors: Iterable[str], flat: Mapping[str, str], wrong: list[str]
+) -> tuple[dict[str, dict[bool, str]], list[str]]:
+    """Return the two halves of every module's update, the lower one under True, and the tensors that are neither.
+
+    What is there twice is added to ``wrong``.
+    """
+    pairs: dict[str, dict[bool, str]] = {}
+    used: set[str] = set()
+    adapters: set[str] = set()
+    for name in tensors:
+        if (half := half_of(name, flat)) is None:
+            continue
+        used |= {name, half.alpha}
+        adapters.add(half.adapter)
+        pair = pairs.setdefault(half.module, {})
+        if half.is_down in pair:
+            wrong.append(f"{pair[half.is_down]} and {name} are both for {half.module}.weight")
+        pair[half.is_down] = name
+    if len(adapters) > 1:
+        wrong.append(f"it holds {len(adapters)} adapters, {', '.join(sorted(adapters))}; save one alone")
+    return pairs, sorted(set(tensors) - used)
+
+
+def _alpha(down: str, flat: Mapping[str, str]) -> str:
+    half = half_of(down, flat)
+    assert half is not None
+    return half.alpha
+
+
+def _partner(name: str) -> str:
+    """Return what the other half of an update is called."""
+    for ours, other in ((".lora_A.", ".lora_B."), ("lora.down.", "lora.up."), ("lora_down.", "lora_up.")):
+        for one, two in ((ours, other), (other, ours)):
+            if one in name:
+                return name.replace(one, two)
+    return name
 
 
 def _fits(name: str, down: TensorHeader, up: TensorHeader, wanted: Mapping[str, Slot], wrong: list[str]) -> bool:
@@ -130,7 +172,7 @@ def _fits(name: str, down: TensorHeader, up: TensorHeader, wanted: Mapping[str, 
         if len(half.shape) != 2:
             wrong.append(f"{half.name} has {len(half.shape)} dimensions and not 2")
     if slot is None:
-        wrong.append(f"{down.name}: the network has no {name}")
+        wrong.append(f"{down.name}{told(down.name)}: the network has no {name}")
     elif len(wrong) == before and (up.shape[0], down.shape[1]) != slot.shape:
         wrong.append(
             f"{down.name}: it is for {up.shape[0]}x{down.shape[1]}, {name} is {'x'.join(map(str, slot.shape))}"
@@ -213,11 +255,8 @@ def _of(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
     return default
 
 
-def _plain(module: str) -> str:
-    """Return a module's name without what peft and diffusers put before it."""
-    for prefix in _PREFIXES:
-        module = module.removeprefix(prefix)
-    return module
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 def _number(file: Path, name: str, tensors: Mapping[str, TensorHeader], wrong: list[str]) -> float | None:

@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from dvgwm.runtime.errors import LONGEST_LINE, ConfigError
 
 from .hollow import Slot
+from .tensors import DTYPES, finite, header
 
 T = TypeVar("T")
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Safetensors' names of the floating dtypes that weights come in."""
-
-
 SETTINGS_BYTES = 4 << 20
 """The largest file of settings, or list of shards, that is read."""
 
@@ -86,7 +83,7 @@ class Files:
     def read(self, name: str) -> Tensor:
         path, stored = self.where[name]
         with safe_open(path, "pt") as file:
-            return file.get_tensor(stored)
+            return finite(file.get_tensor(stored), stored, path)
 
 
 def files_of(
@@ -107,8 +104,8 @@ def files_of(
             if name is None:
                 wrong += [] if tensor.name in spare else [f"{tensor.name} is none of its tensors"]
                 continue
-            if name in where and where[name][0] != path:
-                wrong.append(f"{tensor.name} is there twice")
+            if name in where and not _is_same(where[name], (path, tensor.name)):
+                wrong.append(f"{tensor.name} is there twice: {where[name][1]} in {where[name][0].name} is another")
             if tensor.shape != wanted[name].shape:
                 wrong.append(f"{tensor.name} is {_told(tensor.shape)} and not {_told(wanted[name].shape)}")
             if tensor.dtype not in DTYPES:
@@ -120,23 +117,13 @@ def files_of(
     return Files(where, dtypes)
 
 
-@dataclass(frozen=True, slots=True)
-class TensorHeader:
-    """What a safetensors file says of one tensor."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-def header(path: Path) -> list[TensorHeader]:
-    """Return what the safetensors file at ``path`` holds; raises `ConfigError` where it is none, or shorter than it says."""
-    try:
-        with safe_open(path, "pt") as file:
-            slices = [(name, file.get_slice(name)) for name in file.keys()]  # noqa: SIM118 (no mapping)
-            return [TensorHeader(name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices]
-    except (OSError, SafetensorError) as error:
-        raise ConfigError("WEIGHTS_FILE", f"{path} is no safetensors file that can be read: {error}") from None
+def _is_same(one: tuple[Path, str], other: tuple[Path, str]) -> bool:
+    """Return whether two tensors of one file are the same: a tied weight may be there under both of its names."""
+    if one[0] != other[0]:
+        return False
+    with safe_open(one[0], "pt") as file:
+        first, second = file.get_tensor(one[1]), file.get_tensor(other[1])
+    return first.dtype == second.dtype and torch.equal(first, second)
 
 
 def read_object(path: Path) -> dict[str, Any]:

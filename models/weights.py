@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dvgwm.runtime.errors import ConfigError
 
 from .networks import Networks
+from .tensors import DTYPES, finite, header
 
 
 def save_parts(networks: Networks, names: tuple[str, ...], folder: Path, dtype: torch.dtype = torch.float16) -> None:
@@ -45,17 +46,35 @@ def load_parts(networks: Networks, folder: Path) -> tuple[str, ...]:
 
 
 def part_files(folder: Path, part: str) -> list[Path]:
-    """Return the safetensors files of a part in ``folder``, one or several shards; none where it has none."""
+    """Return the safetensors files of a part in ``folder``, one or several shards; none where it has none.
+
+    Raises `ConfigError` where it has both, or shards of two numbers of them: they are two checkpoints.
+    """
     whole = folder / f"{part}.safetensors"
-    return [whole] if whole.is_file() else sorted(folder.glob(f"{part}-[0-9]*-of-[0-9]*.safetensors"))
+    shards = sorted(folder.glob(f"{part}-[0-9]*-of-[0-9]*.safetensors"))
+    counts = sorted({shard.stem.rpartition("-of-")[2] for shard in shards})
+    if shards and (whole.is_file() or len(counts) > 1):
+        both = [*([whole.name] if whole.is_file() else []), *(f"shards of {count}" for count in counts)]
+        raise ConfigError("WEIGHTS_TWICE", f"{folder} has {part} more than once: {', '.join(both)}; keep one of them")
+    return [whole] if whole.is_file() else shards
 
 
 def load_weights(module: nn.Module, path: Path, *shards: Path, borrowed: tuple[str, ...] = ()) -> None:
     """Take up the weights of ``module`` from ``path`` and its other ``shards``, but those whose names begin with ``borrowed``.
 
-    Raises `ConfigError` where they are another network's.
+    Raises `ConfigError` where they are another network's, of no floating dtype, not finite, or there twice.
     """
-    state = {name: tensor for file in (path, *shards) for name, tensor in load_file(file).items()}
+    wanted = module.state_dict()
+    state: dict[str, Tensor] = {}
+    for file in (path, *shards):
+        for each in header(file):
+            is_float = each.name not in wanted or wanted[each.name].is_floating_point()
+            if is_float and each.dtype not in DTYPES:
+                raise ConfigError("WEIGHTS_SIZE", f"{file}: {each.name} is {each.dtype} and not of {', '.join(DTYPES)}")
+        tensors = load_file(file)
+        if twice := sorted(tensors.keys() & state.keys()):
+            raise ConfigError("WEIGHTS_SIZE", f"{file}: {twice[0]} is there twice, also in another shard")
+        state |= {name: finite(tensor, name, file) for name, tensor in tensors.items()}
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:

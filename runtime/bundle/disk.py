@@ -21,6 +21,7 @@ from ..errors import (
     RecordingError,
 )
 from ..files import whole_directory, write_atomic
+from .external import external_files
 from .manifest import FileRecord, Manifest, dump, parse
 
 MANIFEST = "manifest.json"
@@ -30,8 +31,6 @@ _SUFFIXES = (".onnx", ".data", ".safetensors", ".json", ".plan", ".pt2")
 _MANIFEST_BYTES = 1 << 20
 # Pickle's protocol header and its text opcodes, zip (torch.save) and numpy's object container: never in a bundle.
 _EXECUTABLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\x93NUMPY", b"\x7fELF")
-# A StringStringEntryProto with the key "location": ONNX's way to name a file that holds weights.
-_EXTERNAL = re.compile(rb"\x0a\x08location\x12(.)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class Bundle:
     def weights_of(self, name: str) -> tuple[str, ...]:
         """Return the names of the files that the ONNX graph ``name`` reads its weights from."""
         with self.file(name).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return tuple(sorted({_external_name(data, match) for match in _EXTERNAL.finditer(data)}))
+            return tuple(sorted(external_files(data)))
 
     def check_unchanged(self, names: Iterable[str]) -> None:
         """Raise `BundleCorruptError` where one of these files is another one, or was written to, since it was verified.
@@ -183,15 +182,18 @@ def _check_file(path: Path, record: FileRecord, manifest: Manifest) -> tuple[int
 
 
 def _check_external_data(path: Path, data: mmap.mmap, manifest: Manifest) -> None:
-    """Refuse an ONNX graph whose weights lie in a file that the manifest does not list."""
-    for match in _EXTERNAL.finditer(data):
-        name = _external_name(data, match)
-        if name not in manifest.files:
-            raise BundleUntrustedError("BUNDLE_EXTERNAL", f"{path} reads {name!r}, outside the bundle; {REBUILD}")
+    """Raise `BundleUntrustedError` for a graph whose weights lie in a file that the manifest does not list.
 
-
-def _external_name(data: mmap.mmap, match: re.Match[bytes]) -> str:
-    return data[match.end() : match.end() + match.group(1)[0]].decode("utf-8", "replace")
+    Raise `BundleCorruptError` where that cannot be known: other damage is for the library to find that loads the graph.
+    """
+    try:
+        outside = sorted(external_files(data) - set(manifest.files))
+    except ValueError as error:
+        if data.find(b"location") < 0:
+            return
+        raise BundleCorruptError("BUNDLE_GRAPH", f"{path} is no ONNX graph: {error}; {REBUILD}") from None
+    if outside:
+        raise BundleUntrustedError("BUNDLE_EXTERNAL", f"{path} reads {outside[0]!r}, outside the bundle; {REBUILD}")
 
 
 def _open_regular(path: Path) -> BufferedReader:

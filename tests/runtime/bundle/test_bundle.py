@@ -73,6 +73,14 @@ def zipped(path):
 
 
 def external(path):
+    entry = b"\x0a\x08location\x12\x0d../etc/passwd"
+    tensor = b"\x6a" + bytes([len(entry)]) + entry
+    graph = b"\x2a" + bytes([len(tensor)]) + tensor
+    (path / "refine.onnx").write_bytes(b"\x08\x0a\x3a" + bytes([len(graph)]) + graph)
+    relist(path, "refine.onnx")
+
+
+def torn_graph(path):
     (path / "refine.onnx").write_bytes(b"\x08\x0a....\x0a\x08location\x12\x0d../etc/passwd")
     relist(path, "refine.onnx")
 
@@ -144,6 +152,7 @@ WRONG = {
     "pickle": (pickled, 13, "BUNDLE_PICKLE"),
     "zip": (zipped, 13, "BUNDLE_PICKLE"),
     "external data": (external, 13, "BUNDLE_EXTERNAL"),
+    "external data in a torn graph": (torn_graph, 11, "BUNDLE_GRAPH"),
     "path escape": (escape, 13, "BUNDLE_NAME"),
     "source code": (wrong_suffix, 13, "BUNDLE_NAME"),
 }
