@@ -13,27 +13,19 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from . import (
-    affine_step,
-    attention,
-    attention_8bit,
-    attention_tma,
-    bridge,
-    modulate,
-    qk_norm_rope,
-    quantise,
-    spatial_norm,
-)
 from .language import AVAILABLE
 from .variant import ARCHITECTURES, Variant
 
-MODULES: tuple[ModuleType, ...] = (
-    affine_step, attention, attention_8bit, attention_tma, bridge, modulate, qk_norm_rope, quantise, spatial_norm
+MODULES = (
+    "affine_step", "attention", "attention_8bit", "attention_tma", "bridge", "modulate", "qk_norm_rope", "quantise",
+    "spatial_norm",
 )  # fmt: skip
+"""Those with kernels; they want torch, and are imported where a kernel is compiled."""
 ALIGNMENT = 16
 """Bytes that every pointer, and elements that every size named ``divisible``, is a multiple of."""
 NEWEST_PTX = 90
@@ -49,7 +41,8 @@ def ptx_version(architecture: int) -> int:
 
 def variants(architecture: int) -> tuple[Variant, ...]:
     """Return every kernel's forms for one target."""
-    return tuple(variant for module in MODULES for variant in module.variants(architecture))
+    modules = (import_module(f".{name}", __package__) for name in MODULES)
+    return tuple(variant for module in modules for variant in module.variants(architecture))
 
 
 def compile_variant(variant: Variant, architecture: int) -> tuple[bytes, str, dict[str, Any]]:
@@ -130,9 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ptx", action="store_true", help="keep the PTX beside each cubin, to read")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
     options = parser.parse_args(arguments)
-    if not AVAILABLE:
+    if not AVAILABLE or find_spec("torch") is None:
         print(
-            "E2 KERNELS_TRITON wanted Triton to compile kernels, found none; pip install 'dvgwm[kernels]'",
+            "E2 KERNELS_TRITON wanted Triton and torch to compile kernels, found not both; pip install 'dvgwm[kernels]'",
             file=sys.stderr,
         )
         return 2
@@ -141,8 +134,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     started = time.perf_counter()
     total = sum(len(variants(architecture)) for architecture in options.arch)
-    for count, name in enumerate(build(options.arch, options.out, options.ptx, options.jobs), 1):
-        print(f"[{count:3}/{total}] {name}", flush=True)
+    try:
+        for count, name in enumerate(build(options.arch, options.out, options.ptx, options.jobs), 1):
+            print(f"[{count:3}/{total}] {name}", flush=True)
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename else "; processes want a writable /dev/shm"
+        print(f"E50 KERNELS_WRITE {error.strerror or error}{where}", file=sys.stderr)
+        return 50
     print(f"{total} kernels in {time.perf_counter() - started:.1f} s into {options.out}")
     return 0
 

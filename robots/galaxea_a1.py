@@ -1,9 +1,7 @@
 """The Galaxea A1 as a robot that dvgwm knows: its tasks, and how to simulate and to drive it."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
-from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.types import Observation
 
 from .a1_model import A1
@@ -16,10 +14,6 @@ def simulate(options: SimulationOptions) -> SimulatedRobot:
 
     Raises `ConfigError` where MuJoCo is not installed or the task is unknown.
     """
-    if find_spec("mujoco") is None:
-        raise ConfigError(
-            "SIM_MISSING", "the simulated arm wants MuJoCo, which is not installed: pip install 'dvgwm[sim]'"
-        )
     from .sim.driver import MujocoRobot
 
     return MujocoRobot(options)

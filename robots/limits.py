@@ -7,12 +7,15 @@ from dvgwm.runtime.errors import ConfigError
 
 from .chain import Chain, Vector
 
+SLOWEST = 1e-3
+"""In rad/s and rad/s^2: a joint that may do less does not move, and the numbers of its braking leave the machine's range."""
+
 
 @dataclass(frozen=True, slots=True)
 class JointLimits:
     """What no command may exceed: positions in radians, rad/s, rad/s^2, one entry per joint, the gripper (0..1) last.
 
-    Raises `ConfigError` where lengths differ, a range is empty or a speed is not positive.
+    Raises `ConfigError` where lengths differ, a range is empty or a speed is below `SLOWEST`.
     """
 
     lower: tuple[float, ...]
@@ -30,8 +33,10 @@ class JointLimits:
             raise ConfigError(
                 "LIMITS_RANGE", f"wanted lower below upper for every joint, got {self.lower}, {self.upper}"
             )
-        if any(value <= 0.0 for value in (*self.velocity, *self.acceleration)):
-            raise ConfigError("LIMITS_SPEED", "wanted positive velocities and accelerations, got one that is not")
+        if (least := min(*self.velocity, *self.acceleration)) < SLOWEST:
+            raise ConfigError(
+                "LIMITS_SPEED", f"wanted velocities and accelerations of at least {SLOWEST:g}, got one of {least:g}"
+            )
 
     @property
     def dof(self) -> int:
@@ -51,8 +56,8 @@ class Workspace:
     def __post_init__(self) -> None:
         if not all(low < high for low, high in zip(self.lower_m, self.upper_m, strict=True)):
             raise ConfigError("LIMITS_RANGE", f"wanted lower below upper, got {self.lower_m}, {self.upper_m}")
-        if not 0.0 < self.speed_m_s < inf:
-            raise ConfigError("LIMITS_SPEED", f"wanted a positive tool speed, got {self.speed_m_s} m/s")
+        if not SLOWEST <= self.speed_m_s < inf:
+            raise ConfigError("LIMITS_SPEED", f"wanted a tool speed of at least {SLOWEST:g}, got {self.speed_m_s} m/s")
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,9 +103,10 @@ def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError |
     task = settings.chosen_task(simulation_of(spec).tasks)
     plan_time = "real" if settings.process else settings.plan_time
     started = time.perf_counter()
+    bundle = settings.engines.find(settings.instruction)
     with (
         outputs(settings.out, settings.gif) as (directory, shown_as),
-        settings.engines.open(compiling_progress) as pipeline,
+        settings.engines.open(compiling_progress, bundle) as pipeline,
     ):
         camera = pipeline.manifest.input.camera
         real = Film()

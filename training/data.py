@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from multiprocessing.pool import Pool
@@ -56,8 +57,11 @@ def record_simulation(root: Path, episodes: int, seed: int, workers: int, report
     left = [(root, index, seed) for index in files if not written(root, index)]
     done = len(files) - len(left)
     report(done * EPISODES_A_FILE, episodes)
-    with _started(workers) as pool:
-        for _ in pool.imap_unordered(_record_file, left):
+    with ExitStack() as opened:
+        recorded: Iterator[None] = map(_record_file, left)
+        if workers > 1:
+            recorded = opened.enter_context(_started(workers)).imap_unordered(_record_file, left)
+        for _ in recorded:
             done += 1
             report(done * EPISODES_A_FILE, episodes)
     test = round(episodes / len(TASKS) * TEST_SHARE) * len(TASKS)
@@ -91,7 +95,7 @@ def finish_set(
 
 
 def _started(workers: int) -> Pool:
-    """Return a pool whose workers have all been handed their orders.
+    """Return a pool whose workers have all been handed their orders; raises `ConfigError` where none can be had.
 
     Stopped by a signal in the middle of that, this process would leave a worker to end with a traceback: SIGTERM waits.
     """
@@ -99,6 +103,10 @@ def _started(workers: int) -> Pool:
     before = signal.signal(signal.SIGTERM, lambda number, _: early.append(number))
     try:
         pool = multiprocessing.get_context("spawn").Pool(workers)
+    except OSError as error:
+        raise ConfigError(
+            "DATA_WORKERS", f"worker processes want a writable /dev/shm: {error.strerror}; mount it, or use --workers 1"
+        ) from None
     finally:
         signal.signal(signal.SIGTERM, before)
     if early:

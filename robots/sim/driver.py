@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from dvgwm.runtime.errors import ConfigError
@@ -13,6 +12,7 @@ from ..a1_model import JOINT_NAMES, KINEMATICS, LIMITS, ORIGINS, TOOL
 from ..spec import SimulationOptions
 from .arm import FINGER_TRAVEL_M
 from .cameras import CAMERAS
+from .library import mujoco
 from .render import Renderer, open_renderer
 from .scene import TIMESTEP_S, scene_text
 from .tasks import TASKS, Layout, Positions, layout_of, moved_bodies

@@ -4,10 +4,11 @@ import weakref
 from importlib import import_module
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from dvgwm.runtime.types import ImageArray
+
+from .library import mujoco
 
 MAX_GEOMS = 500
 

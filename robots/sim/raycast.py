@@ -2,10 +2,11 @@
 
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from dvgwm.runtime.types import DoubleArray, ImageArray
+
+from .library import mujoco
 
 
 class RayCaster:

@@ -87,7 +87,8 @@ def read_bundle(path: Path, backend: str | None = None) -> Bundle:
         raise BundleMissingError("BUNDLE_UNREADABLE", f"{path}: {error.strerror}; check its permissions") from None
 
 
-def _read(path: Path, backend: str | None) -> Bundle:
+def read_manifest(path: Path) -> Manifest:
+    """Return what the manifest of the bundle at ``path`` says, none of its files looked at; raises as `read_bundle`."""
     if not (path / MANIFEST).is_file():
         raise BundleMissingError(
             "BUNDLE_MISSING",
@@ -98,7 +99,11 @@ def _read(path: Path, backend: str | None) -> Bundle:
         data = file.read(_MANIFEST_BYTES + 1)
     if len(data) > _MANIFEST_BYTES:
         raise BundleCorruptError("MANIFEST_SIZE", f"{path / MANIFEST} is over {_MANIFEST_BYTES} bytes; {REBUILD}")
-    manifest = parse(data)
+    return parse(data)
+
+
+def _read(path: Path, backend: str | None) -> Bundle:
+    manifest = read_manifest(path)
     if backend is not None and manifest.backend != backend:
         raise BundleIncompatibleError(
             "BUNDLE_BACKEND",

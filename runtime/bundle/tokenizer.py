@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from ..errors import BundleIncompatibleError, ConfigError
 from .disk import Bundle
+from .manifest import TextContract
 
 TOKENIZER_FILE = "tokenizer.json"
 _PAD, _END, _FIRST_BYTE = 0, 1, 3  # as ByT5
@@ -26,14 +27,26 @@ def tokenize(bundle: Bundle, text: str) -> NDArray[np.int64]:
         tokens = _from_file(bundle, text)
     else:
         raise BundleIncompatibleError("TOKENIZER_KIND", f"wanted bytes or {TOKENIZER_FILE}, got {contract.tokenizer!r}")
-    if len(tokens) > contract.max_tokens:
-        raise ConfigError(
-            "INSTRUCTION_LONG",
-            f"wanted at most {contract.max_tokens} tokens, this instruction has {len(tokens)}; shorten it",
-        )
+    check_length(contract, len(tokens))
     padded = np.full((1, contract.max_tokens), _PAD, np.int64)
     padded[0, : len(tokens)] = tokens
     return padded
+
+
+def check_bytes(contract: TextContract, text: str) -> None:
+    """Raise `ConfigError` where ``text`` is too long for a bundle that takes bytes: its manifest alone says so."""
+    if contract.tokenizer == "bytes":
+        check_length(contract, len(byte_tokens(text)))
+
+
+def check_length(contract: TextContract, tokens: int) -> None:
+    """Raise `ConfigError` where so many ``tokens``, the end's included, are too many."""
+    if tokens > contract.max_tokens:
+        unit = "bytes in UTF-8" if contract.tokenizer == "bytes" else "tokens"
+        raise ConfigError(
+            "INSTRUCTION_LONG",
+            f"wanted at most {contract.max_tokens - 1} {unit}, this instruction has {tokens - 1}; shorten it",
+        )
 
 
 def byte_tokens(text: str) -> list[int]:

@@ -41,7 +41,7 @@ def drive(settings: LiveSettings) -> tuple[dict[str, Any], DvgwmError | None]:
     console, started = Console(stderr=True), time.perf_counter()
     instruction = check_instruction(settings.instruction)
     spec = load_robot(settings.robot, settings.limits)
-    bundle = settings.engines.find()
+    bundle = settings.engines.find(instruction)
     contract, real = bundle.manifest.input, Film()
     with ExitStack() as opened:
         camera = opened.enter_context(closing(CameraReader(settings.camera, contract.height_px, contract.width_px)))

@@ -1,5 +1,6 @@
 """Runs a command line to its exit code: every way in which it may end is told in one line on standard error."""
 
+import locale
 import os
 import sys
 import traceback
@@ -93,7 +94,14 @@ def _check_text(arguments: Sequence[str]) -> None:
         try:
             argument.encode()
         except UnicodeEncodeError:
-            raise ConfigError(
-                "ARGUMENT_TEXT",
-                f"wanted arguments in UTF-8, got {os.fsencode(argument)!r}; rename the file or link to it",
-            ) from None
+            raise ConfigError("ARGUMENT_TEXT", _misread(os.fsencode(argument))) from None
+
+
+def _misread(argument: bytes) -> str:
+    """Return why an argument is no text: what it is made of, or the locale that it was read with."""
+    try:
+        text = argument.decode()
+    except UnicodeDecodeError:
+        return f"wanted arguments in UTF-8, got {argument!r}; rename the file or link to it"
+    encoding = locale.getencoding()
+    return f"{text!r} is UTF-8, and the locale reads {encoding}: set LC_ALL=C.UTF-8, or PYTHONUTF8=1"

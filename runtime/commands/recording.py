@@ -33,9 +33,10 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
     recording = Path(settings.camera)
     footage = open_footage(recording)
     started = time.perf_counter()
+    bundle = settings.engines.find(instruction)
     with (
         outputs(settings.out, settings.gif) as (directory, shown_as),
-        settings.engines.open(compiling_progress) as pipeline,
+        settings.engines.open(compiling_progress, bundle) as pipeline,
     ):
         seen, contract = pipeline.manifest.input, pipeline.manifest.action
         size = seen.height_px, seen.width_px

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.backend import Backend
-from ..bundle.disk import Bundle, read_bundle
+from ..bundle.disk import MANIFEST, Bundle, read_bundle, read_manifest
+from ..bundle.tokenizer import check_bytes, check_instruction, tokenize
 from ..entries import broken, find, load
 from ..errors import BundleMissingError, ConfigError
 from ..pipeline import Pipeline
@@ -97,11 +98,15 @@ def planned_joints(spec: RobotSpec, chunk: ActionChunk) -> PlannedJoints:
     return planned
 
 
-def find_bundle(path: Path | None, backend: str | None, places: tuple[Path, ...]) -> Bundle:
+def find_bundle(
+    path: Path | None, backend: str | None, places: tuple[Path, ...], instruction: str | None = None
+) -> Bundle:
     """Return the bundle at ``path``, or else the first one in ``places``; raises as `read_bundle`.
 
-    With ``backend`` one that it does not run is refused.
+    With ``backend`` one that it does not run is refused, with ``instruction`` one that takes no such instruction: as long as
+    it is bytes before the bundle's files are read.
     """
+    text = None if instruction is None else check_instruction(instruction)
     if path is None:
         path = next((place for place in places if (place / "manifest.json").is_file()), None)
     if path is None:
@@ -111,4 +116,9 @@ def find_bundle(path: Path | None, backend: str | None, places: tuple[Path, ...]
             f"no bundle given and none at {looked}; build it with `python export/build_engines.py` "
             "(needs pip install 'dvgwm[export]') or name one with --bundle",
         )
-    return read_bundle(path, None if backend is None else RUNS.get(backend, backend))
+    if text is not None and (path / MANIFEST).is_file():
+        check_bytes(read_manifest(path).text, text)
+    bundle = read_bundle(path, None if backend is None else RUNS.get(backend, backend))
+    if text is not None:
+        tokenize(bundle, text)
+    return bundle

@@ -33,12 +33,15 @@ class EngineSettings:
     memory_gb: float | None = None
     rebuild: Rebuild = field(default_factory=Rebuild)
 
-    def find(self) -> Bundle:
-        """Return the bundle: the one named, else the one shipped, else the one built in this directory."""
+    def find(self, instruction: str | None = None) -> Bundle:
+        """Return the bundle: the one named, else the one shipped, else the one built in this directory.
+
+        It takes the ``instruction``, if there is one: `ConfigError` comes before anything is opened.
+        """
         places = (plugins.shipped(plugins.DEFAULT_BUNDLE), Path("engines") / plugins.DEFAULT_BUNDLE)
         if self.backend is not None:
             entries.load("backends", self.backend)  # an unknown name is told before a missing bundle
-        return plugins.find_bundle(self.bundle, self.backend, places)
+        return plugins.find_bundle(self.bundle, self.backend, places, instruction)
 
     @contextmanager
     def open(self, watch: Watch, bundle: Bundle | None = None) -> Iterator[Pipeline]:

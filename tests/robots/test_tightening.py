@@ -109,6 +109,8 @@ def test_everything_that_is_wider_is_told_at_once(file):
         ("[joints.joint_1]\nvelocity = nan", "LIMITS_FINITE"),
         ("[joints.joint_1]\nvelocity = 0.0", "LIMITS_SPEED"),
         ("[joints.joint_1]\nvelocity = -0.5", "LIMITS_SPEED"),
+        ("[joints.joint_1]\nacceleration = 1e-308", "LIMITS_SPEED"),
+        ("[tool]\nspeed_m_s = 1e-308", "LIMITS_SPEED"),
         ("[joints.joint_1]\nlower = 1.0\nupper = 0.5", "LIMITS_RANGE"),
         ("[joints.joint_1]\njump = nan", "LIMITS_SPEED"),
         ("[joints.joint_1]\nlower = 1" + "0" * 400, "LIMITS_FILE"),

@@ -116,3 +116,22 @@ def test_a_library_that_does_not_load_is_found_out_without_noise(capfd):
     render.works.cache_clear()
     assert not render.works("no_such_library")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("runtime.cli", "--robot", "galaxea_a1"),
+        ("training.cli", "data", "--episodes", "25", "--out", "set"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_renderer_that_mujoco_does_not_know_is_told_in_one_line(command, tmp_path):
+    module, *words = command
+    program = f"from dvgwm.{module} import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        cwd=tmp_path, env=os.environ | {"MUJOCO_GL": "cgl"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("E2 RENDERER MUJOCO_GL is 'cgl'; wanted egl, osmesa or off")

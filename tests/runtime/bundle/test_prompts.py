@@ -6,6 +6,7 @@ import pytest
 from dvgwm.runtime.bundle.disk import write_bundle
 from dvgwm.runtime.bundle.prompts import PROMPTS_FILE, PromptStore, prompt_key, save_prompts
 from dvgwm.runtime.bundle.tokenizer import check_instruction, tokenize
+from dvgwm.runtime.config import plugins
 from dvgwm.runtime.errors import BundleCorruptError, BundleIncompatibleError, ConfigError
 
 
@@ -91,6 +92,16 @@ def test_empty_and_long_instructions_are_refused(make_bundle):
         tokenize(make_bundle(), "x" * 64)
     assert (caught.value.exit_code, caught.value.log_code) == (2, "INSTRUCTION_LONG")
     assert tokenize(make_bundle(), "x" * 63).shape == (1, 64)
+
+
+def test_a_long_instruction_is_told_in_bytes_before_the_bundle_is_read(make_bundle, monkeypatch):
+    path = make_bundle().path
+    monkeypatch.setattr(plugins, "read_bundle", lambda *_: pytest.fail("the bundle was read"))
+    with pytest.raises(ConfigError, match=r"wanted at most 63 bytes in UTF-8, this instruction has 64; shorten it"):
+        plugins.find_bundle(path, None, (), "é" * 32)
+    with pytest.raises(ConfigError) as caught:
+        plugins.find_bundle(path, None, (), " ")
+    assert caught.value.log_code == "INSTRUCTION_EMPTY"
 
 
 def test_prompts_that_are_swapped_after_they_were_verified_are_refused(make_bundle, tmp_path):

@@ -126,7 +126,8 @@ def test_a_plan_that_cannot_be_printed_is_kept(plan):
 def test_a_plan_is_shown_in_any_encoding(plan, environment):
     done = plan("--instruction", "stack the 🙂", "--out", "run", **environment)
     if environment.get("PYTHONUTF8") == "0":
-        refused(done, 2, "ARGUMENT_TEXT")  # Python itself takes what is no ASCII for stray bytes
+        # Python itself takes what is no ASCII for stray bytes: the locale's fault, and said so.
+        assert "is UTF-8, and the locale reads" in refused(done, 2, "ARGUMENT_TEXT")
         done = plan("--out", "run", **environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["command"] == "plan"
