@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from dvgwm.runtime.commands.options import Number, Place, Positive, Seed
-from dvgwm.runtime.commands.program import run_program, together
+from dvgwm.runtime.commands.program import add_completion, run_program, together
 from dvgwm.runtime.commands.supervisor import supervise
 
 from .lines import Lines
@@ -191,6 +191,9 @@ def export(name: str, out: Path | None, folder: Path | None, bundle: Path | None
             order = Order(run.preset.name, "onnx", bundle, run.seed, weights=target)
             build_bundle(order, lambda step, part, done, total: counted(done, total))
     _finish({"command": "export", "weights": str(target), "trained": names, "bundle": bundle and str(bundle)})
+
+
+add_completion(cli, "dvgwm-train")
 
 
 def _run(name: str, out: Path | None) -> Any:

@@ -11,10 +11,12 @@ import click
 
 from .. import __version__
 from ..errors import ConfigError, DvgwmError
-from .options import Memory, Place, PlanTime, Positive, Seconds, Seed, Words
-from .program import together
+from .lab import config_option, drop_defaults, told
+from .options import Memory, Place, PlanTime, Positive, Registered, Seconds, Seed, Words
+from .program import add_completion, together
 
 LIVE_ONLY = ("arm", "arm_settings", "dry_run", "approve")
+NOT_LIVE = ("task", "process", "plan_only")
 EPILOG = """\b
 Examples:
   dvgwm-runtime --robot galaxea_a1                        one episode on the simulated arm
@@ -38,7 +40,11 @@ def cache_dir() -> Path:
 
 bundle_options = together(
     click.option("--bundle", type=Place(), help="Bundle directory (default: the shipped one)."),
-    click.option("--backend", help="Engine library: tensorrt, or the one that the bundle was built for (default)."),
+    click.option(
+        "--backend",
+        type=Registered("backends"),
+        help="Engine library: tensorrt, or the one that the bundle was built for (default).",
+    ),
     click.option("--threads", type=Positive, help="CPU threads of the engines (default: one per core)."),
     click.option("--sampler", "preview_sampler", help="Preview sampler, such as ddim_v, dpmpp_2m."),
     click.option("--steps", "preview_steps", type=int, help="Preview steps (default: the bundle's)."),
@@ -64,6 +70,7 @@ rebuild_option = click.option(
 @click.group(invoke_without_command=True, epilog=EPILOG, context_settings={"max_content_width": 100})
 @click.option(
     "--robot",
+    type=Registered("robots"),
     help="Robot to drive, such as galaxea_a1; simulated unless --live is given. With --plan-only: its joints.",
 )
 @click.option("--task", help="Simulated task (default: the first), or TASK:OBJECT.")
@@ -95,6 +102,7 @@ rebuild_option = click.option(
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 @bundle_options
 @rebuild_option
+@config_option
 @click.version_option(__version__)
 @click.pass_context
 def cli(context: click.Context, /, **options: Any) -> None:
@@ -109,6 +117,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
     from ..loop import simulate
     from .recording import plan_recording
 
+    drop_defaults(context, options, NOT_LIVE if options["live"] else LIVE_ONLY)
     if options["live"]:
         from .live import drive
 
@@ -151,7 +160,7 @@ def inspect(bundle: Path, deep: bool, memory_gb: float | None, gpu: bool) -> Non
 
 
 @cli.command()
-@click.option("--robot", default="galaxea_a1", show_default=True, help="Simulated robot.")
+@click.option("--robot", type=Registered("robots"), default="galaxea_a1", show_default=True, help="Simulated robot.")
 @click.option(
     "--episodes",
     type=click.IntRange(1, 100_000),
@@ -172,6 +181,7 @@ def inspect(bundle: Path, deep: bool, memory_gb: float | None, gpu: bool) -> Non
 @click.option("--json", "only_json", is_flag=True, help="Print the last line only.")
 @bundle_options
 @rebuild_option
+@config_option
 def evaluate(**options: Any) -> None:
     """Run simulated episodes over all tasks and print the success rate.
 
@@ -185,25 +195,30 @@ def evaluate(**options: Any) -> None:
 
 
 @cli.command()
-@click.option("--robot", help="Also look at this robot, and whether all that it wants is there.")
+@click.option(
+    "--robot", type=Registered("robots"), help="Also look at this robot, and whether all that it wants is there."
+)
 @click.option("--arm", type=Words(), help="Its address: it is looked at, and sent nothing.")
 @click.option("--arm-settings", type=Place(), help="TOML file for its driver.")
 @click.option("--camera", type=Words(), help="Its camera: it is looked through for a second.")
 @click.option("--limits", type=Place(), help="TOML file that makes its limits tighter.")
 @bundle_options
-def doctor(**options: Any) -> None:
+@config_option
+@click.pass_context
+def doctor(context: click.Context, /, **options: Any) -> None:
     """Say what this machine has and lacks for running dvgwm, or a robot: every mismatch at once, each with its fix."""
     if options["robot"] is None:
-        if unused := [name for name in ("arm", "arm_settings", "camera", "limits") if options[name]]:
+        drop_defaults(context, options, names := ("arm", "arm_settings", "camera", "limits"))
+        if unused := [name for name in names if options[name]]:
             raise ConfigError("USAGE", f"--{unused[0].replace('_', '-')} goes with --robot, which was not given")
         from ..display.inspection import diagnose
 
-        _finish(diagnose())
+        _finish(diagnose(told(context)))
         return
     from ..config.settings import ReadinessSettings, settings
     from .readiness import examine
 
-    _end(*examine(settings(ReadinessSettings, options, cache_dir())))
+    _end(*examine(settings(ReadinessSettings, options | {"config": told(context)}, cache_dir())))
 
 
 @cli.command("compile")
@@ -225,6 +240,7 @@ def doctor(**options: Any) -> None:
     "--level", type=click.IntRange(0, 5), default=3, show_default=True, help="How long fast kernels are looked for."
 )
 @bundle_options
+@config_option
 def compile_engines(**options: Any) -> None:
     """Compile a bundle's graphs for this GPU and keep the engines in the cache, for --backend tensorrt.
 
@@ -235,6 +251,9 @@ def compile_engines(**options: Any) -> None:
 
     options["backend"] = options["backend"] or "tensorrt"
     _finish(compile_bundle(settings(CompilingSettings, options, cache_dir())))
+
+
+add_completion(cli, "dvgwm-runtime")
 
 
 def _check_live(options: dict[str, Any]) -> None:
@@ -249,7 +268,7 @@ def _check_live(options: dict[str, Any]) -> None:
             raise ConfigError(
                 "LIVE_OPTION", f"--live wants --{name} as well, such as --{name} {example}; nothing was moved"
             )
-    for name in ("task", "process", "plan_only"):
+    for name in NOT_LIVE:
         if options[name]:
             raise ConfigError("USAGE", f"--{name.replace('_', '-')} does not go with --live; nothing was moved")
 

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+
+from .. import entries
 
 LARGEST_SEED = 2**63 - 1
 
@@ -43,6 +46,19 @@ class Number(click.FloatRange):
         if not isfinite(number):
             self.fail(f"wanted a finite number, got {value}", param, ctx)
         return number
+
+
+class Registered(click.ParamType[str]):
+    """The name of an installed robot or backend; a shell completes it. Unknown ones are told where they are loaded."""
+
+    name = "text"
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the names that begin with what was typed."""
+        return [CompletionItem(name) for name in entries.names(self.group) if name.startswith(incomplete)]
 
 
 Positive = click.IntRange(min=1)

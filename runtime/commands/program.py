@@ -9,6 +9,7 @@ from functools import reduce
 from typing import Any
 
 import click
+from click.shell_completion import get_completion_class, shell_complete
 
 from ..errors import ConfigError, DvgwmError, EngineMemoryError, InternalError, RecordingError, shortened
 from .streams import open_streams
@@ -22,6 +23,8 @@ def run_program(name: str, group: click.Group) -> int:
     """
 
     def run() -> None:
+        if said := os.environ.get(_completion(name)):  # a shell asks, and not a person
+            raise click.exceptions.Exit(shell_complete(group, {}, name, _completion(name), said))
         # Not click's own `main`: it writes to standard error before our one line.
         with group.make_context(name, sys.argv[1:]) as context:
             try:
@@ -34,6 +37,23 @@ def run_program(name: str, group: click.Group) -> int:
                 ) from ended
 
     return exit_code(name, run)
+
+
+def add_completion(group: click.Group, name: str) -> None:
+    """Add the command that prints what makes a shell complete the command line ``group``, called ``name``."""
+
+    @group.command(epilog=f'Bash: eval "$({name} completion bash)" in ~/.bashrc; zsh the same; fish: ... | source')
+    @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+    def completion(shell: str) -> None:
+        """Print what makes SHELL complete commands, options, robots, backends and paths."""
+        kind = get_completion_class(shell)
+        assert kind is not None
+        sys.stdout.write(f"{kind(group, {}, name, _completion(name)).source()}\n")
+
+
+def _completion(name: str) -> str:
+    """Return the variable by which a shell asks the command line ``name`` for what may come next."""
+    return f"_{name.replace('-', '_').upper()}_COMPLETE"
 
 
 def exit_code(name: str, run: Callable[[], None]) -> int:

@@ -19,10 +19,9 @@ from ..cameras.sight import check_sight
 from ..config.plugins import load_robot, open_live
 from ..config.settings import ReadinessSettings
 from ..display.asking import checks_table
-from ..display.inspection import realtime
+from ..display.inspection import left_here, realtime
 from ..display.results import RUNS
 from ..errors import ConfigError, DvgwmError, GateLatchError
-from ..files import leftovers
 from ..types import Check, Observation
 
 TICKS, TICK_S, LATE_S = 50, 0.02, 0.02
@@ -40,6 +39,7 @@ def examine(settings: ReadinessSettings) -> tuple[dict[str, Any], DvgwmError | N
     seen = Seen()
     load_robot(settings.robot)  # one that is unknown has nothing to be looked at
     with ExitStack() as opened:
+        seen.look("config", lambda: [Check("config", True, settings.config)])
         seen.look("libraries", lambda: [_libraries()])
         seen.look("bundle", lambda: [_bundle(settings, seen)])
         seen.look("limits", lambda: [_limits(settings)])
@@ -47,7 +47,7 @@ def examine(settings: ReadinessSettings) -> tuple[dict[str, Any], DvgwmError | N
         seen.look("robot", lambda: _robot(settings, seen))
     seen.look("clock", lambda: [_clock()])
     seen.look("disk", lambda: [_disk()])
-    seen.look("leftovers", lambda: [_leftovers()])
+    seen.look("leftovers", lambda: [Check("leftovers", True, left_here())])
     seen.look("permissions", lambda: list(_permissions()))
     Console().print(checks_table(f"{settings.robot}{f' at {settings.arm}' if settings.arm else ''}", seen.checks))
     facts = [{"what": each.what, "fine": each.fine, "found": each.found} for each in seen.checks]
@@ -175,16 +175,6 @@ def _disk() -> Check:
     writable = os.access(place, os.W_OK)
     found = f"{free / 1e9:.1f} GB free at {place}{'' if writable else ', which cannot be written'}"
     return Check("disk", writable and free >= FREE_BYTES, found, "free some, or start in another directory")
-
-
-def _leftovers() -> Check:
-    """Name what killed commands have left here: it is nobody's, and is not removed unasked."""
-    found = [each for folder in (Path(), RUNS, Path("bundles")) for each in leftovers(folder)]
-    left = ", ".join(str(path) for path, written in found if not written)
-    written = ", ".join(str(path) for path, written in found if written)
-    told = [f"left by commands that were killed: {left}; `rm -r` removes them"] if left else []
-    told += [f"just being written: {written}"] if written else []
-    return Check("leftovers", True, "; ".join(told) or "no command has left anything unfinished here")
 
 
 def _permissions() -> Iterator[Check]:

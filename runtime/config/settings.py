@@ -144,7 +144,7 @@ class LiveSettings:
 
 @dataclass(frozen=True, slots=True)
 class ReadinessSettings:
-    """What is to be looked at before a robot is driven; what is None is left out."""
+    """What is to be looked at before a robot is driven; what is None is left out. ``config`` says what gave defaults."""
 
     robot: str
     engines: EngineSettings
@@ -152,6 +152,7 @@ class ReadinessSettings:
     arm_settings: Path | None = None
     camera: str | None = None
     limits: Path | None = None
+    config: str = ""
 
     def driver_settings(self) -> dict[str, Any]:
         """Return what the driver's settings file says; raises `ConfigError` where it cannot be read."""

@@ -20,9 +20,11 @@ from ..bundle.disk import Bundle, read_bundle
 from ..bundle.manifest import Manifest, StageSpec
 from ..config import plugins
 from ..errors import printable
+from ..files import leftovers
 from ..pipeline import Pipeline
 from ..stages import check_finite
 from .latency import work
+from .results import RUNS
 from .tables import text_table
 
 LIBRARIES = {
@@ -82,8 +84,8 @@ def _run_engines(bundle: Bundle) -> dict[str, float]:
     return seconds
 
 
-def diagnose() -> dict[str, Any]:
-    """Print which parts of dvgwm this machine can run and return them.
+def diagnose(config: str) -> dict[str, Any]:
+    """Print which parts of dvgwm this machine can run, what ``config`` says and what killed commands left; return all of it.
 
     Raises `ConfigError` where two of them overwrite each other.
     """
@@ -100,9 +102,14 @@ def diagnose() -> dict[str, Any]:
     console.print(f"backends: {', '.join(entries.names('backends')) or 'none'}")
     allowed = "allowed" if realtime() else "not allowed; where ticks come late, raise `ulimit -r` to 20"
     console.print(f"real-time priority of motion: {allowed}")
+    console.print(f"config: {config}", markup=False, highlight=False)
+    left = left_here()
+    console.print(f"leftovers: {left}", markup=False, highlight=False)
     check_packages()
     return {
         "command": "doctor",
+        "config": config,
+        "leftovers": left,
         "version": __version__,
         "python": sys.version.split()[0],
         "cores": os.cpu_count(),
@@ -111,6 +118,16 @@ def diagnose() -> dict[str, Any]:
         "robots": entries.names("robots"),
         "backends": entries.names("backends"),
     }
+
+
+def left_here() -> str:
+    """Return, in words, what killed commands have left in this directory: it is nobody's, and is not removed unasked."""
+    found = [each for folder in (Path(), RUNS, Path("bundles")) for each in leftovers(folder)]
+    left = ", ".join(str(path) for path, written in found if not written)
+    written = ", ".join(str(path) for path, written in found if written)
+    told = [f"left by commands that were killed: {left}; `rm -r` removes them"] if left else []
+    told += [f"just being written: {written}"] if written else []
+    return "; ".join(told) or "no command has left anything unfinished here"
 
 
 def realtime() -> bool:

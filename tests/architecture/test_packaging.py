@@ -23,6 +23,13 @@ def test_every_folder_is_mapped_typed_and_importable_by_its_namespace():
         assert (ROOT / folder / "__init__.py").is_file()
 
 
+def test_every_machine_takes_the_wheel():
+    """What `.ci/run` builds is py3-none-any: cubins are for GPUs, and nothing is compiled for a host."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["scikit-build"]["wheel"]
+    assert (settings["py-api"], settings["platlib"]) == ("py3", False)
+    assert "LANGUAGES NONE" in (ROOT / "CMakeLists.txt").read_text()
+
+
 def test_entry_points_resolve():
     from dvgwm.robots.arm import open_arm
     from dvgwm.runtime import entries

@@ -1,0 +1,5 @@
+"""`python -m dvgwm.runtime` is `dvgwm-runtime`."""
+
+from .cli import main
+
+main()
