@@ -15,19 +15,20 @@ from dvgwm.models.sizes import Preset
 from dvgwm.runtime import __version__
 from dvgwm.runtime.backends.backend import Backend, EngineSpec
 from dvgwm.runtime.backends.compiling import CompilingBackend
-from dvgwm.runtime.bundle.disk import MANIFEST, Bundle, put_bundle, read_bundle, record_of
-from dvgwm.runtime.bundle.manifest import Manifest, ModelCard, Parity
+from dvgwm.runtime.bundle.disk import MANIFEST, Bundle, put_bundle, read_bundle, read_manifest, record_of
+from dvgwm.runtime.bundle.manifest import Learned, Manifest, ModelCard, Parity
 from dvgwm.runtime.bundle.prompts import PROMPTS_FILE, save_prompts
 from dvgwm.runtime.config.plugins import open_backend
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.pipeline import Pipeline
 
-from .describe import describe, without_text_encoder
+from .describe import describe, input_contract, without_text_encoder
 from .eight_bit import quantised
 from .footprint import with_footprints
 from .graphs import fixed, graphs
-from .intake import intake
+from .intake import Intake, intake
 from .interface import engine_spec
+from .learned import learned_from
 from .onnx_graph import check_graph
 from .order import Order
 from .parity import gate_of
@@ -76,6 +77,7 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     preset = order.checked()
     backend = open_backend(order.backend, None)
     taken = intake(order, preset)
+    learned = _learned(order, preset, taken)
     stored = taken.stored
     reference = compiled = _graphs(order, preset, stored.reference)
     if unknown := set(order.engines) - {graph.name for graph in reference}:
@@ -89,6 +91,7 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     versions = {"torch": str(torch.__version__), "dvgwm": __version__, "source": source_hash(), **fingerprint}
     tokenizer = hashlib.sha256(taken.tokenizer or b"").hexdigest()
     facts = [repr(preset), stored.facts, tokenizer, versions, order.precision, order.has_fixed_sizes, order.recording]
+    facts.append(repr(learned))
     workshop = Workshop.open(order.out.with_name(f".{order.out.name}.build"), facts)
     share = 1.6 if order.eight_bit else 1.0  # beside the weights in 8 bits lie those that they are made of
     free = order.check_room(max(0, round(share * stored.size_bytes) - workshop.size_bytes))
@@ -100,7 +103,7 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
         return Outcome(None, products.made, products.reused, {})
     specs = _specs(compiled, reference)
     card = ModelCard(preset.name, preset.family, taken.told, taken.trained, stored.hashes(products.weights))
-    manifest = describe(preset, specs, card, order.format, order.precision, fingerprint, taken.tokenizer)
+    manifest = describe(preset, specs, card, order.format, order.precision, fingerprint, taken.tokenizer, learned)
     scenes = list(recorded(order.calibrate, manifest.input)) if order.calibrate else []
     inputs: Mapping[str, Sequence[Inputs]] = {}
     if order.eight_bit is not None:
@@ -123,6 +126,15 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     opened = Opened(backend, engines)
     _write_verified(order, replace(manifest, parity=parity), reference, products, workshop, opened, report, shown)
     return _finished(order, workshop, products, opened, report)
+
+
+def _learned(order: Order, preset: Preset, taken: Intake) -> Learned | None:
+    """Return what trained weights were trained on: the data set that is named, else what their own bundle says."""
+    if order.trained_on is not None:
+        return learned_from(order.trained_on, input_contract(preset))
+    if not taken.trained or order.weights is None or order.base or not (order.weights / MANIFEST).is_file():
+        return None
+    return read_manifest(order.weights).learned
 
 
 def _graphs(order: Order, preset: Preset, networks: Networks, precision: Precision | None = None) -> tuple[Graph, ...]:

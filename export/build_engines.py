@@ -47,6 +47,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a recorded LeRobot data set (`dvgwm-train data`), which int8 and fp8 take the ranges of their numbers from",
     )
+    options_parser.add_argument(
+        "--trained-on",
+        type=Path,
+        metavar="DIR",
+        help="the LeRobot data set that the weights were trained on: words and pictures unlike its own are then told "
+        "(default: what the bundle says that the weights are from)",
+    )
     options_parser.add_argument("--out", type=Path, help="bundle directory (default: engines/PRESET)")
     options_parser.add_argument(
         "--random-weights", type=int, metavar="SEED", help="seeded random weights, also where trained ones ship"

@@ -69,6 +69,7 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         options.static,
         options.calibrate,
         cache_dir(),
+        options.trained_on,
     )
     given = [str(path) for path in (order.base, order.lora, order.weights) if path]
     source = f"weights from {', '.join(given)}" if given else "seeded random weights, untrained"

@@ -16,6 +16,7 @@ from dvgwm.runtime.bundle.manifest import (
     ActionContract,
     Constant,
     InputContract,
+    Learned,
     Manifest,
     ModelCard,
     Rates,
@@ -34,10 +35,11 @@ def describe(
     precision: str,
     fingerprint: Mapping[str, str],
     tokenizer: bytes | None = None,
+    learned: Learned | None = None,
 ) -> Manifest:
     """Return the manifest of ``preset`` for one backend; parity and files are filled in when the bundle is written.
 
-    ``tokenizer`` is the bundle's `tokenizer.json`, None where it takes bytes.
+    ``tokenizer`` is the bundle's `tokenizer.json`, None where it takes bytes; ``learned`` is what its weights learned from.
     """
     per_plan = preset.frames - 1
     return Manifest(
@@ -47,7 +49,7 @@ def describe(
         backend=backend,
         precision=precision,
         model=card,
-        input=InputContract("scene", *preset.high, preset.fps),
+        input=input_contract(preset),
         action=action_contract(preset),
         rates=Rates(preset.execute or per_plan, per_plan, 1),
         text=_text(preset, card, tokenizer),
@@ -55,6 +57,7 @@ def describe(
         fingerprint=dict(fingerprint),
         parity={},
         files={},
+        learned=learned,
     )
 
 
@@ -71,6 +74,11 @@ def without_text_encoder(manifest: Manifest) -> Manifest:
     """Return ``manifest`` of a bundle that knows its stored instructions only."""
     stages = (replace(stage, engines={}) if stage.kind == "encode_text" else stage for stage in manifest.pipeline)
     return replace(manifest, pipeline=tuple(stages))
+
+
+def input_contract(preset: Preset) -> InputContract:
+    """Return what the camera has to deliver."""
+    return InputContract("scene", *preset.high, preset.fps)
 
 
 def action_contract(preset: Preset) -> ActionContract:

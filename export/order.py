@@ -29,7 +29,7 @@ class Order:
     shorten the preset (0: all of them). ``base`` is a diffusers pipeline, with a ``lora`` for its transformer merged in.
     Without its ``text_encoder`` a bundle knows the instructions only. With ``engines`` those are verified, and no more.
     With ``static`` no size is left open. ``calibrate`` is a recorded data set, for activations in 8 bits. Engines that are
-    compiled here are kept in ``cache``.
+    compiled here are kept in ``cache``. ``trained_on`` is the data set that the weights were trained on, if it is at hand.
     """
 
     preset: str
@@ -50,6 +50,7 @@ class Order:
     static: bool = False
     calibrate: Path | None = None
     cache: Path | None = None
+    trained_on: Path | None = None
 
     @property
     def format(self) -> str:

@@ -45,7 +45,7 @@ def recorded(root: Path, contract: InputContract, count: int = CALIBRATING + HEL
     Raises `ConfigError` where there is no data set, or none of its cameras is the bundle's.
     """
     dataset = open_dataset(root)
-    camera = _camera(dataset, contract, root)
+    camera = camera_of(dataset, contract, root)
     for index in range(count):
         number, share = int(len(dataset) * (index * _APART[0] % 1.0)), index * _APART[1] % 1.0
         frames = dataset.frames(number, camera)
@@ -55,7 +55,7 @@ def recorded(root: Path, contract: InputContract, count: int = CALIBRATING + HEL
         yield Scene(Observation({contract.camera: image}, state[at], 0.0), dataset.instruction(number))
 
 
-def _camera(dataset: Dataset, contract: InputContract, root: Path) -> str:
+def camera_of(dataset: Dataset, contract: InputContract, root: Path) -> str:
     """Return the bundle's camera; any other where the data set has one only."""
     cameras = tuple(dataset.schema.cameras)
     if contract.camera in cameras:

@@ -15,7 +15,7 @@ from .config.settings import SimulationSettings
 from .denoise import Progress
 from .display.compiling import compiling_progress
 from .display.report import Finished
-from .display.results import outputs, progress_bars, publish
+from .display.results import outputs, progress_bars, publish, tell_unfamiliar
 from .errors import (
     CameraLostError,
     DeadlineError,
@@ -25,6 +25,7 @@ from .errors import (
     RobotCommunicationError,
     RobotStopError,
 )
+from .familiar import unfamiliar
 from .film import Film, together
 from .pipeline import Pipeline, silent
 from .profiler import Profiler
@@ -114,10 +115,12 @@ def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError |
             spec, task, settings.seed, pipeline, lambda seen, _: real.add(seen.images[camera]), settings.process
         )
         with closing(arm), progress_bars() as progress:
-            real.add(arm.observe().images[camera])
+            first = arm.observe().images[camera]
+            real.add(first)
+            options = EpisodeOptions.of(settings, pipeline, arm)
+            found = tell_unfamiliar(unfamiliar(bundle.manifest.learned, options.instruction, first, spec.name))
             pipeline.warmup()
             profiler, begun = Profiler(), time.perf_counter()
-            options = EpisodeOptions.of(settings, pipeline, arm)
             spend = settings.plan_clock(arm)
             episode = run_episode(
                 arm, pipeline, options, profiler, solved=arm.scene.solved, spend=spend, progress=progress
@@ -157,6 +160,7 @@ def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError |
             imagined=imagined,
             seen=seen,
             seen_as="simulated",
+            unfamiliar=found,
             every=every,
             events=episode.events,
             profiler=profiler,

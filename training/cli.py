@@ -185,10 +185,12 @@ def export(name: str, out: Path | None, folder: Path | None, bundle: Path | None
     if bundle is not None:
         from dvgwm.export.assembly import build_bundle
         from dvgwm.export.order import Order
+        from dvgwm.runtime.record.lerobot import INFO
 
         with Lines() as lines:
             counted = lines.count("graphs")
-            order = Order(run.preset.name, "onnx", bundle, run.seed, weights=target)
+            trained_on = run.data.path if (run.data.path / INFO).is_file() else None
+            order = Order(run.preset.name, "onnx", bundle, run.seed, weights=target, trained_on=trained_on)
             build_bundle(order, lambda step, part, done, total: counted(done, total))
     _finish({"command": "export", "weights": str(target), "trained": names, "bundle": bundle and str(bundle)})
 

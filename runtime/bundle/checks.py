@@ -13,6 +13,8 @@ from .manifest import Manifest, StageSpec
 
 LONGEST_NAME = 128
 MOST_STAGES = 32
+PICTURE_NUMBERS = 8 * 12 * 3
+"""Of a coarse picture: rows, columns, colours."""
 SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "torch": ".pt2"}
 """How the engine files of a backend end, for those that we know."""
 
@@ -21,6 +23,7 @@ def findings(manifest: Manifest) -> Iterator[Finding]:
     """Give everything that does not hold, in the order of the manifest's parts."""
     yield from _input_and_rates(manifest)
     yield from _actions(manifest)
+    yield from _learned(manifest)
     if len(manifest.pipeline) > MOST_STAGES:
         yield from number_in("the count of stages", len(manifest.pipeline), 1, MOST_STAGES)
         return
@@ -40,6 +43,21 @@ def _input_and_rates(manifest: Manifest) -> Iterator[Finding]:
     yield from number_in("text.max_tokens", text.max_tokens, 1, 4096)
     for name, record in manifest.files.items():
         yield from number_in(f"the size of {name!r}", record.size, 0, 1 << 40)
+
+
+def _learned(manifest: Manifest) -> Iterator[Finding]:
+    learned = manifest.learned
+    if learned is None or learned.pictures is None:
+        return
+    pictures = learned.pictures
+    for column, wanted in (("mean", PICTURE_NUMBERS), ("deviation", PICTURE_NUMBERS), ("quantiles", 4)):
+        yield from number_in(f"the count of learned.pictures.{column}", len(getattr(pictures, column)), wanted, wanted)
+    for value in pictures.mean:
+        yield from number_in("learned.pictures.mean", value, 0.0, 1.0)
+    for value in pictures.deviation:
+        yield from number_in("learned.pictures.deviation", value, 1e-4, 1.0)
+    for value in pictures.quantiles:
+        yield from number_in("learned.pictures.quantiles", value, 0.0, 1e6)
 
 
 def _actions(manifest: Manifest) -> Iterator[Finding]:

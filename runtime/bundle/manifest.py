@@ -73,6 +73,29 @@ class ModelCard:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureStats:
+    """What training pictures look like from far away (`runtime.familiar.coarse`): the mean and deviation of every number.
+
+    ``quantiles`` are the distances within which .5, .9, .99 and all of the held-out pictures are.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    quantiles: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What the networks were trained on: instructions and all of their words, cameras, robots, and how pictures looked."""
+
+    sentences: tuple[str, ...]
+    words: tuple[str, ...]
+    cameras: tuple[str, ...]
+    robots: tuple[str, ...]
+    pictures: PictureStats | None
+
+
+@dataclass(frozen=True, slots=True)
 class InputContract:
     """What the camera has to deliver: RGB uint8 of this size; ``fps`` is the rate of the imagined frames."""
 
@@ -154,6 +177,7 @@ class Manifest:
     fingerprint: Mapping[str, str]
     parity: Mapping[str, Parity]
     files: Mapping[str, FileRecord]
+    learned: Learned | None = None
 
     def stage(self, name: str) -> StageSpec:
         """Return the stage called ``name``; raises `BundleIncompatibleError` where there is none."""

@@ -15,7 +15,7 @@ from .lab import config_option, drop_defaults, told
 from .options import Memory, Place, PlanTime, Positive, Registered, Seconds, Seed, Words
 from .program import add_completion, together
 
-LIVE_ONLY = ("arm", "arm_settings", "dry_run", "approve")
+LIVE_ONLY = ("arm", "arm_settings", "dry_run", "approve", "unfamiliar")
 NOT_LIVE = ("task", "process", "plan_only")
 EPILOG = """\b
 Examples:
@@ -97,6 +97,11 @@ rebuild_option = click.option(
 @click.option("--arm-settings", type=Place(), help="With --live: TOML file for the robot's driver (docs/robots.md).")
 @click.option("--dry-run", is_flag=True, help="With --live: do all but send; nothing moves, nobody is asked.")
 @click.option("--approve", is_flag=True, help="With --live: show every imagined video, and wait for a yes.")
+@click.option(
+    "--unfamiliar",
+    is_flag=True,
+    help="With --live: go on with words or a picture that the bundle was never trained on.",
+)
 @click.option("--out", type=Place(), help="Directory for video, profile and report (default: runs/N).")
 @click.option("--gif", type=Place(), help="Also write what was imagined beside what was seen here, as an animated GIF.")
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ..bundle.manifest import Learned
 from ..bundle.tokenizer import check_instruction
 from ..cameras.reader import CameraReader
 from ..config.plugins import load_robot, open_live
@@ -16,15 +17,16 @@ from ..denoise import Progress
 from ..display.asking import ask, check_person, checks_table, drawn
 from ..display.compiling import compiling_progress
 from ..display.report import Finished
-from ..display.results import outputs, progress_bars, publish
+from ..display.results import outputs, progress_bars, publish, tell_unfamiliar
 from ..display.video import write_video
 from ..errors import ConfigError, DeclinedPlanError, DvgwmError, GateLatchError
+from ..familiar import Unfamiliar, unfamiliar
 from ..film import Film, together
 from ..loop import EpisodeOptions, Imagine, run_episode
 from ..pipeline import Pipeline, silent
 from ..profiler import Profiler
 from ..seams import LiveArm
-from ..types import Observation, Plan
+from ..types import ImageArray, Observation, Plan
 from .readiness import check_actions
 
 ANOTHER_SEED = 1_000_003
@@ -59,6 +61,7 @@ def drive(settings: LiveSettings) -> tuple[dict[str, Any], DvgwmError | None]:
         if camera.recorded and not settings.dry_run:
             raise ConfigError("CAMERA_RECORDED", f"{settings.camera} is a recording, no arm moves by it; add --dry-run")
         check_actions(bundle.manifest.action, spec.name, arm.recorded().joint_names)
+        found = _familiar(settings, bundle.manifest.learned, instruction, camera.latest().image)
         directory, shown_as = opened.enter_context(outputs(settings.out, settings.gif))
         pipeline = opened.enter_context(settings.engines.open(compiling_progress, bundle))
         pipeline.warmup()
@@ -91,6 +94,7 @@ def drive(settings: LiveSettings) -> tuple[dict[str, Any], DvgwmError | None]:
             imagined=imagined,
             seen=seen,
             seen_as="real",
+            unfamiliar=found,
             every=every,
             events=episode.events,
             profiler=profiler,
@@ -112,6 +116,22 @@ def drive(settings: LiveSettings) -> tuple[dict[str, Any], DvgwmError | None]:
         )
         published = publish(directory, shown_as, pipeline, done)
     return published.show(settings.gif), episode.stopped
+
+
+def _familiar(
+    settings: LiveSettings, learned: Learned | None, instruction: str, image: ImageArray
+) -> tuple[Unfamiliar, ...]:
+    """Tell what the bundle was not trained on, and return it; raises `ConfigError` where no arm is to move by that.
+
+    Another sentence of known words is told and no more.
+    """
+    found = tell_unfamiliar(unfamiliar(learned, instruction, image, settings.robot))
+    strange = [each for each in found if each.what != "sentence"]
+    if strange and not settings.unfamiliar:
+        raise ConfigError(
+            "UNFAMILIAR", f"{'; '.join(each.message for each in strange)}; to go on all the same add --unfamiliar"
+        )
+    return found
 
 
 def _arm(arm: LiveArm, settings: LiveSettings, console: Console) -> None:

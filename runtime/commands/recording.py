@@ -15,8 +15,9 @@ from ..config.settings import RecordingSettings
 from ..display.actions import PlannedActions
 from ..display.compiling import compiling_progress
 from ..display.report import Finished
-from ..display.results import outputs, progress_bars, publish
+from ..display.results import outputs, progress_bars, publish, tell_unfamiliar
 from ..errors import ConfigError
+from ..familiar import unfamiliar
 from ..pipeline import Pipeline
 from ..profiler import Profiler
 from ..seams import RobotSpec
@@ -41,6 +42,9 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
         seen, contract = pipeline.manifest.input, pipeline.manifest.action
         size = seen.height_px, seen.width_px
         first = footage.sampled(seen.fps, 1, settings.at_s)[0]
+        found = tell_unfamiliar(
+            unfamiliar(pipeline.manifest.learned, instruction, fit(first, *size), None if spec is None else spec.name)
+        )
         pipeline.warmup()
         profiler, begun = Profiler(), time.perf_counter()
         plan, chunk = _plan(pipeline, fit(first, *size), instruction, settings.seed, profiler)
@@ -55,6 +59,7 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
             imagined=plan.frames,
             seen=recorded,
             seen_as="recorded",
+            unfamiliar=found,
             planned=PlannedActions(chunk, contract, None if spec is None else _joints(spec, contract, chunk)),
             events=(),
             profiler=profiler,

@@ -120,7 +120,10 @@ class SimulationSettings:
 
 @dataclass(frozen=True, slots=True)
 class LiveSettings:
-    """An episode on a real robot at the address ``arm``; ``dry_run``: nothing is sent, ``approve``: plans wait for a yes."""
+    """An episode on a real robot at the address ``arm``; ``dry_run``: nothing is sent, ``approve``: plans wait for a yes.
+
+    ``unfamiliar``: also with what the bundle was not trained on.
+    """
 
     robot: str
     arm: str
@@ -136,6 +139,7 @@ class LiveSettings:
     limits: Path | None = None
     dry_run: bool = False
     approve: bool = False
+    unfamiliar: bool = False
 
     def driver_settings(self) -> dict[str, Any]:
         """Return what the driver's settings file says; raises `ConfigError` where it cannot be read."""

@@ -17,7 +17,7 @@ from rich.table import Table
 from .. import __version__, entries
 from ..backends.onnx_packages import check_packages
 from ..bundle.disk import Bundle, read_bundle
-from ..bundle.manifest import Manifest, StageSpec
+from ..bundle.manifest import Learned, Manifest, StageSpec
 from ..config import plugins
 from ..errors import printable
 from ..files import leftovers
@@ -141,6 +141,17 @@ def realtime() -> bool:
     return True
 
 
+def _learned(learned: Learned | None) -> str:
+    """Return what a bundle says of its training, in words."""
+    if learned is None:
+        return "not said: what is asked of it is not held against anything"
+    first = next(iter(learned.sentences), None)
+    sentences = f"{len(learned.sentences)} sentences of {len(learned.words)} words, such as {first!r}"
+    usual = None if learned.pictures is None else learned.pictures.quantiles[-2]
+    pictures = "no pictures" if usual is None else f"99 in 100 pictures within {usual:g} deviations"
+    return f"{', '.join(learned.robots)}; cameras {', '.join(learned.cameras)}; {sentences}; {pictures}"
+
+
 def _facts(manifest: Manifest) -> Table:
     table = Table(show_header=False)
     size = sum(record.size for record in manifest.files.values())
@@ -149,6 +160,7 @@ def _facts(manifest: Manifest) -> Table:
         "bundle": f"{manifest.name}, schema {manifest.schema}, by {manifest.builder}",
         "model": f"{manifest.model.preset} ({manifest.model.family}): {manifest.model.weights}",
         "trained": "yes" if manifest.model.trained else "NO: seeded random weights, the video is noise",
+        "trained on": _learned(manifest.learned),
         "runs on": f"{manifest.backend}, {manifest.precision}"
         + "".join(f", {key} {value}" for key, value in manifest.fingerprint.items()),
         "camera": f"{camera.camera}: {camera.width_px} x {camera.height_px} RGB, imagines {camera.fps:g} frames/s",

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..errors import printable
+from ..familiar import Unfamiliar
 from ..files import write_atomic
 from ..profiler import UNATTRIBUTED, Profiler, StageRow
 from ..types import ArmEvent, ImageArray, MotionRecord, Plan
@@ -37,7 +38,8 @@ INKS = "#000000", "#ffffff"
 class Finished:
     """All that a run has to show. Frames are uint8 T H W 3: those imagined, and those seen while they were acted on.
 
-    They are every ``every``-th one of the run. ``seen_as`` says in a word of which kind those are that were seen.
+    They are every ``every``-th one of the run. ``seen_as`` says in a word of which kind those are that were seen,
+    ``unfamiliar`` what the bundle was not trained on.
     """
 
     title: str
@@ -55,6 +57,7 @@ class Finished:
     every: int = 1
     seen_as: str = "seen"
     planned: PlannedActions | None = None
+    unfamiliar: Sequence[Unfamiliar] = ()
 
     @property
     def labels(self) -> tuple[str, str]:

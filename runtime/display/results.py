@@ -1,7 +1,7 @@
 """What a run leaves behind: a directory written whole or not at all, a table, and one JSON line."""
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ..denoise import Progress as OnProgress
 from ..errors import printable
+from ..familiar import Unfamiliar
 from ..files import check_writable, numbered_directory, whole_directory, write_atomic, write_json
 from ..pipeline import Pipeline
 from ..profiler import Profiler, peak_memory_bytes
@@ -42,6 +43,15 @@ def outputs(out: Path | None, gif: Path | None) -> Iterator[tuple[Path, Path]]:
     else:
         with whole_directory(out, RUN_FILE, "run") as directory:
             yield directory, out
+
+
+def tell_unfamiliar(found: Iterable[Unfamiliar]) -> tuple[Unfamiliar, ...]:
+    """Write what a bundle was not trained on to standard error, a line each, and return it."""
+    kept = tuple(found)
+    for each in kept:
+        line = printable(f"unfamiliar {each.what}: {each.message}")
+        Console(stderr=True).print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    return kept
 
 
 @contextmanager
@@ -80,7 +90,7 @@ class Published:
             write_atomic(gif, encode_gif(shown, self.fps))
         console = Console()
         if self.warning:
-            console.print(self.warning, style="yellow", highlight=False)
+            console.print(self.warning, style="yellow", highlight=False, markup=False)
         console.print(self.table)
         lines = [f"{self.done.outcome}: “{self.result['instruction']}”"]
         for log_code in dict.fromkeys(event.log_code for event in self.done.events):
@@ -119,6 +129,7 @@ def publish(directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished)
         "peak_memory_bytes": peak_memory_bytes(),
         "stages_s": {row.name: row.total_s for row in rows},
         "paper": verdict,
+        "unfamiliar": [asdict(each) for each in done.unfamiliar],
         "video": str(shown_as / video.name),
         "report": str(shown_as / "report.html"),
     }
@@ -127,6 +138,7 @@ def publish(directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished)
         write_atomic(directory / "actions.csv", done.planned.csv())
         write_json(directory / "actions.json", done.planned.json())
     warning = None if manifest.model.trained else UNTRAINED
+    strange = [f"Unfamiliar {each.what}: {each.message}." for each in done.unfamiliar]
     if done.motion is not None:
         write_atomic(directory / "motion.csv", joints_csv(done.motion))
     write_json(directory / "profile.json", {"rows": [asdict(row) for row in rows], "spans": done.profiler.to_json()})
@@ -134,7 +146,7 @@ def publish(directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished)
     write_report(
         directory / "report.html",
         done,
-        warning=warning,
+        warning=" ".join([*([warning] if warning else []), *strange]) or None,
         facts={**done.facts, **_shortened(done), **engine_facts(pipeline)},
         video=video,
         rows=rows,
