@@ -15,7 +15,7 @@ from .config.settings import SimulationSettings
 from .denoise import Progress
 from .display.compiling import compiling_progress
 from .display.report import Finished
-from .display.results import outputs, progress_bars, publish, tell_unfamiliar
+from .display.results import outputs, progress_bars, publish
 from .errors import (
     CameraLostError,
     DeadlineError,
@@ -118,7 +118,7 @@ def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError |
             first = arm.observe().images[camera]
             real.add(first)
             options = EpisodeOptions.of(settings, pipeline, arm)
-            found = tell_unfamiliar(unfamiliar(bundle.manifest.learned, options.instruction, first, spec.name))
+            found = tuple(unfamiliar(bundle.manifest.learned, options.instruction, first, spec.name))
             pipeline.warmup()
             profiler, begun = Profiler(), time.perf_counter()
             spend = settings.plan_clock(arm)

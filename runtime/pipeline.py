@@ -227,8 +227,6 @@ class Pipeline:
                 self.backend.synchronize()  # a stage's time is its own, not the next one's that waits for it
                 for engine in stage.engines.values():
                     _leave(engine)
-            if stage.spec.sampler is None:  # one with steps has told its last one
-                context.progress(stage.spec.name, 1, 1)
 
     def _image(self, observation: Observation) -> Tensor:
         contract = self.manifest.input

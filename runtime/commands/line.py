@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..errors import ConfigError, DvgwmError
+from ..errors import ConfigError, DvgwmError, printable
 from .lab import config_option, drop_defaults, told
 from .options import Memory, Place, PlanTime, Positive, Registered, Seconds, Seed, Words
 from .program import add_completion, together
@@ -280,10 +280,24 @@ def _check_live(options: dict[str, Any]) -> None:
 
 def _end(result: dict[str, Any], stop: DvgwmError | None) -> None:
     """Print the result, and raise what stopped the arm."""
-    _finish(result)
+    _print(result)
     if stop is not None:
         raise stop
+    _tell_unfamiliar(result)
 
 
 def _finish(result: dict[str, Any]) -> None:
+    """Print the result, and tell what is to be known of it."""
+    _print(result)
+    _tell_unfamiliar(result)
+
+
+def _tell_unfamiliar(result: dict[str, Any]) -> None:
+    """Write what the bundle was not trained on to standard error: at the end, for an error's line is the first there."""
+    sys.stdout.flush()
+    for each in result.get("unfamiliar", ()):
+        click.echo(printable(f"unfamiliar {each['what']}: {each['message']}"), err=True)
+
+
+def _print(result: dict[str, Any]) -> None:
     sys.stdout.write(f"{json.dumps(result)}\n")  # not by click, which has streams of its own where there is ASCII only

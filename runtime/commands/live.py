@@ -17,7 +17,7 @@ from ..denoise import Progress
 from ..display.asking import ask, check_person, checks_table, drawn
 from ..display.compiling import compiling_progress
 from ..display.report import Finished
-from ..display.results import outputs, progress_bars, publish, tell_unfamiliar
+from ..display.results import outputs, progress_bars, publish
 from ..display.video import write_video
 from ..errors import ConfigError, DeclinedPlanError, DvgwmError, GateLatchError
 from ..familiar import Unfamiliar, unfamiliar
@@ -121,11 +121,11 @@ def drive(settings: LiveSettings) -> tuple[dict[str, Any], DvgwmError | None]:
 def _familiar(
     settings: LiveSettings, learned: Learned | None, instruction: str, image: ImageArray
 ) -> tuple[Unfamiliar, ...]:
-    """Tell what the bundle was not trained on, and return it; raises `ConfigError` where no arm is to move by that.
+    """Return what the bundle was not trained on; raises `ConfigError` where no arm is to move by that.
 
-    Another sentence of known words is told and no more.
+    By another sentence of known words one may.
     """
-    found = tell_unfamiliar(unfamiliar(learned, instruction, image, settings.robot))
+    found = tuple(unfamiliar(learned, instruction, image, settings.robot))
     strange = [each for each in found if each.what != "sentence"]
     if strange and not settings.unfamiliar:
         raise ConfigError(

@@ -15,7 +15,7 @@ from ..config.settings import RecordingSettings
 from ..display.actions import PlannedActions
 from ..display.compiling import compiling_progress
 from ..display.report import Finished
-from ..display.results import outputs, progress_bars, publish, tell_unfamiliar
+from ..display.results import outputs, progress_bars, publish
 from ..errors import ConfigError
 from ..familiar import unfamiliar
 from ..pipeline import Pipeline
@@ -42,7 +42,7 @@ def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
         seen, contract = pipeline.manifest.input, pipeline.manifest.action
         size = seen.height_px, seen.width_px
         first = footage.sampled(seen.fps, 1, settings.at_s)[0]
-        found = tell_unfamiliar(
+        found = tuple(
             unfamiliar(pipeline.manifest.learned, instruction, fit(first, *size), None if spec is None else spec.name)
         )
         pipeline.warmup()

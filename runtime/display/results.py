@@ -1,7 +1,7 @@
 """What a run leaves behind: a directory written whole or not at all, a table, and one JSON line."""
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from rich.table import Table
 
 from ..denoise import Progress as OnProgress
 from ..errors import printable
-from ..familiar import Unfamiliar
 from ..files import check_writable, numbered_directory, whole_directory, write_atomic, write_json
 from ..pipeline import Pipeline
 from ..profiler import Profiler, peak_memory_bytes
@@ -45,15 +44,6 @@ def outputs(out: Path | None, gif: Path | None) -> Iterator[tuple[Path, Path]]:
             yield directory, out
 
 
-def tell_unfamiliar(found: Iterable[Unfamiliar]) -> tuple[Unfamiliar, ...]:
-    """Write what a bundle was not trained on to standard error, a line each, and return it."""
-    kept = tuple(found)
-    for each in kept:
-        line = printable(f"unfamiliar {each.what}: {each.message}")
-        Console(stderr=True).print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    return kept
-
-
 @contextmanager
 def progress_bars() -> Iterator[OnProgress]:
     """Give a callback that shows a bar for every stage on standard error while it works."""
@@ -63,6 +53,10 @@ def progress_bars() -> Iterator[OnProgress]:
         bars: dict[str, Any] = {}
 
         def on_progress(stage: str, done: int, total: int) -> None:
+            for other, bar in bars.items():
+                task = progress.tasks[bar]
+                if other != stage and not task.finished:  # another stage runs: this one is done
+                    progress.update(bar, total=task.total or 1, completed=task.total or 1)
             if stage not in bars:
                 bars[stage] = progress.add_task(stage, total=total or None)
             elif done == 0:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,12 +40,25 @@ def run(section, folder, installed):
     return None
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The one folder that a reader types all of it in."""
+    return tmp_path_factory.mktemp("reader")
+
+
 @pytest.mark.few(1)
 @pytest.mark.parametrize("title", SECTIONS)
-def test_a_walk_through_runs(title, tmp_path, installed):
+def test_a_walk_through_runs(title, folder, installed):
     assert "```" in SECTIONS[title]
-    failed = run(SECTIONS[title], tmp_path, installed)
+    failed = run(SECTIONS[title], folder, installed)
     assert failed is None, failed.stdout + failed.stderr
+
+
+def test_the_package_says_which_file_it_is():
+    """Beside the other files of the page an installer would have to guess, and refuses."""
+    settings = tomllib.loads(re.search(r"# file: pyproject.toml\n(.*?)```", PAGE, re.S)[1])
+    assert settings["tool"]["setuptools"]["py-modules"] == ["grey_room"]
+    assert settings["build-system"]["build-backend"] == "setuptools.build_meta"
 
 
 def test_a_wrong_one_is_seen(tmp_path, installed):

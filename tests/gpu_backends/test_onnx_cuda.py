@@ -142,7 +142,7 @@ def test_both_packages_together_are_refused_by_doctor_and_by_the_backend(monkeyp
     with_packages(monkeypatch, "numpy", "onnxruntime_gpu")
     assert diagnose()["command"] == "doctor"
     with_packages(monkeypatch, "onnxruntime", "onnxruntime-gpu")
-    for refuse in (diagnose, lambda: open_backend("onnx_cuda", None)):
+    for refuse in (lambda: diagnose("none"), lambda: open_backend("onnx_cuda", None)):
         with pytest.raises(ConfigError, match="overwrite each other; pip uninstall") as caught:
             refuse()
         assert caught.value.log_code == "ONNX_BOTH"
@@ -179,10 +179,8 @@ def test_the_page_shows_pycuda_lines_that_run(backend, monkeypatch, bundle):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, "pycuda.autoprimaryctx", types.ModuleType("pycuda.autoprimaryctx"))
     monkeypatch.setattr(plugins, "open_backend", lambda name, threads: {"onnx_cuda": backend}[name])
-    contract = bundle.manifest.input
-    picture = np.random.default_rng(0).integers(0, 256, (contract.height_px, contract.width_px, 3), np.uint8)
-    names = {"picture": picture}
+    names = {}
     exec(compile(code, "docs/gpu.md", "exec"), names)
     spec = names["spec"]
     plain = open_backend("onnx", None).load(bundle.file(spec.file), spec)
-    np.testing.assert_array_equal(names["mine"].values, plain.run({"image": picture[None]})["latents"])
+    np.testing.assert_array_equal(names["mine"].values, plain.run({"image": names["picture"][None]})["latents"])

@@ -51,7 +51,9 @@ def write_clip(
     import av
 
     with av.open(str(path), "w", format=container) as file:
-        stream = file.add_stream(codec, rate=Fraction(fps).limit_denominator(100_000), options=options or {})
+        stream = file.add_stream(
+            codec, rate=Fraction(fps).limit_denominator(100_000), options={"threads": "1", **(options or {})}
+        )
         stream.height, stream.width = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         if pixel_aspect:

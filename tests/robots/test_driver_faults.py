@@ -81,7 +81,7 @@ def armed(request, motion_process):
                 made[-1].play(4.0)
                 break
             except AssertionError:  # two cores, tests on both: ticks were left out before anything was wrong
-                made[-1].close()
+                made.pop().close()
                 if last:
                     raise
         return there, made[-1]

@@ -3,6 +3,7 @@ import pytest
 
 from dvgwm.robots.a1_model import KINEMATICS
 from dvgwm.robots.galaxea_a1 import ROBOT
+from dvgwm.robots.sim import library
 from dvgwm.robots.sim.cameras import CAMERAS
 from dvgwm.robots.sim.driver import HOME_POSE, MujocoRobot
 from dvgwm.robots.sim.tasks import TASKS
@@ -112,7 +113,7 @@ def test_observation_carries_joints_and_both_cameras():
 
 
 def test_without_mujoco_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("dvgwm.robots.galaxea_a1.find_spec", lambda name: None)
+    monkeypatch.setattr(library, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"dvgwm\[sim\]") as raised:
-        ROBOT.simulation.simulate(SimulationOptions("fruit_in_bowl", 0, 32, 48))
+        library._imported()
     assert raised.value.log_code == "SIM_MISSING"

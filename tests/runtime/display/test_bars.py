@@ -35,7 +35,6 @@ def shown(monkeypatch):
 def test_a_bar_stands_still_once_its_stage_is_done(shown):
     with results.progress_bars() as on_progress:
         on_progress("encode", 0, 0)
-        on_progress("encode", 1, 1)
         on_progress("preview", 0, 0)
         for step in (1, 2, 3):
             on_progress("preview", step, 3)
