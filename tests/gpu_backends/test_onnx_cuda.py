@@ -140,7 +140,7 @@ def with_packages(monkeypatch, *names):
 
 def test_both_packages_together_are_refused_by_doctor_and_by_the_backend(monkeypatch, capsys):
     with_packages(monkeypatch, "numpy", "onnxruntime_gpu")
-    assert diagnose()["command"] == "doctor"
+    assert diagnose("none")["command"] == "doctor"
     with_packages(monkeypatch, "onnxruntime", "onnxruntime-gpu")
     for refuse in (lambda: diagnose("none"), lambda: open_backend("onnx_cuda", None)):
         with pytest.raises(ConfigError, match="overwrite each other; pip uninstall") as caught:
