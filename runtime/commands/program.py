@@ -15,6 +15,9 @@ from ..errors import ConfigError, DvgwmError, EngineMemoryError, InternalError, 
 from .streams import open_streams
 from .supervisor import STOPS
 
+UNSUGGESTED = ("--live", "--unfamiliar")
+"""Options that are never suggested for one that does not exist."""
+
 
 def run_program(name: str, group: click.Group) -> int:
     """Return the exit code of `errors` with which the command line ``group``, called ``name``, ended.
@@ -74,6 +77,8 @@ def _run(name: str, run: Callable[[], None]) -> int:
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption):  # a slip of the fingers is not to move an arm
+            error.possibilities = [each for each in error.possibilities or () if each not in UNSUGGESTED]
         return tell(ConfigError("USAGE", f"{error.format_message()} See `{name} --help`"))
     except DvgwmError as error:
         return tell(error)

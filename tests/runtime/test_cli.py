@@ -198,6 +198,7 @@ LIVE = ["--robot", "galaxea_a1", "--live", "--arm", "localhost:9", "--camera", "
 WRONG = {
     "nothing asked": ([], 2, "USAGE"),
     "unknown option": (["--robto", "x"], 2, "USAGE"),
+    "an option like --live": (["--robot", "galaxea_a1", "--view"], 2, "USAGE"),
     "not a number": (["--robot", "galaxea_a1", "--seed", "x"], 2, "USAGE"),
     "unknown robot": (["--robot", "r2d2"], 2, "ROBOT_UNKNOWN"),
     "unknown task": (["--robot", "galaxea_a1", "--task", "fly"], 2, "TASK_UNKNOWN"),

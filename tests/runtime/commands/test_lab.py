@@ -148,3 +148,13 @@ def test_what_makes_a_shell_complete_is_printed(tmp_path, shell):
 def test_every_option_of_the_command_line_but_these_may_be_in_a_file():
     assert {"live", "config", "debug"} <= set(lab.NEVER)
     assert any(each.name == "live" for each in cli.params)
+
+
+@pytest.mark.parametrize("word", ["--view", "--liv", "--familiar"])
+def test_no_slip_of_the_fingers_is_answered_with_what_moves_an_arm(tmp_path, word):
+    done = run("--robot", "galaxea_a1", word, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("E2 USAGE No such option")
+    assert "--live" not in done.stderr
+    assert "--unfamiliar" not in done.stderr
+    assert "--robot" in run("--robt", "galaxea_a1", cwd=tmp_path).stderr
