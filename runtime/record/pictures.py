@@ -3,7 +3,7 @@
 import io
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dvgwm.runtime.cameras.image import check_size
 from dvgwm.runtime.cameras.video import UNTIMED, check_file, opened_video, picture
-from dvgwm.runtime.errors import CameraLostError, ConfigError
+from dvgwm.runtime.errors import CameraLostError
 from dvgwm.runtime.types import DoubleArray, ImageArray
 
 from .metadata import Span
@@ -25,7 +25,7 @@ SEEK_FRAMES = 30
 
 
 class MisalignedError(ValueError):
-    """Rows and pictures that do not belong together, in words."""
+    """Rows and pictures that do not belong together, or a row without one, in words."""
 
 
 class Film:
@@ -66,15 +66,18 @@ class Film:
         self._stack.close()
 
     def _frame(self, number: int) -> ImageArray:
+        from av import FFmpegError
+
         wanted = int(self._stamps[number])
         if number <= self._last or number > self._last + SEEK_FRAMES:
             self._seek(wanted)
-        for frame in self._decoded:
-            if frame.pts == wanted:
-                self._last = number
-                return picture(self.path, frame, self._stream.sample_aspect_ratio)
-            if frame.pts is None or frame.pts > wanted:
-                break
+        with suppress(FFmpegError):
+            for frame in self._decoded:
+                if frame.pts == wanted:
+                    self._last = number
+                    return picture(self.path, frame, self._stream.sample_aspect_ratio)
+                if frame.pts is None or frame.pts > wanted:
+                    break
         raise CameraLostError("CAMERA_UNREADABLE", f"{self.path}: its frame at {self.times_s[number]:.4f} s is damaged")
 
     def _seek(self, wanted: int) -> None:
@@ -154,7 +157,7 @@ def check_spans(film: Film, spans: Sequence[tuple[int, Span]], fps: float) -> No
 def stored_pictures(column: pa.ChunkedArray, root: Path) -> Iterator[ImageArray]:
     """Yield the pictures that a table holds, as files' bytes or as paths under ``root``, uint8 H W 3.
 
-    Raises `ConfigError` for what is no picture.
+    Raises `MisalignedError` for what is no picture.
     """
     for row, value in enumerate(column):
         stored = value.as_py()
@@ -162,20 +165,18 @@ def stored_pictures(column: pa.ChunkedArray, root: Path) -> Iterator[ImageArray]
         if data is None and isinstance(path, str):
             data = _file(root, path)
         if not isinstance(data, bytes):
-            raise ConfigError(
-                "DATASET_EPISODE", f"row {row}: wanted a picture's bytes or path, got {type(stored).__name__}"
-            )
+            raise MisalignedError(f"row {row}: wanted a picture's bytes or path, got {type(stored).__name__}")
         try:
             with Image.open(io.BytesIO(data)) as image:
                 check_size(root, image.width, image.height)
                 yield np.asarray(image.convert("RGB"))
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ConfigError("DATASET_EPISODE", f"row {row}: its picture cannot be read: {str(error)[:200]}") from None
+            raise MisalignedError(f"row {row}: its picture cannot be read: {str(error)[:200]}") from None
 
 
 def _file(root: Path, stored: str) -> bytes:
     path = root / stored
     if ".." in Path(stored).parts or Path(stored).is_absolute():
-        raise ConfigError("DATASET_PATH", f"picture {stored[:200]!r} leads outside the data set")
+        raise MisalignedError(f"picture {stored[:200]!r} leads outside the data set")
     check_file(path)
     return path.read_bytes()

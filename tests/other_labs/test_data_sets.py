@@ -369,6 +369,12 @@ REFUSED = {
         lambda root: (root / VIDEO_1).write_bytes((root / VIDEO_1).read_bytes()[:900]),
         EPISODE + "top: cannot read",
     ),
+    "a video of zeros": ({}, lambda root: blank(root / VIDEO_1, 0.0), EPISODE + "top: .*its frame at .* is damaged"),
+    "a video whose end is zeros": (
+        {},
+        lambda root: blank(root / VIDEO_1, 0.6),
+        EPISODE + "top: .*its frame at .* is damaged",
+    ),
     "no rows": ({}, lambda root: shutil.rmtree(root / "data"), "tells of 3 episodes and has the rows of none"),
     "a damaged table": ({}, write(FILE_1, "no table"), "is no parquet file"),
     "half a table": (
@@ -381,12 +387,12 @@ REFUSED = {
     "a picture that is none": (
         {"kind": "image"},
         column(CAMERA, lambda old: [{"bytes": b"no", "path": None}, *old[1:]]),
-        "row 0: its picture cannot be read",
+        EPISODE + "top: row 0: its picture cannot be read",
     ),
     "a picture elsewhere": (
         {"kind": "image"},
         column(CAMERA, lambda old: [{"bytes": None, "path": "../../etc/hostname"}, *old[1:]]),
-        "leads outside the data set",
+        EPISODE + "top: picture .* leads outside the data set",
     ),
     "another version": ({}, lambda root: change_info(root, codebase_version="v1.6"), "wanted a LeRobot data set of"),
     "no version": ({}, lambda root: change_info(root, codebase_version=None), "codebase_version"),
@@ -465,6 +471,16 @@ REFUSED = {
 def untold(root, tasks):
     lines(tasks=tasks)(root)
     text(root / "meta/tasks.jsonl", "")
+
+
+def blank(path, share):
+    """Put zeros in the place of a video's pictures, from that share of them on."""
+    data = bytearray(path.read_bytes())
+    begin = data.index(b"mdat") + 4
+    end = begin - 8 + int.from_bytes(data[begin - 8 : begin - 4], "big")
+    begin += int((end - begin) * share)
+    data[begin:end] = bytes(end - begin)
+    path.write_bytes(data)
 
 
 def features_without(root, name):
