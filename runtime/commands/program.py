@@ -78,7 +78,8 @@ def _run(name: str, run: Callable[[], None]) -> int:
         return ended.exit_code
     except click.ClickException as error:
         if isinstance(error, click.NoSuchOption):  # a slip of the fingers is not to move an arm
-            error.possibilities = [each for each in error.possibilities or () if each not in UNSUGGESTED]
+            near = [each for each in error.possibilities or () if each not in UNSUGGESTED]
+            error = click.NoSuchOption(error.option_name, possibilities=near, ctx=error.ctx)
         return tell(ConfigError("USAGE", f"{error.format_message()} See `{name} --help`"))
     except DvgwmError as error:
         return tell(error)
