@@ -76,6 +76,7 @@ TAKEN = {
 }
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("form", TAKEN)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_trainers_form_is_the_same_update(tmp_path, form, dtype):
@@ -262,6 +263,7 @@ def test_a_merge_that_overflows_is_refused_by_name(tmp_path):
         merged.read(NAME)
 
 
+@pytest.mark.thorough
 def test_a_header_of_a_million_names_is_not_gone_through(tmp_path):
     count = 1_000_000
     entries = (f'"t{n}":{{"dtype":"F32","shape":[1],"data_offsets":[{4 * n},{4 * n + 4}]}}' for n in range(count))

@@ -135,7 +135,7 @@ def feature(root, name, **facts):
     change_info(root, features=features | {name: features[name] | facts})
 
 
-@pytest.mark.few(10)
+@pytest.mark.few(6)
 @pytest.mark.parametrize("case", READ)
 def test_every_row_has_its_own_frame(tmp_path, case):
     made, change, chosen = READ[case]
@@ -153,7 +153,7 @@ def test_every_row_has_its_own_frame(tmp_path, case):
     assert read_back(out) == [wanted[n] for n in order]
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(4)
 @pytest.mark.parametrize("case", range(40))
 def test_random_rates_gaps_offsets_and_lengths_are_read_back(tmp_path, case):
     rng = np.random.default_rng(case)
@@ -488,7 +488,7 @@ def features_without(root, name):
     change_info(root, features={other: facts for other, facts in features.items() if other != name})
 
 
-@pytest.mark.few(30)
+@pytest.mark.few(20)
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_does_not_belong_together_is_refused_in_one_line(tmp_path, case):
     made, change, message, *chosen = REFUSED[case]

@@ -26,8 +26,8 @@ for number in range(20):
         with numbered_directory(Path("runs")) as (folder, place):
             (folder / "who").write_text(str(number))
             time.sleep(random.random() / 20)
-            while len(os.listdir("runs")) < 20:  # until all have begun
-                time.sleep(0.001)
+            while int(sys.argv[1]) and len(os.listdir("runs")) < 20:  # none is killed before all have begun
+                time.sleep(0.05)
             (folder / "place").write_text(str(place))
             if number < int(sys.argv[1]):
                 os.kill(os.getpid(), 9)
@@ -46,7 +46,7 @@ def twenty(folder, killed=0):
 
 
 def test_twenty_that_begin_together_are_all_kept_and_numbered_in_a_row(tmp_path):
-    for times in (1, 2, 3):
+    for times in (1, 2):
         twenty(tmp_path)
         runs = sorted((tmp_path / "runs").iterdir())
         assert [run.name for run in runs] == [f"{number:04d}" for number in range(1, 20 * times + 1)]

@@ -124,6 +124,7 @@ def test_the_doctor_shows_the_file(tmp_path):
     assert "left by commands that were killed: runs/.0007.unfinished; `rm -r` removes them" in done.stdout
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
@@ -138,6 +139,7 @@ def test_a_shell_is_answered(tmp_path, words, wanted):
     assert set(run(cwd=tmp_path, **asked).stdout.splitlines()) == wanted
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_what_makes_a_shell_complete_is_printed(tmp_path, shell):
     done = run("completion", shell, cwd=tmp_path)
@@ -150,6 +152,7 @@ def test_every_option_of_the_command_line_but_these_may_be_in_a_file():
     assert any(each.name == "live" for each in cli.params)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("word", ["--view", "--liv", "--familiar"])
 def test_no_slip_of_the_fingers_is_answered_with_what_moves_an_arm(tmp_path, word):
     done = run("--robot", "galaxea_a1", word, cwd=tmp_path)
