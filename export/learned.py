@@ -1,4 +1,4 @@
-"""What networks were trained on, out of the data set that they learned from: for the manifest to say."""
+"""A manifest's account of the training, taken from the data set that the networks learned from."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

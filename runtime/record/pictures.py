@@ -28,7 +28,7 @@ class MisalignedError(ValueError):
     """Rows and pictures that do not belong together, or a row without one, in words."""
 
 
-class Film:
+class VideoFile:
     """A video file whose frames are read by their times; ``times_s`` has all of them, in order.
 
     Raises `CameraLostError` where it is missing, damaged, or states no times.
@@ -88,7 +88,7 @@ class Film:
         self._decoded = self._container.decode(self._stream)
 
 
-def frame_numbers(film: Film, span: Span, stamps_s: DoubleArray, fps: float) -> list[int]:
+def frame_numbers(film: VideoFile, span: Span, stamps_s: DoubleArray, fps: float) -> list[int]:
     """Return the number of each row's frame, for rows at ``stamps_s`` of an episode in ``span`` of ``film``.
 
     Raises `MisalignedError` where a row has no frame within the tolerance or two have one, a row lies outside the span, or
@@ -115,7 +115,7 @@ def frame_numbers(film: Film, span: Span, stamps_s: DoubleArray, fps: float) -> 
     return [int(number) for number in nearest]
 
 
-def _check_count(film: Film, span: Span, stamps_s: DoubleArray, fps: float) -> None:
+def _check_count(film: VideoFile, span: Span, stamps_s: DoubleArray, fps: float) -> None:
     """Raise `MisalignedError` where even rows from 0 on and even frames differ in number: one was lost and not told."""
     period_s = 1 / fps
     even = abs(stamps_s[0]) <= TOLERANCE_S and np.all(np.abs(np.diff(stamps_s) - period_s) < period_s / 2)
@@ -128,7 +128,7 @@ def _check_count(film: Film, span: Span, stamps_s: DoubleArray, fps: float) -> N
         raise MisalignedError(f"wanted {each * rows} frames for {rows} rows, got {frames} in {film.path}")
 
 
-def check_spans(film: Film, spans: Sequence[tuple[int, Span]], fps: float) -> None:
+def check_spans(film: VideoFile, spans: Sequence[tuple[int, Span]], fps: float) -> None:
     """Raise `MisalignedError` where episodes that share ``film`` overlap, or do not end where it does: one is shifted.
 
     ``spans`` are episodes' indices and their parts of the file. What lies between two is nobody's, and so is what is behind

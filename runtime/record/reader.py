@@ -15,7 +15,7 @@ from dvgwm.runtime.types import DoubleArray, ImageArray
 from .features import Columns, camera_key, columns_of, schema_of
 from .lerobot import Schema
 from .metadata import EpisodeRow, Info, Span, parquet, read_columns, read_episodes, read_info, read_tasks
-from .pictures import Film, MisalignedError, check_spans, frame_numbers, stored_pictures
+from .pictures import VideoFile, MisalignedError, check_spans, frame_numbers, stored_pictures
 
 INDEX, STAMP, TASK = "episode_index", "timestamp", "task_index"
 
@@ -88,7 +88,7 @@ class Dataset:
         Raises `ConfigError` for an unknown camera, and, by the episode, for pictures that are missing or at other times.
         """
         key = camera_key(self.root, self.info, self.columns, camera)
-        film: Film | None = None
+        film: VideoFile | None = None
         try:
             for number in numbers:
                 row = self.rows[number]
@@ -111,10 +111,10 @@ class Dataset:
             if film is not None:
                 film.close()
 
-    def _film(self, key: str, span: Span, before: Film | None) -> Film:
+    def _film(self, key: str, span: Span, before: VideoFile | None) -> VideoFile:
         if before is not None:
             before.close()
-        film = Film(span.path)
+        film = VideoFile(span.path)
         if not self.info.is_old:
             showing = ((row.index, row.spans[key]) for row in self.listed if key in row.spans)
             sharing = [(index, part) for index, part in showing if part.path == span.path]
