@@ -15,7 +15,7 @@ from dvgwm.runtime.types import DoubleArray, ImageArray
 from .features import Columns, camera_key, columns_of, schema_of
 from .lerobot import Schema
 from .metadata import EpisodeRow, Info, Span, parquet, read_columns, read_episodes, read_info, read_tasks
-from .pictures import VideoFile, MisalignedError, check_spans, frame_numbers, stored_pictures
+from .pictures import MisalignedError, VideoFile, check_spans, frame_numbers, stored_pictures
 
 INDEX, STAMP, TASK = "episode_index", "timestamp", "task_index"
 
