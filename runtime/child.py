@@ -16,6 +16,8 @@ from typing import Any
 from .errors import LINE, DvgwmError
 
 LOG = "dvgwm-log"
+ERROR = "\x1e"
+"""Begins the line of an error for who started the process: a library's own line may look like one, but has no such sign."""
 KEPT_BYTES, MOST_BYTES = 16_384, 65_536
 """A log that is longer than `MOST_BYTES` is cut to its last `KEPT_BYTES`."""
 
@@ -48,16 +50,20 @@ class Child:
 
     def said(self) -> str:
         """Return the end of what it wrote."""
-        size = os.fstat(self._log).st_size
-        return os.pread(self._log, MOST_BYTES, max(0, size - MOST_BYTES)).decode("utf-8", "replace").strip()
+        return self._written().replace(ERROR, "").strip()
 
     def error(self, kinds: Iterable[type[DvgwmError]]) -> DvgwmError | None:
         """Return the last error of one of ``kinds`` that it wrote, whatever was written after it; None if it wrote none."""
         by_code = {kind.exit_code: kind for kind in reversed(tuple(kinds))}
-        for line in reversed(self.said().splitlines()):
-            if (found := LINE.fullmatch(line)) is not None and int(found[1]) in by_code:
+        for line in reversed(self._written().split("\n")):
+            found = LINE.fullmatch(line.removeprefix(ERROR)) if line.startswith(ERROR) else None
+            if found is not None and int(found[1]) in by_code:
                 return by_code[int(found[1])](found[2], found[3])
         return None
+
+    def _written(self) -> str:
+        size = os.fstat(self._log).st_size
+        return os.pread(self._log, MOST_BYTES, max(0, size - MOST_BYTES)).decode("utf-8", "replace")
 
     def close(self) -> None:
         """Let go of the log; the process has ended."""
@@ -90,7 +96,7 @@ def cut_log() -> None:
 def end_process(code: int, error: DvgwmError | None = None) -> None:
     """End this process with ``code``, without waiting for what a library left; ``error`` is written for who started it."""
     if error is not None:
-        os.write(2, f"\n{error.line}\n".encode("utf-8", "backslashreplace"))
+        os.write(2, f"\n{ERROR}{error.line}\n".encode("utf-8", "backslashreplace"))
     os._exit(code)
 
 

@@ -62,10 +62,12 @@ def talk():
     while True:
         os.write(2, b'half a line')
         os.write(1, b'E2 NO_ERROR_OF_OURS in a line that goes on' * 10)
+        os.write(1, b'\\nE2 NO_ERROR_OF_OURS in a line of its own\\n')
 [threading.Thread(target=talk, daemon=True).start() for _ in range(3)]
 time.sleep(0.1)
 cut_log()
 os.write(2, b'no end of line')
+os.write(2, b'\\nE2 NO_ERROR_OF_OURS in a line of its own\\n')
 end_process(40, RobotCommunicationError('ROBOT_LOCKED', 'another runtime has the arm'))
 """
     program = start(text)
