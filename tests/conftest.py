@@ -1,5 +1,6 @@
 """Bundles for the fake backend, in the shapes of both systems; what needs a GPU is skipped where there is none."""
 
+import fcntl
 import gc
 import importlib
 import os
@@ -361,6 +362,23 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="takes minutes: runs where its file or folder is named"))
         if item.get_closest_marker("gpu") and not GPU:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Keep the other workers' tests and one that is ``alone`` from running at the same time."""
+    if not WORKER:
+        return (yield)
+    tests = os.open(Path(__file__).parent, os.O_RDONLY)
+    # Whoever waits for the tests' lock has that of this file, so nobody overtakes.
+    with open(__file__) as queue:
+        fcntl.flock(queue, fcntl.LOCK_EX)
+        fcntl.flock(tests, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+    try:
+        return (yield)
+    finally:
+        fcntl.flock(tests, fcntl.LOCK_UN)  # closing does not let go of it where a test forked
+        os.close(tests)
 
 
 @pytest.fixture

@@ -105,6 +105,7 @@ def test_a_note_of_a_run_that_was_killed_is_not_what_the_next_one_dies_of(run, m
     assert rows(out) == []
 
 
+@pytest.mark.thorough
 def test_killed_in_the_middle_it_goes_on_at_the_next_variant(begin, run, meddle, tmp_path):
     out = tmp_path / "rows.jsonl"
     slow = meddle(AT.format(at=("attention small", "fp8"), do="time.sleep(60)"))

@@ -10,9 +10,11 @@ from dvgwm.robots.a1_model import SAFETY as A1_LIMITS
 from dvgwm.robots.serve import CODES
 from dvgwm.robots.ur7e_model import SAFETY as UR_LIMITS
 
+pytestmark = pytest.mark.alone
 PHASES_S = (0.05, 0.35, 0.65, 0.95, 1.25)
 """Since the arm began to move: it swings, so it is slow and fast, and goes both ways."""
 SOME_S = PHASES_S[1::2]
+MOMENTS = [pytest.param(s, marks=[pytest.mark.thorough] if s == SOME_S[-1] else []) for s in PHASES_S]
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def suffer(robot, there, motion, fault, after_s):
     return "ROBOT_DRIVER"
 
 
-@pytest.mark.parametrize("after_s", PHASES_S)
+@pytest.mark.parametrize("after_s", MOMENTS)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.ident} {fault.name}")
 def test_a_fault_at_any_moment_ends_as_declared(armed, outcomes, soak, fault, after_s):
     if not soak.all and after_s not in SOME_S:

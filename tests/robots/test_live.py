@@ -61,23 +61,31 @@ def at_a_terminal(command, folder, answers, during=lambda: None):
     return os.waitstatus_to_exitcode(status), shown.decode()
 
 
-def test_a_dry_run_is_a_whole_episode_that_sends_nothing(a1_node, tmp_path):
+@pytest.mark.alone
+@pytest.mark.few(1)
+@pytest.mark.parametrize("actions", [24, 96])
+def test_a_dry_run_is_an_episode_that_sends_nothing(a1_node, tmp_path, actions):
     node = a1_node(seed=1)
     before = node.ask()
     done = subprocess.run(
-        words(node, "--dry-run", "--out", "out"), cwd=tmp_path, capture_output=True, text=True, timeout=120
+        words(node, "--dry-run", "--max-actions", str(actions), "--out", "out"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert (result["dry_run"], result["actions"], result["stopped"]) == (True, 96, None)
+    assert (result["dry_run"], result["actions"], result["stopped"]) == (True, actions, None)
     after = node.ask()
     assert after["commands"] == 0
     assert after["joints"] == pytest.approx(before["joints"], abs=1e-3)
     assert "dry run, nothing was sent" in (tmp_path / "out" / "report.html").read_text()
     ticks = (tmp_path / "out" / "motion.csv").read_text().splitlines()
-    assert len(ticks) > 400, "it shows where the arm would have gone"
+    assert len(ticks) > 4 * actions, "it shows where the arm would have gone"
 
 
+@pytest.mark.alone
 def test_the_arm_moves_once_a_person_typed_arm(a1_node, tmp_path):
     node = a1_node(seed=1)
     before, asked = node.ask(), []
@@ -96,7 +104,7 @@ def test_the_arm_moves_once_a_person_typed_arm(a1_node, tmp_path):
     assert np.abs(np.subtract(after["joints"], before["joints"])).max() > 0.05
 
 
-@pytest.mark.few(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(("answers", "code"), [(["no"], "ARM_DECLINED"), (["arm", "no"], "PLAN_DECLINED")])
 def test_a_person_who_says_no_is_heard(a1_node, tmp_path, answers, code):
     node = a1_node()
@@ -107,6 +115,20 @@ def test_a_person_who_says_no_is_heard(a1_node, tmp_path, answers, code):
     after = node.ask()
     assert after["joints"] == pytest.approx(before["joints"], abs=1e-3)
     assert (after["commands"] == 0) == (code == "ARM_DECLINED")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_words_that_were_never_learnt_move_no_arm(a1_node, tmp_path, more):
+    node = a1_node()
+    more = ["--instruction", "put the hammer into the bowl", "--out", "out", *more]
+    code, shown = at_a_terminal(words(node, *more), tmp_path, ["arm"])
+    assert code == 2
+    assert "E2 UNFAMILIAR" in shown
+    assert "'hammer'" in shown
+    assert "Type arm" not in shown
+    assert node.ask()["commands"] == 0
     assert not (tmp_path / "out").exists()
 
 
@@ -146,6 +168,7 @@ def chunk(arm, seconds=2.0, reach=0.3):
     return ActionChunk(swing, seen.time_s + 0.1 * np.arange(1, count + 1), "joint", None, seen.time_s)
 
 
+@pytest.mark.thorough
 def test_an_arm_that_moved_while_one_looked_is_not_armed(live_arm):
     node, _, arm = live_arm()
     assert all(check.fine for check in arm.checks())
@@ -192,6 +215,7 @@ def test_every_combination_of_what_is_wrong_keeps_the_arm_locked(live_arm, monke
     assert node.ask()["commands"] == 0
 
 
+@pytest.mark.alone
 @pytest.mark.thorough
 def test_a_camera_that_is_lost_stops_the_arm(live_arm):
     node, _, arm = live_arm()
@@ -209,6 +233,7 @@ def test_a_camera_that_is_lost_stops_the_arm(live_arm):
     assert "MOTION_PAUSED" in [event.log_code for event in arm.events()]
 
 
+@pytest.mark.alone
 def test_a_camera_that_is_back_is_seen_again(live_arm):
     node, camera, arm = live_arm()
     arm.checks()
@@ -223,6 +248,7 @@ def test_a_camera_that_is_back_is_seen_again(live_arm):
     assert Path(f"/proc/{arm._process.pid}").exists()
 
 
+@pytest.mark.alone
 def test_a_clock_that_is_set_at_the_robots_side_is_told(live_arm):
     node, _, arm = live_arm()
     arm.checks()
@@ -235,6 +261,7 @@ def test_a_clock_that_is_set_at_the_robots_side_is_told(live_arm):
     assert "its clock was set forward by 0.40 s" in told["ROBOT_ABOUT"]
 
 
+@pytest.mark.alone
 def test_garbage_is_not_looked_for_in_what_was_there_before(live_arm):
     """A compiler's graphs are millions of objects; looking through them all is a second without a sign of life."""
     _, _, arm = live_arm()

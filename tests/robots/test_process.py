@@ -221,6 +221,7 @@ def test_why_motion_did_not_begin_is_told_as_its_own_error():
     assert caught.value.log_code == "ARM_OUTSIDE"
 
 
+@pytest.mark.thorough
 def test_after_a_plan_that_took_longer_than_the_link_holds_states_the_newest_is_seen():
     arm = MirroredArm(ROBOT, SimulationOptions(**OPTIONS))
     try:

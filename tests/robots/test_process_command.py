@@ -113,7 +113,7 @@ def test_the_command_runs_an_episode_in_real_time(tmp_path):
     assert facts["stages_s"]["motion"] > 0.1, "in real time: what planning left of 1.2 s"
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("to_all", [False, True], ids=["to one", "to all"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_ends_at_a_signal_with_all_its_processes(tmp_path, number, to_all):
@@ -174,7 +174,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_process_that_fails_leaves_nothing_running(tmp_path, name, soak):
     """At one random moment each; at twenty with ``--soak``."""

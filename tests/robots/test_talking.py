@@ -25,6 +25,7 @@ ROBOT = replace(A1, arm=replace(A1.arm, name="talking"), simulation=replace(A1.s
 """
 
 
+@pytest.mark.thorough
 def test_motion_goes_on_beside_a_library_that_writes_without_end(install, motion_process, soak, capsys):
     """Ten kilobytes a tick on both streams for eight seconds, a hundred times what two pipes hold; ten minutes with ``--soak``,
     in which no tick may be later than one period."""

@@ -72,7 +72,7 @@ def stopped(node, motion):
     return motion.said[-1]
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", UNSOUND)
 def test_a_message_that_does_not_say_what_it_must_stops_the_arm(arm, case):
     node, motion = arm()
@@ -84,6 +84,7 @@ def test_a_message_that_does_not_say_what_it_must_stops_the_arm(arm, case):
     assert any(word in said for word in ("status", "joint states", "gripper's state")), said
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", ["an empty status", "a joint twice"])
 def test_it_is_not_armed_either(arm, case):
     node, motion = arm()
@@ -94,7 +95,7 @@ def test_it_is_not_armed_either(arm, case):
     assert "E40 ROBOT_UNTRUSTED" in motion.child.said()
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", RIVALS)
 def test_whoever_else_commands_or_tells_stops_the_arm(arm, ros_rival, case):
     node, motion = arm()

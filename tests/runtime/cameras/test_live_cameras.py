@@ -127,6 +127,7 @@ def test_the_newest_frame_is_there_at_once_and_is_fitted(camera):
     assert not seen.recorded
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("fault", ["late@1", "late@10"])
 def test_a_camera_that_is_late_by_this_machines_clock_is_old(camera, fault, monkeypatch):
     """By a constant delay, too, which no other message tells of."""
@@ -139,6 +140,7 @@ def test_a_camera_that_is_late_by_this_machines_clock_is_old(camera, fault, monk
     assert float(str(caught.value).split("got one of ")[1].split()[0]) > 2.9
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("fault", "log_code"),
     [("loops@60", "CAMERA_LOOP"), ("loops, stamped anew@60", "CAMERA_LOOP"), ("begins anew@30", "CAMERA_CLOCK")],
@@ -158,6 +160,7 @@ def test_a_camera_whose_clock_is_set_back_goes_on(camera, watch):
     assert "its clock was set back by 0.50 s" in seen._child.said()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("fault", ["silent", "hangs", "frozen", "repeats", "goes back"])
 def test_a_camera_that_shows_nothing_new_is_lost_in_time(camera, fault, monkeypatch):
     monkeypatch.setattr(reading, "LOST_S", 1.0)
@@ -177,6 +180,7 @@ def test_a_camera_that_shows_nothing_new_is_lost_in_time(camera, fault, monkeypa
         assert tally.old > 10
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("fault", ["hangs", "dies", "raises"])
 def test_a_camera_that_ends_or_hangs_is_started_anew(camera, fault, monkeypatch):
     """F02: it hangs and ignores signals, crashes, or its library raises."""

@@ -129,6 +129,7 @@ def test_the_librarys_own_log_is_shown_with_debug(bundle, tmp_path):
     assert "Traceback" in done.stderr
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_engine_that_hangs_is_ended_by_a_signal(bundle, tmp_path, number, exit_code):
     replace_file(bundle, "encode_low.onnx", hanging())
@@ -175,6 +176,7 @@ def test_weights_that_are_not_finite_name_their_stage(bundle, tmp_path, name, st
     assert list((tmp_path / "work").iterdir()) == []
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["decode_first.onnx", "decode_next.onnx"])
 def test_a_decoder_that_gives_no_numbers_is_seen_though_bytes_are_always_finite(bundle, tmp_path, name):
     model = onnx.load(str(bundle / name), load_external_data=False)
