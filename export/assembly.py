@@ -43,12 +43,11 @@ from .workshop import Workshop
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was built: the bundle (None before the verify step), and median seconds per stage from the benchmark.
+    """A build's bundle (None before the verify step), and its median seconds per stage from the benchmark.
 
-    ``parity`` is of those engines that alone were asked for. After the build step there is the ``manifest`` of the bundle
-    to be, and by graph what TensorRT's list has as ``unsupported``.
-
-    Of the files some were ``made`` now, others ``reused`` from a build that was stopped.
+    ``parity`` is of the engines asked for alone. After the build step there is the ``manifest`` of the bundle to be, and
+    ``unsupported``: each graph's operators outside TensorRT's list. Files were ``made`` now, or ``reused`` from a stopped
+    build.
     """
 
     bundle: Bundle | None
@@ -62,17 +61,17 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The backend that engines are verified on, and those that it compiled here, by graph."""
+    """The backend to verify engines on, and the ones it compiled here, by graph."""
 
     backend: Backend
     engines: Mapping[str, Path]
 
 
 def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lambda line: None) -> Outcome:
-    """Return the outcome of ``order``; raises `ConfigError` for what cannot be built, `ParityError` for a failed gate.
+    """Return the outcome of ``order``; raises `ConfigError` if it cannot be built, `ParityError` for a failed gate.
 
-    ``tell`` is told what is needed before anything is made.
-    Products are kept beside ``out`` until the bundle is written, so that a stopped build goes on where it was.
+    ``tell`` hears the memory and disk needed before anything is made. Products are kept beside ``out`` until the bundle is
+    written: a stopped build goes on from them.
     """
     preset = order.checked()
     backend = open_backend(order.backend, None)
@@ -129,7 +128,7 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
 
 
 def _learned(order: Order, preset: Preset, taken: Intake) -> Learned | None:
-    """Return what trained weights were trained on: the data set that is named, else what their own bundle says."""
+    """Return the account of the weights' training: from the data set named in ``order``, else from their own bundle."""
     if order.trained_on is not None:
         return learned_from(order.trained_on, input_contract(preset))
     if not taken.trained or order.weights is None or order.base or not (order.weights / MANIFEST).is_file():
@@ -143,13 +142,13 @@ def _graphs(order: Order, preset: Preset, networks: Networks, precision: Precisi
 
 
 def _draft(workshop: Workshop, manifest: Manifest, products: Products) -> Bundle:
-    """Return the bundle to be, whose files are still the workshop's."""
+    """Return the bundle to be; its files are still the workshop's."""
     records = {name: record_of(path) for name, path in products.files.items()}
     return Bundle(workshop.path, replace(manifest, files=records))
 
 
 def _finished(order: Order, workshop: Workshop, products: Products, opened: Opened, report: Report) -> Outcome:
-    """Return the outcome of a build whose bundle is written."""
+    """Give the workshop's bundle its name, time it if asked for, and return the outcome."""
     workshop.finish(order.out / MANIFEST)
     bundle = read_bundle(order.out, order.format)
     seconds: dict[str, float] = {}
@@ -188,7 +187,7 @@ def _engine_parities(
     report: Report,
     inputs: Mapping[str, Sequence[Inputs]],
 ) -> dict[str, Parity]:
-    """Return how far every engine is from torch, or those that the order names; raises `ParityError` at a failed gate."""
+    """Return the parity of every engine with torch, or of the ones in the order; raises `ParityError` at a failed gate."""
     limits, exact = gate_of(order.precision), gate_of("float32")
     asked = [graph for graph in reference if not order.engines or graph.name in order.engines]
     total = len(asked) + (not order.engines)
@@ -212,7 +211,7 @@ def _write_verified(
     report: Report,
     scenes: Sequence[Scene],
 ) -> None:
-    """Write the bundle, whose engines have passed their gates, once a whole plan has."""
+    """Write the bundle once a whole plan has passed its gate; its engines have passed theirs."""
     draft = _draft(workshop, manifest, products)
     limits = gate_of(order.precision)
     parity = {**manifest.parity, **plan_parity(draft, opened.backend, reference, limits, scenes, opened.engines)}
@@ -232,7 +231,7 @@ def _write_verified(
 
 
 def source_hash() -> str:
-    """Return the sha256 of the code that makes the graphs, so that no product outlives a change of it."""
+    """Return the sha256 of the code of graphs: no product outlives a change of it."""
     digest = hashlib.sha256()
     for package in ("dvgwm.models", "dvgwm.export", "dvgwm.kernels"):
         for file in sorted(resources.files(package).iterdir(), key=lambda entry: entry.name):

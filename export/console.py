@@ -1,4 +1,4 @@
-"""What `build_engines.py` shows: progress, a table of parity, the command that uses the bundle."""
+"""The display of `build_engines.py`: progress, a table of parity, the command to run the bundle."""
 
 import argparse
 import ctypes
@@ -32,7 +32,7 @@ _M_MMAP_THRESHOLD, _BLOCK_BYTES = -3, 1 << 20
 
 
 def run(options: argparse.Namespace) -> int:
-    """Build what is asked for, print its facts as a line of JSON, and return the exit code."""
+    """Build, print the facts as a line of JSON, and return the exit code."""
 
     def build() -> None:
         _free_at_once()
@@ -144,7 +144,7 @@ def _table(parity: Mapping[str, Parity]) -> Any:
 
 
 def _show_built(console: Console, manifest: Manifest, refused: Mapping[str, Sequence[str]]) -> None:
-    """Say what a robot PC would make of graphs that are not verified here: TensorRT's operators, and memory."""
+    """Print a robot PC's prospects with graphs not verified here: TensorRT's operators, and memory."""
     found = [f"{name}: {reason}" for name, reasons in refused.items() for reason in reasons]
     all_taken = f"all {len(refused)} graphs have operators that are on the list of {LIST}"
     for line in found or [all_taken]:

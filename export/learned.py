@@ -1,4 +1,4 @@
-"""A manifest's account of the training, taken from the data set that the networks learned from."""
+"""A manifest's account of the training, taken from the training data."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,9 +22,9 @@ MOST_SENTENCES = 1000
 
 
 def learned_from(root: Path, contract: InputContract) -> Learned:
-    """Return what the LeRobot data set at ``root`` teaches a bundle whose camera is that of ``contract``.
+    """Return the words, robot and picture statistics of the LeRobot data set at ``root``, by the camera of ``contract``.
 
-    Raises `ConfigError` where there is no data set, or none of its cameras is the bundle's.
+    Raises `ConfigError` if there is no data set, or none of its cameras is the bundle's.
     """
     dataset = open_dataset(root)
     camera = camera_of(dataset, contract, root)

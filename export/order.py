@@ -1,4 +1,4 @@
-"""What is to be built: a preset, for which backend, from which weights; checked before anything is made."""
+"""The request for a build: preset, backend, weights; checked before anything is made."""
 
 import shutil
 from contextlib import suppress
@@ -23,13 +23,13 @@ ROOM_BYTES = 500e6
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to build: ``steps`` is how far to go; ``instructions`` are precomputed into the bundle.
+    """The request for a build: ``steps`` is how far to go; ``instructions`` are precomputed into the bundle.
 
-    ``weights`` is a folder of trained networks; those that it lacks are random, from ``seed``. ``layers`` and ``frames``
+    ``weights`` is a folder of trained networks; any it lacks are random, from ``seed``. ``layers`` and ``frames``
     shorten the preset (0: all of them). ``base`` is a diffusers pipeline, with a ``lora`` for its transformer merged in.
     Without its ``text_encoder`` a bundle knows the instructions only. With ``engines`` those are verified, and no more.
-    With ``static`` no size is left open. ``calibrate`` is a recorded data set, for activations in 8 bits. Engines that are
-    compiled here are kept in ``cache``. ``trained_on`` is the data set that the weights were trained on, if it is at hand.
+    With ``static`` no size is left open. ``calibrate`` is a recorded data set, for activations in 8 bits. Engines compiled
+    here are kept in ``cache``. ``trained_on`` is the training data of the weights, if it is at hand.
     """
 
     preset: str
@@ -54,7 +54,7 @@ class Order:
 
     @property
     def format(self) -> str:
-        """What the bundle holds: graphs for onnx, which tensorrt compiles, or packages for torch."""
+        """The form of the engines in the bundle: graphs for onnx and tensorrt, or packages for torch."""
         return "torch" if self.backend == "torch" else "onnx"
 
     @property
@@ -64,23 +64,23 @@ class Order:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the networks are in before they are exported; those for torch are lowered when they are compiled."""
+        """The networks' dtype before the export; the torch backend lowers them when it compiles."""
         return GRAPH_PRECISIONS[self.precision].dtype if self.format == "onnx" else torch.float32
 
     @property
     def eight_bit(self) -> GraphPrecision | None:
-        """What is quantised after the export, None for a precision that is exported as it is."""
+        """The precision to quantise to after the export; None if nothing is quantised."""
         asked = GRAPH_PRECISIONS[self.precision] if self.format == "onnx" else None
         return asked if asked and asked.linear else None
 
     @property
     def recording(self) -> list[tuple[str, int, int]]:
-        """What changes whenever the data set to calibrate on does: its files, their sizes and times."""
+        """A key of the data set to calibrate on: its files, their sizes and times."""
         files = sorted(path for path in self.calibrate.rglob("*") if path.is_file()) if self.calibrate else []
         return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
     def checked(self) -> Preset:
-        """Return the preset to build; raises `ConfigError` for what cannot be built, or not there."""
+        """Return the preset to build; raises `ConfigError` if it cannot be built, or not there."""
         size = preset(self.preset).shortened(self.layers, self.frames)
         if self.backend not in BACKENDS:
             raise ConfigError("BACKEND_BUILD", f"wanted --backend {' or '.join(BACKENDS)}; got {self.backend!r}")
@@ -129,7 +129,7 @@ class Order:
             )
 
     def check_room(self, size_bytes: int) -> int:
-        """Return how many bytes are free for products of ``size_bytes``; raises `ConfigError` where they are too few."""
+        """Return the free bytes for products of ``size_bytes``; raises `ConfigError` if they are too few."""
         disk = next(place for place in (self.out, *self.out.absolute().parents) if place.exists())
         free, needed = shutil.disk_usage(disk).free, size_bytes + ROOM_BYTES
         if free < needed:
@@ -142,9 +142,9 @@ class Order:
 
 
 def check_memory(needed_bytes: float, what: str, instead: str) -> None:
-    """Return if ``what`` fits into the memory that is available; raises `ConfigError` if not, with what to do ``instead``.
+    """Return if ``what`` fits into the available memory; raises `ConfigError` if not, with the remedy ``instead``.
 
-    Where the system does not say how much there is, it fits.
+    If the system does not tell its memory, all fits.
     """
     with suppress(OSError):
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
@@ -157,7 +157,7 @@ def check_memory(needed_bytes: float, what: str, instead: str) -> None:
 
 
 def read_instructions(path: Path) -> tuple[str, ...]:
-    """Return the instructions in a text file, one a line; raises `ConfigError` where it cannot be read or is empty."""
+    """Return the instructions in a text file, one a line; raises `ConfigError` if it cannot be read or is empty."""
     try:
         if not path.is_file():
             raise ConfigError("INSTRUCTIONS_FILE", f"wanted a text file of instructions, got {path}; give one")

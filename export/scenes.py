@@ -1,4 +1,4 @@
-"""What a pipeline is shown while its engines are calibrated and compared: recorded scenes, or drawn ones."""
+"""Scenes to calibrate and compare engines on: recorded, or drawn at random."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _APART = 0.618034, 0.414214
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What was seen, and what was asked for."""
+    """An observation and an instruction."""
 
     observation: Observation
     instruction: str
@@ -42,7 +42,7 @@ def drawn(manifest: Manifest, seed: int) -> Scene:
 def recorded(root: Path, contract: InputContract, count: int = CALIBRATING + HELD_OUT) -> Iterator[Scene]:
     """Yield ``count`` scenes of the LeRobot data set at ``root``, spread over its episodes and over each one's time.
 
-    Raises `ConfigError` where there is no data set, or none of its cameras is the bundle's.
+    Raises `ConfigError` if there is no data set, or none of its cameras is the bundle's.
     """
     dataset = open_dataset(root)
     camera = camera_of(dataset, contract, root)
@@ -56,7 +56,7 @@ def recorded(root: Path, contract: InputContract, count: int = CALIBRATING + HEL
 
 
 def camera_of(dataset: Dataset, contract: InputContract, root: Path) -> str:
-    """Return the bundle's camera; any other where the data set has one only."""
+    """Return the data set's camera with the contract's name, or its only one; raises `ConfigError` if there are others."""
     cameras = tuple(dataset.schema.cameras)
     if contract.camera in cameras:
         return contract.camera

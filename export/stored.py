@@ -1,4 +1,4 @@
-"""The networks of a build and the safetensors files that hold their weights: all in memory, or streamed shard by shard."""
+"""The networks of a build and the safetensors files of their weights: all in memory, or streamed shard by shard."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,15 +22,15 @@ SHARD_BYTES = 1_000_000_000
 
 
 class Stored(Protocol):
-    """Networks, and what writes their weights."""
+    """The networks of a build, and the files of their weights."""
 
     @property
     def networks(self) -> Networks:
-        """The modules that graphs are made from."""
+        """The modules to export as graphs."""
 
     @property
     def reference(self) -> Networks:
-        """The same in float32, which the graphs are compared with; `networks` themselves where they are that."""
+        """The same in float32, for the graphs' parity; `networks` themselves if they are float32."""
 
     @property
     def size_bytes(self) -> int:
@@ -38,21 +38,21 @@ class Stored(Protocol):
 
     @property
     def facts(self) -> object:
-        """What changes whenever a weight does."""
+        """A key; it changes whenever a weight does."""
 
     def files(self) -> Mapping[str, Mapping[str, Callable[[Path], None]]]:
-        """Return what writes each file of every part, by its name."""
+        """Return the function to write each file, by part and name."""
 
     def hashes(self, written: Mapping[str, Sequence[Path]]) -> dict[str, str]:
-        """Return a hash of every part's weights, of which the files are ``written``."""
+        """Return a hash of every part's weights; their files are ``written``."""
 
     def fill(self) -> None:
-        """Give the reference its numbers, so that it can compute."""
+        """Load the numbers of the reference."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """Networks that are in memory: one file each, in half precision where nothing is lost by it."""
+    """Networks in memory: one file each, in half precision if nothing is lost by it."""
 
     networks: Networks
     reference: Networks
@@ -79,7 +79,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Streamed:
-    """Hollow networks, whose weights go from their ``sources`` into shards: memory holds one shard."""
+    """Hollow networks: their weights go from ``sources`` into shards, one in memory at a time."""
 
     networks: Networks
     reference: Networks
@@ -108,7 +108,7 @@ class Streamed:
         fill(self.reference, lambda part, name: self.sources[part].read(name))
 
     def _shards(self, part: str) -> Iterator[tuple[str, Callable[[Path], None]]]:
-        """Yield each shard of a part: its name, as in diffusers' checkpoints, and what writes it."""
+        """Yield each shard of a part: its name, as in diffusers' checkpoints, and the function to write it."""
         dtypes = {name: self._dtype(part, name, slot) for name, slot in slots(self.networks.parts()[part]).items()}
         groups: list[list[str]] = [[]]
         room = SHARD_BYTES
@@ -127,7 +127,7 @@ class Streamed:
         save_tensors({name: self._lowered(part, name, dtype) for name, dtype in dtypes.items()}, path)
 
     def _lowered(self, part: str, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """Return a weight as ``dtype``; raises `ConfigError` where it is too large for it."""
+        """Return a weight as ``dtype``; raises `ConfigError` if it is too large for it."""
         weight = self.sources[part].read(name)
         if not torch.isfinite(lowered := weight.to(dtype)).all():
             most = f"{torch.finfo(dtype).max:g}"
@@ -138,7 +138,7 @@ class Streamed:
         return lowered
 
     def _dtype(self, part: str, name: str, slot: Slot) -> torch.dtype:
-        """Return what a tensor is written in: the graph's dtype, or half precision where its source has no more."""
+        """Return the dtype of a tensor's file: the graph's, or half precision if its source has no more."""
         source = self.sources[part].dtypes[name]
         return source if slot.dtype == torch.float32 and source.itemsize == 2 else slot.dtype
 

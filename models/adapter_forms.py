@@ -1,4 +1,4 @@
-"""How trainers spell the names of a LoRA's tensors: each form with its name, and the weight that a tensor belongs to."""
+"""The spellings of a LoRA's tensors, trainer by trainer: each form's name, and the weight of each tensor."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -40,7 +40,7 @@ _OTHERS = {
 
 @dataclass(frozen=True, slots=True)
 class Half:
-    """One of the two matrices of an update: whose it is, in the network's own words, and which tensor states its alpha."""
+    """One of the two matrices of an update, with its module's name in the network and the name of its alpha's tensor."""
 
     module: str
     is_down: bool
@@ -49,9 +49,9 @@ class Half:
 
 
 def half_of(tensor: str, flat: Mapping[str, str]) -> Half | None:
-    """Return which half of which module's update ``tensor`` is; None where its name is no LoRA's.
+    """Return the half of an update called ``tensor``; None if that is no LoRA's name.
 
-    ``flat`` gives the module for names whose dots are underscores, as kohya and VideoX-Fun write them.
+    ``flat`` gives the module of a name with underscores for dots, as kohya and VideoX-Fun write them.
     """
     for form in _HALVES:
         if match := form.fullmatch(tensor):
@@ -63,7 +63,7 @@ def half_of(tensor: str, flat: Mapping[str, str]) -> Half | None:
 
 
 def plain(module: str, flat: Mapping[str, str]) -> str:
-    """Return a module's name without what trainers put before it, its dots restored."""
+    """Return a module's name without the trainer's prefix, its dots restored."""
     for prefix in _FLAT_PREFIXES:
         if module.startswith(prefix):
             return flat.get(module.removeprefix(prefix), module)
@@ -73,7 +73,7 @@ def plain(module: str, flat: Mapping[str, str]) -> str:
 
 
 def flattened(weights: Iterable[str]) -> dict[str, str]:
-    """Return the module of every weight by its name with underscores for dots, where that is one module's alone."""
+    """Return the modules of weights by name with underscores for dots; an ambiguous name is left out."""
     modules = [name.removesuffix(".weight") for name in weights]
     flat: dict[str, list[str]] = {}
     for module in modules:
@@ -81,8 +81,8 @@ def flattened(weights: Iterable[str]) -> dict[str, str]:
     return {name: found[0] for name, found in flat.items() if len(found) == 1}
 
 
-def told(tensor: str) -> str:
-    """Return what a tensor's name tells of its kind, in brackets, where it is no plain LoRA of a transformer of diffusers'."""
+def kind_of(tensor: str) -> str:
+    """Return the kind of a tensor by its name, in brackets; empty for a plain LoRA of a diffusers transformer."""
     last = tensor.rpartition(".")[2]
     for part, kind in _MORE.items():
         if last == part or (part in tensor and not part.isalpha()):

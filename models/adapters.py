@@ -1,4 +1,4 @@
-"""LoRA adapters, in any form that a trainer writes, and a checkpoint with one merged into it: W + scale B A."""
+"""LoRA adapters, in the forms of `adapter_forms`, and a checkpoint with one merged into it: W + scale B A."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dvgwm.runtime.errors import ConfigError
 
-from .adapter_forms import flattened, half_of, told
+from .adapter_forms import flattened, half_of, kind_of
 from .checkpoints import Checkpoint, listed, read_object
 from .hollow import Slot
 from .tensors import DTYPES, TensorHeader, finite, header
@@ -37,7 +37,7 @@ class Update:
     scale: float
 
     def spoilt(self) -> list[str]:
-        """Return, in words, which of its two halves has numbers that are not finite."""
+        """Return the halves with a number that is not finite, in words."""
         with safe_open(self.file, "pt") as file:
             return [f"{name} is not finite" for name in (self.down, self.up) if not _is_finite(file.get_tensor(name))]
 
@@ -49,7 +49,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Merged:
-    """The weights of ``base`` with ``updates`` added in float32, rounded once: where they are written."""
+    """The weights of ``base`` with ``updates`` added in float32, rounded once, as they are written."""
 
     base: Checkpoint
     updates: Mapping[str, Update]
@@ -73,7 +73,7 @@ class Merged:
 
 @dataclass(frozen=True)
 class Scales:
-    """An adapter's alphas and ranks: of all modules, and of those whose name ends with a key."""
+    """An adapter's alphas and ranks: of all modules, and of single ones by the end of their name."""
 
     alpha: float | None
     rank: int | None
@@ -82,7 +82,7 @@ class Scales:
     rooted: bool = False
 
     def of(self, module: str, rank: int, wrong: list[str]) -> float:
-        """Return a module's scale; what does not agree with its ``rank`` is added to ``wrong``."""
+        """Return a module's scale; a disagreement with its ``rank`` is added to ``wrong``."""
         said = _of(self.ranks, module, self.rank)
         if said is not None and said != rank:
             wrong.append(f"{module} has rank {rank}, its settings say {said}")
@@ -91,10 +91,10 @@ class Scales:
 
 
 def updates_of(path: Path, wanted: Mapping[str, Slot], alpha: float | None = None) -> dict[str, Update]:
-    """Return the updates that the adapter at ``path``, a folder or a file, has for a network whose state is ``wanted``.
+    """Return the updates of the adapter at ``path``, a folder or a file, for a network with the state ``wanted``.
 
-    ``alpha`` takes the place of what it says, or of its rank where it says nothing. Raises `ConfigError` with everything
-    about it that does not fit: another base, ranks that differ, keys that belong to no weight, more than a plain LoRA.
+    ``alpha`` takes the place of the adapter's own, or of its rank if it states none. Raises `ConfigError` with all that is
+    wrong: another base, ranks of two sizes, keys without a weight, more than a plain LoRA.
     """
     file, scales = _scales(path)
     if alpha is not None:
@@ -106,14 +106,14 @@ def updates_of(path: Path, wanted: Mapping[str, Slot], alpha: float | None = Non
     for module, pair in pairs.items():
         if len(pair) < 2:
             (one,) = pair.values()
-            wrong.append(f"{one}{told(one)} has no {_partner(one)}: alone it belongs to no weight")
+            wrong.append(f"{one}{kind_of(one)} has no {_partner(one)}: alone it belongs to no weight")
             continue
         down, up = pair[True], pair[False]
         if _fits(f"{module}.weight", tensors[down], tensors[up], wanted, wrong):
             own, rank = _number(file, _alpha(down, flat), tensors, wrong), tensors[down].shape[0]
             scale = scales.of(module, rank, wrong) if own is None or alpha is not None else own / rank
             found[f"{module}.weight"] = Update(file, down, up, scale)
-    wrong += [f"{name} belongs to no weight{told(name)}" for name in left]
+    wrong += [f"{name} belongs to no weight{kind_of(name)}" for name in left]
     if not wrong and not found:
         wrong.append("it has no update of any weight")
     if not wrong:
@@ -126,9 +126,9 @@ def updates_of(path: Path, wanted: Mapping[str, Slot], alpha: float | None = Non
 def _pairs(
     tensors: Iterable[str], flat: Mapping[str, str], wrong: list[str]
 ) -> tuple[dict[str, dict[bool, str]], list[str]]:
-    """Return the two halves of every module's update, the lower one under True, and the tensors that are neither.
+    """Return the two halves of every module's update, the lower one under True, and all other tensors.
 
-    What is there twice is added to ``wrong``.
+    A half given twice is added to ``wrong``.
     """
     pairs: dict[str, dict[bool, str]] = {}
     used: set[str] = set()
@@ -154,7 +154,7 @@ def _alpha(down: str, flat: Mapping[str, str]) -> str:
 
 
 def _partner(name: str) -> str:
-    """Return what the other half of an update is called."""
+    """Return the name of an update's other half."""
     for ours, other in ((".lora_A.", ".lora_B."), ("lora.down.", "lora.up."), ("lora_down.", "lora_up.")):
         for one, two in ((ours, other), (other, ours)):
             if one in name:
@@ -163,7 +163,7 @@ def _partner(name: str) -> str:
 
 
 def _fits(name: str, down: TensorHeader, up: TensorHeader, wanted: Mapping[str, Slot], wrong: list[str]) -> bool:
-    """Return whether two halves update the weight ``name``; what does not fit is added to ``wrong``."""
+    """Return whether two halves update the weight ``name``; the reason why not is added to ``wrong``."""
     before = len(wrong)
     slot = wanted.get(name)
     for half in (down, up):
@@ -172,7 +172,7 @@ def _fits(name: str, down: TensorHeader, up: TensorHeader, wanted: Mapping[str, 
         if len(half.shape) != 2:
             wrong.append(f"{half.name} has {len(half.shape)} dimensions and not 2")
     if slot is None:
-        wrong.append(f"{down.name}{told(down.name)}: the network has no {name}")
+        wrong.append(f"{down.name}{kind_of(down.name)}: the network has no {name}")
     elif len(wrong) == before and (up.shape[0], down.shape[1]) != slot.shape:
         wrong.append(
             f"{down.name}: it is for {up.shape[0]}x{down.shape[1]}, {name} is {'x'.join(map(str, slot.shape))}"
@@ -183,7 +183,7 @@ def _fits(name: str, down: TensorHeader, up: TensorHeader, wanted: Mapping[str, 
 
 
 def _scales(path: Path) -> tuple[Path, Scales]:
-    """Return an adapter's file and what it says of its scale."""
+    """Return an adapter's file and its settings of the scale."""
     if path.is_dir() and (path / PEFT_CONFIG).is_file():
         return path / PEFT_WEIGHTS, _peft(path / PEFT_CONFIG)
     file = path / DIFFUSERS_WEIGHTS if path.is_dir() else path
@@ -213,7 +213,7 @@ def _peft(path: Path) -> Scales:
 
 
 def _checked(path: Path, settings: Mapping[str, Any]) -> Scales:
-    """Return the scales that ``settings`` state; raises `ConfigError` for those of more than a plain LoRA."""
+    """Return the scales in ``settings``; raises `ConfigError` if they are not a plain LoRA's."""
     wrong = [
         f"{key} is {settings[key]!r}" for key, plain in _PLAIN.items() if settings.get(key, plain) not in (plain, None)
     ]
@@ -246,7 +246,7 @@ def _is_number(value: object, whole: bool = False) -> bool:
 
 
 def _of(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
-    """Return what ``pattern`` says of a module: its first key that is the end of the module's name."""
+    """Return the entry of ``pattern`` for a module: the first one whose key ends the module's name."""
     for key, value in pattern.items():
         name = key.removesuffix("$")
         whole = name.startswith("^")
@@ -260,7 +260,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _number(file: Path, name: str, tensors: Mapping[str, TensorHeader], wrong: list[str]) -> float | None:
-    """Return a tensor of one number, None where there is none."""
+    """Return a tensor of one number, or None."""
     if name not in tensors:
         return None
     if torch.Size(tensors[name].shape).numel() != 1 or tensors[name].dtype not in DTYPES:

@@ -1,4 +1,4 @@
-"""Where a network's weights come from, tensor by tensor: nothing is read before it is asked for."""
+"""The sources of a network's weights, tensor by tensor: nothing is read before it is asked for."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ class Checkpoint(Protocol):
 
     @property
     def identity(self) -> object:
-        """What changes whenever a tensor does."""
+        """A key; it changes whenever a tensor does."""
 
     def read(self, name: str) -> Tensor:
         """Return a tensor."""
@@ -38,9 +38,9 @@ class Checkpoint(Protocol):
 
 @dataclass(frozen=True)
 class Seeded:
-    """Random weights for the tensors of ``slots``, each drawn on its own: the same whatever else is drawn, and in which dtype.
+    """Random weights for the tensors of ``slots``, each drawn on its own: the same for any other slots and any dtype.
 
-    A product keeps the size of what goes through it, norms are about 1 and biases about 0.
+    A product keeps its input's size, norms are about 1 and biases about 0.
     """
 
     seed: int
@@ -70,7 +70,7 @@ class Seeded:
 
 @dataclass(frozen=True)
 class Files:
-    """Tensors in safetensors files; ``where`` maps a state's name to the file that has it and its name in there."""
+    """Tensors in safetensors files; ``where`` maps a name in the state to a file and the name in it."""
 
     where: Mapping[str, tuple[Path, str]]
     dtypes: Mapping[str, torch.dtype]
@@ -89,10 +89,9 @@ class Files:
 def files_of(
     part: str, paths: Sequence[Path], wanted: Mapping[str, Slot], spare: frozenset[str] = frozenset(), prefix: str = ""
 ) -> Files:
-    """Return the tensors of ``paths`` as the weights of ``part``, whose state is ``wanted``; their headers are read only.
+    """Return the tensors of ``paths`` as the weights of ``part`` with the state ``wanted``; only headers are read.
 
-    Those called ``spare`` are left out knowingly; names may have a ``prefix``. Raises `ConfigError` with everything that
-    does not fit.
+    Those called ``spare`` are left out knowingly; names may have a ``prefix``. Raises `ConfigError` with all that is wrong.
     """
     first = {name: slot.names[0] for slot in wanted.values() for name in slot.names}
     first |= {f"{prefix}{name}": own for name, own in first.items()}
@@ -127,7 +126,7 @@ def _is_same(one: tuple[Path, str], other: tuple[Path, str]) -> bool:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file of settings; raises `ConfigError` where it holds none."""
+    """Return the JSON object in a file of settings; raises `ConfigError` if there is none."""
     try:
         with path.open("rb") as file:
             data = file.read(SETTINGS_BYTES + 1)
@@ -142,7 +141,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def together(reads: Mapping[str, Callable[[], T]]) -> dict[str, T]:
-    """Return what each of ``reads`` gives; raises the `ConfigError` of one that fails, or one with what all of them tell."""
+    """Return the results of ``reads``; raises the `ConfigError` of the one that fails, or one for all of them."""
     given, errors = {}, []
     for name, read in reads.items():
         try:
@@ -159,7 +158,7 @@ def together(reads: Mapping[str, Callable[[], T]]) -> dict[str, T]:
 
 
 def listed(wrong: Sequence[str], most: int = 20) -> str:
-    """Return all that is wrong in one line, the first of it where it is too much to read."""
+    """Return ``wrong`` in one line, or its beginning if it is long."""
     more = f"; and {len(wrong) - most} more" if len(wrong) > most else ""
     told = "; ".join(wrong[:most])
     return told if len(wrong) == 1 else f"{len(wrong)} things: {told}{more}"

@@ -1,4 +1,4 @@
-"""What a safetensors file holds: the names, shapes and dtypes of its header, and numbers that are numbers."""
+"""A safetensors file: the names, shapes and dtypes in its header, and a check for finite numbers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ MOST_TENSORS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class TensorHeader:
-    """What a safetensors file says of one tensor."""
+    """The entry of one tensor in a safetensors file's header."""
 
     name: str
     shape: tuple[int, ...]
@@ -25,7 +25,7 @@ class TensorHeader:
 
 
 def header(path: Path) -> list[TensorHeader]:
-    """Return what the safetensors file at ``path`` holds; raises `ConfigError` where it is none, or shorter than it says."""
+    """Return the header of the safetensors file at ``path``; raises `ConfigError` if it is invalid, or the file too short."""
     try:
         with safe_open(path, "pt") as file:
             if len(file.keys()) > MOST_TENSORS:
@@ -39,7 +39,7 @@ def header(path: Path) -> list[TensorHeader]:
 
 
 def finite(tensor: Tensor, name: str, path: Path) -> Tensor:
-    """Return ``tensor`` if all of its numbers are finite; raises `ConfigError` that names it if not."""
+    """Return ``tensor`` if all of its numbers are finite; raises `ConfigError` with its name if not."""
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
         count = int((~torch.isfinite(tensor)).sum())
         raise ConfigError(

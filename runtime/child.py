@@ -1,4 +1,4 @@
-"""A process of our own that somebody else's library runs in: apart from the terminal, the working directory and its readers.
+"""A process of our own for somebody else's library: apart from the terminal, the working directory and its readers.
 
 It has a session of its own, so that no key at the terminal reaches it. No module of the working directory is imported in place
 of installed ones. Whatever it writes to its standard streams is taken at once, and the end of it is kept.
@@ -23,7 +23,7 @@ KEPT_BYTES, MOST_BYTES = 16_384, 65_536
 
 
 class Child:
-    """The process that runs ``main`` of a module with an order in JSON, and the log of what it writes.
+    """A process with ``main`` of a module and an order in JSON, and the log of its output.
 
     It inherits the descriptors ``pass_fds``, and is begun with the signals ``blocked``.
     """
@@ -49,11 +49,11 @@ class Child:
             raise
 
     def said(self) -> str:
-        """Return the end of what it wrote."""
+        """Return the end of its output."""
         return self._written().replace(ERROR, "").strip()
 
     def error(self, kinds: Iterable[type[DvgwmError]]) -> DvgwmError | None:
-        """Return the last error of one of ``kinds`` that it wrote, whatever was written after it; None if it wrote none."""
+        """Return the last error of one of ``kinds`` in its output, or None; a library's lines are no errors."""
         by_code = {kind.exit_code: kind for kind in reversed(tuple(kinds))}
         for line in reversed(self._written().split("\n")):
             found = LINE.fullmatch(line.removeprefix(ERROR)) if line.startswith(ERROR) else None
@@ -85,7 +85,7 @@ def _without_working_directory(environment: Mapping[str, str]) -> Mapping[str, s
 
 
 def cut_log() -> None:
-    """Cut the log that standard error of this process is, if it is too long; called again and again by who writes it."""
+    """Cut this process' log, its standard error, if it is too long; its writer calls this again and again."""
     size = os.fstat(2).st_size
     if size > MOST_BYTES and os.readlink("/proc/self/fd/2").startswith(f"/memfd:{LOG}"):
         end = os.pread(2, KEPT_BYTES, size - KEPT_BYTES)
@@ -94,7 +94,7 @@ def cut_log() -> None:
 
 
 def end_process(code: int, error: DvgwmError | None = None) -> None:
-    """End this process with ``code``, without waiting for what a library left; ``error`` is written for who started it."""
+    """End this process with ``code``, without waiting for a library's threads; ``error`` is written for its parent."""
     if error is not None:
         os.write(2, f"\n{ERROR}{error.line}\n".encode("utf-8", "backslashreplace"))
     os._exit(code)

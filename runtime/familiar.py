@@ -1,4 +1,4 @@
-"""Whether what is asked and seen is like what a bundle was trained on: words, robot, and the picture, coarsely."""
+"""Compares a run with a bundle's training: words, robot, and the picture, coarsely."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 @dataclass(frozen=True, slots=True)
 class Unfamiliar:
-    """Something that a bundle was not trained on: a ``word``, the ``picture``, the ``robot`` or the ``sentence``, in words."""
+    """Something new to a bundle: a ``word``, the ``picture``, the ``robot`` or the ``sentence``, in words."""
 
     what: str
     message: str
@@ -33,13 +33,13 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 def coarse(image: ImageArray) -> DoubleArray:
-    """Return what ``image``, uint8 H W 3, looks like from far away: `ROWS` x `COLUMNS` means of its colours, 0 to 1, flat."""
+    """Return ``image``, uint8 H W 3, as seen from far away: `ROWS` x `COLUMNS` means of its colours, 0 to 1, flat."""
     small = Image.fromarray(image).resize((COLUMNS, ROWS), Image.Resampling.BOX)
     return np.asarray(small, np.float64).ravel() / 255.0
 
 
 def picture_stats(learned: Sequence[ImageArray], held_out: Sequence[ImageArray]) -> PictureStats:
-    """Return what the ``learned`` pictures look like, and how far from that those ``held_out`` are."""
+    """Return mean and deviation of the ``learned`` pictures, and quantiles of the distance of those ``held_out``."""
     rows = np.stack([coarse(image) for image in learned])
     # A level of 8 bits is the least that one picture can differ from another by.
     deviation = np.maximum(rows.std(0), 1 / 255)
@@ -54,7 +54,7 @@ def distance(stats: PictureStats, image: ImageArray) -> float:
 
 
 def unfamiliar(learned: Learned | None, instruction: str, image: ImageArray, robot: str | None) -> Iterator[Unfamiliar]:
-    """Yield what a bundle was not trained on; nothing where its manifest does not say what it was trained on."""
+    """Yield everything new to a bundle; nothing if its manifest says nothing of its training."""
     if learned is None:
         return
     asked = words_of(instruction)

@@ -1,4 +1,4 @@
-"""Files and directories that are written whole or not at all."""
+"""Files and directories, written whole or not at all."""
 
 import errno
 import fcntl
@@ -19,7 +19,7 @@ from .errors import ConfigError, RecordingError
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[None]:
-    """Tell whoever supervises this process, as an audit event, to remove ``path`` where the process dies or is stopped."""
+    """Have the supervisor remove ``path`` if this process dies or is stopped; an audit event tells it."""
     sys.audit("dvgwm.unfinished", path.absolute())
     try:
         yield
@@ -31,11 +31,11 @@ def unfinished(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_directory(target: Path, marker: str, content: str) -> Iterator[Path]:
-    """Give an empty directory that gets the name ``target`` if all goes well, in place of an older one that holds ``marker``.
+    """Give an empty directory; if all goes well it becomes ``target``, in place of an older one with ``marker`` in it.
 
-    Nothing is left of it otherwise; but where it is written and cannot get its name it stays, and the error says where.
-    Raises `ConfigError` where ``target`` is something else than ``content`` (a run, a bundle) or is just being written by
-    another command, `RecordingError` where it cannot be made.
+    Nothing is left of it otherwise; but if it is written and cannot get its name it stays, and the error has its place.
+    Raises `ConfigError` if ``target`` is something else than ``content`` (a run, a bundle) or is just being written by
+    another command, `RecordingError` if it cannot be made.
     """
     check_place(target, marker, content)
     target = Path(os.path.abspath(target))
@@ -49,9 +49,9 @@ def whole_directory(target: Path, marker: str, content: str) -> Iterator[Path]:
 
 @contextmanager
 def numbered_directory(parent: Path) -> Iterator[tuple[Path, Path]]:
-    """Give an empty directory, and the place in ``parent`` that it gets if all goes well: the next number that is nobody's.
+    """Give an empty directory, and its place in ``parent`` if all goes well: the next free number.
 
-    Commands that begin together get numbers one after the other. Raises `RecordingError` where it cannot be made.
+    Commands begun together get numbers one after the other. Raises `RecordingError` if it cannot be made.
     """
     whole = Path(os.path.abspath(parent))
     with _made_folders(whole):
@@ -66,7 +66,7 @@ def numbered_directory(parent: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def leftovers(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield what commands have not finished in ``folder``, and whether it is just being written: else they were killed."""
+    """Yield the unfinished outputs in ``folder``, and whether each is just being written; if not, its command was killed."""
     for path in sorted(folder.glob(".*.unfinished")):
         lock = _locked(path)
         yield path, lock is None
@@ -84,7 +84,7 @@ def remove_unclaimed(path: str) -> None:
 
 @contextmanager
 def _made_folders(folder: Path) -> Iterator[None]:
-    """Make ``folder`` and what it lies in; those that were made and are empty at the end, or after a death, are removed."""
+    """Make ``folder`` and its parents; new ones are removed if they are empty at the end, or after a death."""
     try:
         made = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,9 +102,9 @@ def _made_folders(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _staged(target: Path, new: bool = False) -> Iterator[Path | None]:
-    """Give a directory of this process alone, which gets the name ``target`` if all goes well.
+    """Give a directory of this process alone; if all goes well it becomes ``target``.
 
-    Give None where another process has it, or where it is to be ``new`` and has just got its name.
+    Give None if another process has it, or if it is to be ``new`` and ``target`` has just come to be.
     """
     staging = target.with_name(f".{target.name}.unfinished")
     lock: int | None = None
@@ -134,9 +134,9 @@ def _staged(target: Path, new: bool = False) -> Iterator[Path | None]:
 
 
 def _claimed(staging: Path) -> int | None:
-    """Return a descriptor that holds ``staging``, empty, for this process; None where another process holds it.
+    """Return a descriptor with the lock of ``staging``, now empty; None if another process has it.
 
-    A killed command's is taken over: the kernel has let go of it. Raises `RecordingError` where it cannot be made.
+    A killed command's is taken over: the kernel has let go of it. Raises `RecordingError` if it cannot be made.
     """
     try:
         while True:
@@ -155,7 +155,7 @@ def _claimed(staging: Path) -> int | None:
 
 
 def _locked(path: Path) -> int | None:
-    """Return a descriptor that holds the directory at ``path``; None where it is not there, or another process holds it."""
+    """Return a descriptor with the lock of the directory at ``path``; None if there is none, or another process has it."""
     try:
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
@@ -175,9 +175,9 @@ def _locked(path: Path) -> int | None:
 
 
 def check_place(target: Path, marker: str, content: str) -> None:
-    """Return if a ``content`` (a run, a bundle) can be at ``target``: nothing is there, or an older one that holds ``marker``.
+    """Return if a ``content`` (a run, a bundle) can be at ``target``: nothing is there, or an older one with ``marker`` in it.
 
-    Raises `ConfigError` if not, `RecordingError` where that cannot be seen.
+    Raises `ConfigError` if not, `RecordingError` if it cannot be looked at.
     """
     whole = Path(os.path.abspath(target))
     try:
@@ -197,7 +197,7 @@ def check_place(target: Path, marker: str, content: str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Return if a file can be written at ``path``; raises `RecordingError` where it is none or its folder takes none."""
+    """Return if a file can be written at ``path``; raises `RecordingError` if not."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise RecordingError("OUTPUT_KIND", f"{path} is no file that can be written; name another place")
@@ -239,7 +239,7 @@ def _unwritten(path: Path, error: OSError) -> RecordingError:
 
 
 def _take_name(staging: Path, target: Path) -> OSError | None:
-    """Rename ``staging`` to ``target``, and return why that cannot be; what was there before is back then."""
+    """Rename ``staging`` to ``target``; if it fails, return why, with the older ``target`` back in its place."""
     old = next(place for place in _places_beside(target) if not os.path.lexists(place))
     try:
         if target.exists():

@@ -1,4 +1,4 @@
-"""What a data set holds, and which of its episodes are learned from."""
+"""A data set's contents, and its split into episodes to learn from and to test on."""
 
 import re
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ _RANGE = re.compile(r"\d{1,9}:\d{1,9}")
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """What a data set holds: episodes by task, their lengths in frames, what was dropped, and the split in episodes.
+    """A data set's contents: episodes by task, their lengths in frames, the dropped ones, and the split in episodes.
 
-    ``absent`` episodes are told of and not there.
+    ``absent`` episodes are listed and not there.
     """
 
     episodes: int
@@ -35,7 +35,7 @@ class Census:
 
 
 def census(dataset: Dataset) -> Census:
-    """Return what ``dataset`` holds."""
+    """Return the contents of ``dataset``."""
     lengths = [dataset.length(number) for number in range(len(dataset))]
     tasks = [str(row.facts.get("task") or dataset.instruction(number)) for number, row in enumerate(dataset.rows)]
     train, test = split(dataset)
@@ -57,8 +57,8 @@ def split(dataset: Dataset) -> tuple[Sequence[int], Sequence[int]]:
     """Return the episodes to learn from and those to test on: the data set's own split, else 8:2 of every task.
 
     A split of its own counts episodes by their indices. With one for tests only, the others are learned from; with one for
-    learning only, 8:2 of it. Raises `ConfigError` for a split that cannot be read, ends past the last episode, or shares one
-    with the other, and where there is nothing to learn from.
+    learning only, 8:2 of it. Raises `ConfigError` for a split of unknown form, past the last episode or overlapping the other,
+    and if there is nothing to learn from.
     """
     train, test = _split(dataset)
     if not train:
@@ -92,7 +92,7 @@ def _eight_to_two(dataset: Dataset, numbers: Sequence[int]) -> tuple[Sequence[in
 
 
 def _named(dataset: Dataset, name: str, stated: Any) -> list[int]:
-    """Return the numbers of the episodes, of those that are there, in a split: ``FROM:TO``, several of them, or a list."""
+    """Return the numbers of a split's present episodes; it is ``FROM:TO``, several of them, or a list."""
     if isinstance(stated, list) and all(isinstance(index, int) and not isinstance(index, bool) for index in stated):
         ranges = [(index, index + 1) for index in stated]
     elif isinstance(stated, str) and all(_RANGE.fullmatch(part.strip()) for part in stated.split(",")):

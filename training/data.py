@@ -46,9 +46,9 @@ Report = Callable[[int, int], None]
 def record_simulation(root: Path, episodes: int, seed: int, workers: int, report: Report) -> Census:
     """Record ``episodes`` of the scripted expert under ``root`` as a LeRobot v3.0 data set with arrays beside it.
 
-    Episode n is task n modulo their number, on a layout of its own; the last fifth of the layouts is for tests. A
-    recording that was stopped goes on where it was. Raises `ConfigError` for a number of episodes that no whole files
-    hold, and where ``root`` was begun from another seed.
+    Episode n is task n modulo their number, on a layout of its own; the last fifth of the layouts is for tests. A stopped
+    recording goes on. Raises `ConfigError` for a number of episodes that fills no whole files, and if ``root`` was begun
+    from another seed.
     """
     if episodes < EPISODES_A_FILE or episodes % EPISODES_A_FILE:
         raise ConfigError("DATA_EPISODES", f"wanted a multiple of {EPISODES_A_FILE} episodes, got {episodes}")
@@ -78,7 +78,7 @@ def write_file(
     camera: str,
     episodes: Sequence[Episode],
 ) -> None:
-    """Write the ``index``-th file of a data set, whose first episode is ``first``, and the arrays of ``camera`` beside it."""
+    """Write the ``index``-th file of a data set, from episode ``first`` on, and the arrays of ``camera`` beside it."""
     frames = {camera: [episode.frames[camera] for episode in episodes]}
     save_arrays(root, index, frames, [episode.action for episode in episodes])
     write_episodes(root, schema, index, first, tasks, episodes)
@@ -87,7 +87,7 @@ def write_file(
 def finish_set(
     root: Path, schema: Schema, tasks: Mapping[str, int], splits: Mapping[str, str], extra: Mapping[str, Any]
 ) -> Census:
-    """Write what describes the data set whose files are written, and return what it holds."""
+    """Write the metadata of a data set after its files, and return its contents."""
     finish(root, schema, tasks, splits, extra)
     dataset = open_dataset(root)
     save_index(root, [(dataset.length(n), dataset.instruction(n)) for n in range(len(dataset))], EPISODES_A_FILE)
@@ -95,9 +95,9 @@ def finish_set(
 
 
 def _started(workers: int) -> Pool:
-    """Return a pool whose workers have all been handed their orders; raises `ConfigError` where none can be had.
+    """Return a pool with all orders handed to its workers; raises `ConfigError` if there can be none.
 
-    Stopped by a signal in the middle of that, this process would leave a worker to end with a traceback: SIGTERM waits.
+    A signal in the middle of it would end a worker with a traceback: SIGTERM waits.
     """
     early: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: early.append(number))
@@ -122,11 +122,12 @@ def record_episodes(
     splits: Callable[[int], Mapping[str, str]],
     camera: str,
     report: Report,
+    total: int = 0,
 ) -> Census:
     """Write ``episodes`` of another data set under ``root`` as LeRobot v3.0, with arrays of ``camera`` beside it.
 
-    ``splits`` gets the number of episodes. Nothing is left of it where they cannot be read to their end. Raises `ConfigError`
-    where ``root`` is not empty.
+    ``splits`` gets the number of episodes; ``total`` is that number if it is known beforehand. Nothing is left of it if they
+    cannot be read to their end. Raises `ConfigError` if ``root`` is not empty.
     """
     if root.is_dir() and any(root.iterdir()):
         raise ConfigError("DATA_OCCUPIED", f"{root} exists and is not empty; name another --out")
@@ -140,7 +141,7 @@ def record_episodes(
                 tasks.setdefault(episode.instruction, len(tasks))
             write_file(staged, schema, index, count, tasks, camera, batch)
             count += len(batch)
-            report(count, count)
+            report(count, max(count, total))
         return finish_set(staged, schema, tasks, splits(count), {})
 
 
@@ -155,7 +156,7 @@ def record_from(
 ) -> Census:
     """Write the demonstrations under ``source`` into ``root``: a LeRobot data set's, or LIBERO's HDF5 files.
 
-    ``camera``, ``state`` and ``action`` name a LeRobot data set's features. Raises `ConfigError` where there are neither, or no
+    ``camera``, ``state`` and ``action`` name a LeRobot data set's features. Raises `ConfigError` if there are neither, or no
     such features.
     """
     if (source / INFO).exists():
@@ -166,7 +167,7 @@ def record_from(
         # A split is a range of episodes: those to learn from come first.
         ordered = [*train, *test]
         found = record_episodes(
-            root, schema, episodes(ordered), lambda _: _ranges(len(train), len(test)), chosen, report
+            root, schema, episodes(ordered), lambda _: _ranges(len(train), len(test)), chosen, report, len(ordered)
         )
         return replace(found, absent=len(dataset.listed) - len(dataset))
     from .libero import CAMERA, demonstrations, read_libero
@@ -212,7 +213,7 @@ def resized(
 
 
 def check_rate(dataset: Dataset, number: int) -> None:
-    """Raise `ConfigError` where the rows of an episode are not as far apart as the data set says: they are not of its rate."""
+    """Raise `ConfigError` if the rows of an episode are not at the data set's rate."""
     apart_s = np.diff(dataset.stamps_s(number)) * dataset.schema.fps
     if len(apart_s) and min(abs(np.median(apart_s) - 1), abs(apart_s.min() - 1)) > RATE_TOLERANCE:
         raise ConfigError(
@@ -233,7 +234,7 @@ def _schema() -> Schema:
 
 
 def _check_seed(root: Path, seed: int) -> None:
-    """Raise `ConfigError` where ``root`` holds another seed's episodes or something else."""
+    """Raise `ConfigError` if ``root`` holds another seed's episodes or something else."""
     note = root / "seed"
     begun = note.read_text("utf-8").strip() if note.is_file() else None
     if begun is None and root.is_dir() and any(root.iterdir()):

@@ -1,4 +1,4 @@
-"""MuJoCo, imported here alone: what keeps it from being imported is told before it can fail."""
+"""MuJoCo, imported here alone: an obstacle to that is told before it can fail."""
 
 import os
 from importlib.util import find_spec
@@ -26,7 +26,7 @@ KNOWN = (
 
 
 def _imported() -> Any:
-    """Return MuJoCo; raises `ConfigError` where it is not installed, or ``MUJOCO_GL`` keeps it from being imported."""
+    """Return MuJoCo; raises `ConfigError` if it is not installed, or ``MUJOCO_GL`` hinders it."""
     if find_spec("mujoco") is None:
         raise ConfigError(
             "SIM_MISSING", "the simulated arm wants MuJoCo, which is not installed: pip install 'dvgwm[sim]'"

@@ -1,6 +1,6 @@
-"""The files that an ONNX graph reads its weights from, found by walking its bytes as protobuf says, however they are spelt.
+"""The files of an ONNX graph's weights, found by walking its bytes as protobuf, in any spelling.
 
-Only what may hold a tensor is looked into (onnx.proto, ONNX 1.19): no library is needed, and nothing is loaded.
+Only fields with tensors in them are looked into (onnx.proto, ONNX 1.19): no library is needed, and nothing is loaded.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ _VARINT, _FIXED64, _BYTES, _GROUP, _END_GROUP, _FIXED32 = range(6)
 
 
 def external_files(data: Data) -> set[str]:
-    """Return the names that a graph's tensors state as the places of their weights; raises ValueError for what is none."""
+    """Return the file names of a graph's weights; raises ValueError for a damaged graph."""
     found: set[str] = set()
     stack = [(_MODEL, 0, len(data), 0)]
     while stack:
@@ -43,13 +43,13 @@ def external_files(data: Data) -> set[str]:
 
 
 def _location(data: Data, begin: int, end: int) -> set[str]:
-    """Return the value of an entry whose key is ``location``; of a field that is there twice the last one counts."""
+    """Return the value of an entry with the key ``location``, else nothing; the last one of a repeated field counts."""
     said = {field: data[start:stop] for field, kind, start, stop in _fields(data, begin, end) if kind == _BYTES}
     return {said.get(2, b"").decode("utf-8", "replace")} if said.get(1) == b"location" else set()
 
 
 def _fields(data: Data, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield number, wire type, begin and end of every field of a message; raises ValueError where it ends in the middle."""
+    """Yield number, wire type, begin and end of every field of a message; raises ValueError if it is cut off."""
     at, groups = begin, 0
     while at < end:
         tag, at = _varint(data, at, end)
@@ -73,7 +73,7 @@ def _fields(data: Data, begin: int, end: int) -> Iterator[tuple[int, int, int, i
 
 
 def _varint(data: Data, at: int, end: int) -> tuple[int, int]:
-    """Return the number at ``at``, of up to ten bytes, and where the next one begins."""
+    """Return the number at ``at``, of up to ten bytes, and its end."""
     value = 0
     for index in range(10):
         if at + index >= end:

@@ -1,4 +1,4 @@
-"""A camera image at the size that a network wants."""
+"""A camera image at a network's size."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ LARGEST_PX = 40_000_000
 
 
 def check_size(path: Path, width: int, height: int) -> None:
-    """Raise `CameraLostError` where a header tells of a frame that would not be decoded in reasonable memory."""
+    """Raise `CameraLostError` if a header's frame is too large to decode in reasonable memory."""
     if not 0 < width * height <= LARGEST_PX:
         raise CameraLostError(
             "CAMERA_LARGE",

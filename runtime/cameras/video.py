@@ -52,7 +52,7 @@ def opened_video(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def check_file(path: Path) -> None:
-    """Raise `CameraLostError` where there is no plain file: what else one may open, a pipe or a device, may never end."""
+    """Raise `CameraLostError` if ``path`` is no plain file: a pipe or a device may never end."""
     if kind(path) != "file":
         raise CameraLostError("CAMERA_KIND", f"{path} is a folder; wanted a file")
 
@@ -75,7 +75,7 @@ def kind(path: Path) -> str:
 def video_frames(path: Path) -> Iterator[tuple[float, ImageArray]]:
     """Yield the seconds since the first frame, and the frame, uint8 H W 3, for every frame of the video at ``path``.
 
-    A container that states no times, or those of other frames, is played at its own rate. Raises `CameraLostError`.
+    A container without times, or with other frames' times, is played at its own rate. Raises `CameraLostError`.
     """
     count = 0
     with opened_video(path) as (container, stream):
@@ -95,7 +95,7 @@ def video_frames(path: Path) -> Iterator[tuple[float, ImageArray]]:
 
 
 def picture(path: Path, frame: Any, pixel_aspect: Fraction | None) -> ImageArray:
-    """Return what a decoded ``frame`` shows, uint8 H W 3: pixels made square, turned and mirrored as its file says."""
+    """Return a decoded ``frame``, uint8 H W 3, as a player shows it: with square pixels, turned and mirrored."""
     check_size(path, frame.width, frame.height)
     image = frame.to_ndarray(format="rgb24")
     aspect = float(pixel_aspect or 1)
@@ -107,7 +107,7 @@ def picture(path: Path, frame: Any, pixel_aspect: Fraction | None) -> ImageArray
 
 
 def _packet_times_s(path: Path) -> list[float]:
-    """Return the times of the packets that hold frames, in order: the n-th frame is shown at the n-th of them."""
+    """Return the times of the packets with frames, in order: the n-th frame is shown at the n-th of them."""
     with opened_video(path) as (container, stream):
         packets = (packet for packet in container.demux(stream) if packet.size and packet.pts is not None)
         return sorted(float(packet.pts * packet.time_base) for packet in packets)
@@ -123,7 +123,7 @@ def _display_matrix(frame: Any) -> tuple[int, ...] | None:
 def _upright(image: ImageArray, matrix: tuple[int, ...] | None) -> ImageArray:
     """Return ``image`` after the display matrix: column x and row y go to a x + c y and b x + d y (ISO 14496-12, 6.2.2).
 
-    What it states beside quarter turns and mirroring is left out.
+    Anything beside quarter turns and mirroring is left out.
     """
     if matrix is None:
         return image

@@ -1,4 +1,4 @@
-"""A lab's own defaults: a TOML file of the options that it gives with every command (`--config`)."""
+"""A lab's own defaults for options, from a TOML file (`--config`)."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ _KEPT = "dvgwm.config"
 
 
 def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``command`` with `--config`, whose values are the defaults of its other options."""
+    """Return ``command`` with `--config`: a file of defaults for its other options."""
     return click.option(
         "--config",
         type=Place(),
@@ -27,8 +27,8 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def told(context: click.Context) -> str:
-    """Return the file of defaults and what it says, in words."""
+def defaults_in_words(context: click.Context) -> str:
+    """Return the path and the options of the file of defaults, in words."""
     kept = context.meta.get(_KEPT)
     if kept is None:
         return "no file of defaults: --config names one"
@@ -37,7 +37,7 @@ def told(context: click.Context) -> str:
 
 
 def drop_defaults(context: click.Context, options: dict[str, Any], names: tuple[str, ...]) -> None:
-    """Take out of ``options`` those of ``names`` that only a file gave: they do not go with what was asked for."""
+    """Reset the ``options`` called ``names`` if only a file gave them: this command does not take them."""
     for name in names:
         if context.get_parameter_source(name) is click.core.ParameterSource.DEFAULT_MAP:
             options[name] = False if isinstance(options[name], bool) else None
@@ -66,14 +66,14 @@ def _of(command: click.Command, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _word(option: click.Option) -> str:
-    """Return what an option is called in a file: its long name, with underscores for hyphens."""
+    """Return an option's name in a file: its long name, with underscores for hyphens."""
     return max(option.opts, key=len).lstrip("-").replace("-", "_")
 
 
 def _check(
     context: click.Context, path: Path, values: Mapping[str, Any], commands: Mapping[str, click.Command]
 ) -> None:
-    """Raise `ConfigError` for a key that is no command's option, or a value that the option does not take."""
+    """Raise `ConfigError` for a key without an option, or a value of the wrong kind."""
     all_options = (each for command in commands.values() for each in command.params if isinstance(each, click.Option))
     options = {_word(each): each for each in all_options if _word(each) not in NEVER}
     for key, value in values.items():

@@ -11,7 +11,7 @@ import click
 
 from .. import __version__
 from ..errors import ConfigError, DvgwmError, printable
-from .lab import config_option, drop_defaults, told
+from .lab import config_option, defaults_in_words, drop_defaults
 from .options import Memory, Place, PlanTime, Positive, Registered, Seconds, Seed, Words
 from .program import add_completion, together
 
@@ -127,7 +127,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
         from .live import drive
 
         _check_live(options)
-        _end(*drive(settings(LiveSettings, options, cache_dir())))
+        _finish(*drive(settings(LiveSettings, options, cache_dir())))
     elif unused := [name for name in LIVE_ONLY if options[name]]:
         raise ConfigError(
             "USAGE", f"--{unused[0].replace('_', '-')} goes with --live, which was not given; nothing was moved"
@@ -135,7 +135,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
     elif options["plan_only"]:
         _finish(plan_recording(settings(RecordingSettings, options, cache_dir())))
     elif options["robot"]:
-        _end(*simulate(settings(SimulationSettings, options, cache_dir())))
+        _finish(*simulate(settings(SimulationSettings, options, cache_dir())))
     else:
         click.echo(context.get_help())
         raise ConfigError("USAGE", "wanted --robot NAME, --plan-only --camera PATH or a command, got none of them")
@@ -218,12 +218,12 @@ def doctor(context: click.Context, /, **options: Any) -> None:
             raise ConfigError("USAGE", f"--{unused[0].replace('_', '-')} goes with --robot, which was not given")
         from ..display.inspection import diagnose
 
-        _finish(diagnose(told(context)))
+        _finish(diagnose(defaults_in_words(context)))
         return
     from ..config.settings import ReadinessSettings, settings
     from .readiness import examine
 
-    _end(*examine(settings(ReadinessSettings, options | {"config": told(context)}, cache_dir())))
+    _finish(*examine(settings(ReadinessSettings, options | {"config": defaults_in_words(context)}, cache_dir())))
 
 
 @cli.command("compile")
@@ -278,26 +278,14 @@ def _check_live(options: dict[str, Any]) -> None:
             raise ConfigError("USAGE", f"--{name.replace('_', '-')} does not go with --live; nothing was moved")
 
 
-def _end(result: dict[str, Any], stop: DvgwmError | None) -> None:
-    """Print the result, and raise what stopped the arm."""
-    _print(result)
+def _finish(result: dict[str, Any], stop: DvgwmError | None = None) -> None:
+    """Print the result; raise the stop of an arm, or write the unfamiliar things to standard error.
+
+    Those come last: an error's line is the first there.
+    """
+    sys.stdout.write(f"{json.dumps(result)}\n")  # not by click, which has streams of its own where there is ASCII only
     if stop is not None:
         raise stop
-    _tell_unfamiliar(result)
-
-
-def _finish(result: dict[str, Any]) -> None:
-    """Print the result, and tell what is to be known of it."""
-    _print(result)
-    _tell_unfamiliar(result)
-
-
-def _tell_unfamiliar(result: dict[str, Any]) -> None:
-    """Write what the bundle was not trained on to standard error: at the end, for an error's line is the first there."""
     sys.stdout.flush()
     for each in result.get("unfamiliar", ()):
         click.echo(printable(f"unfamiliar {each['what']}: {each['message']}"), err=True)
-
-
-def _print(result: dict[str, Any]) -> None:
-    sys.stdout.write(f"{json.dumps(result)}\n")  # not by click, which has streams of its own where there is ASCII only

@@ -1,4 +1,4 @@
-"""Runs a command line to its exit code: every way in which it may end is told in one line on standard error."""
+"""Runs a command line to its exit code; any error is one line on standard error."""
 
 import locale
 import os
@@ -20,9 +20,9 @@ UNSUGGESTED = ("--live", "--unfamiliar")
 
 
 def run_program(name: str, group: click.Group) -> int:
-    """Return the exit code of `errors` with which the command line ``group``, called ``name``, ended.
+    """Run the command line ``group``, called ``name``, and return its exit code (`errors`).
 
-    What a signal raises passes through, for `supervisor.supervise` to tell.
+    A signal's exception passes through, for `supervisor.supervise` to tell.
     """
 
     def run() -> None:
@@ -43,24 +43,24 @@ def run_program(name: str, group: click.Group) -> int:
 
 
 def add_completion(group: click.Group, name: str) -> None:
-    """Add the command that prints what makes a shell complete the command line ``group``, called ``name``."""
+    """Add a command `completion`, which prints a shell's script for the command line ``group``, called ``name``."""
 
     @group.command(epilog=f'Bash: eval "$({name} completion bash)" in ~/.bashrc; zsh the same; fish: ... | source')
     @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
     def completion(shell: str) -> None:
-        """Print what makes SHELL complete commands, options, robots, backends and paths."""
+        """Print a script for SHELL: with it, it completes commands, options, robots, backends and paths."""
         kind = get_completion_class(shell)
         assert kind is not None
         sys.stdout.write(f"{kind(group, {}, name, _completion(name)).source()}\n")
 
 
 def _completion(name: str) -> str:
-    """Return the variable by which a shell asks the command line ``name`` for what may come next."""
+    """Return the variable by which a shell asks the command line ``name`` for completions."""
     return f"_{name.replace('-', '_').upper()}_COMPLETE"
 
 
 def exit_code(name: str, run: Callable[[], None]) -> int:
-    """Return the exit code with which ``run`` ended, its error told if it raised one; standard output is written by then."""
+    """Return the exit code of ``run``; its error is told, and standard output is flushed."""
     open_streams()
     code = _run(name, run)
     try:
@@ -97,7 +97,7 @@ def _run(name: str, run: Callable[[], None]) -> int:
 
 
 def tell(error: DvgwmError) -> int:
-    """Write the one line of ``error`` to standard error, with --debug where it was raised, and return its exit code."""
+    """Write ``error`` as one line to standard error, with --debug its traceback too, and return its exit code."""
     # What the stream's encoding lacks is escaped, and longer then.
     line = error.line.encode(sys.stderr.encoding, "backslashreplace").decode(sys.stderr.encoding)
     sys.stderr.write(f"{shortened(line)}\n")
@@ -107,7 +107,7 @@ def tell(error: DvgwmError) -> int:
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what adds ``options`` to a command, in this order, for commands that share them."""
+    """Return a decorator for ``options``, in this order, shared by several commands."""
 
     def add(command: Any) -> Any:
         return reduce(lambda added, option: option(added), reversed(options), command)
@@ -124,7 +124,7 @@ def _check_text(arguments: Sequence[str]) -> None:
 
 
 def _misread(argument: bytes) -> str:
-    """Return why an argument is no text: what it is made of, or the locale that it was read with."""
+    """Return why an argument is no text: its bytes, or the locale."""
     try:
         text = argument.decode()
     except UnicodeDecodeError:

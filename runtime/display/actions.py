@@ -1,4 +1,4 @@
-"""The actions of a plan that no arm plays: as a table, as JSON and as a drawing, with the joints of a robot that is known."""
+"""The actions of a plan without an arm: as a table, as JSON and as a drawing, with the joints of a named robot."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from .strips import strips_drawing
 
 @dataclass(frozen=True, slots=True)
 class PlannedActions:
-    """Actions with their meaning, and what a robot's joints would do for them, if a robot was named."""
+    """Actions with their meaning, and the joints that would follow, if a robot was named."""
 
     chunk: ActionChunk
     contract: ActionContract
@@ -46,6 +46,6 @@ class PlannedActions:
         return facts
 
     def drawing(self) -> dict[str, Any] | None:
-        """Return what the report page draws: a strip for every number of an action."""
+        """Return the report's drawing: a strip for every number of an action."""
         rows = {"planned": self.chunk.actions.tolist()}
         return strips_drawing(self.contract.names, self.contract.units, self.chunk.times_s.tolist(), rows)

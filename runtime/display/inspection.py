@@ -1,4 +1,4 @@
-"""What people ask about a bundle and about this machine."""
+"""The facts of a bundle, and of this machine."""
 
 import importlib.util
 import os
@@ -43,9 +43,9 @@ LIBRARIES = {
 
 
 def show(path: Path, deep: bool = False) -> dict[str, Any]:
-    """Print what the bundle at ``path`` holds and return its facts; raises as `bundle.read_bundle`.
+    """Print the contents of the bundle at ``path`` and return its facts; raises as `bundle.read_bundle`.
 
-    ``deep`` loads every engine and runs it once on zeros; raises as they do, and `OutputError` where that is not finite.
+    ``deep`` loads every engine and runs it once on zeros; raises as they do, and `OutputError` for a value that is not finite.
     """
     bundle = read_bundle(path)
     manifest, console = bundle.manifest, Console()
@@ -71,7 +71,7 @@ def show(path: Path, deep: bool = False) -> dict[str, Any]:
 
 
 def _run_engines(bundle: Bundle) -> dict[str, float]:
-    """Return the seconds that every engine takes for zeros, by file: the first run, which allocates."""
+    """Return the seconds of every engine's first run on zeros, by file; it allocates, too."""
     seconds = {}
     with Pipeline(bundle, plugins.open_backend(bundle.manifest.backend, None)) as pipeline:
         for stage, file in track(pipeline.engine_files, "engines", console=Console(stderr=True), transient=True):
@@ -85,9 +85,9 @@ def _run_engines(bundle: Bundle) -> dict[str, float]:
 
 
 def diagnose(config: str) -> dict[str, Any]:
-    """Print which parts of dvgwm this machine can run, what ``config`` says and what killed commands left; return all of it.
+    """Print the parts of dvgwm for this machine, the defaults in ``config`` and the leftovers of killed commands; return all.
 
-    Raises `ConfigError` where two of them overwrite each other.
+    Raises `ConfigError` if two parts overwrite each other.
     """
     found = {name: importlib.util.find_spec(name) is not None for name in LIBRARIES}
     rows = [
@@ -121,7 +121,7 @@ def diagnose(config: str) -> dict[str, Any]:
 
 
 def left_here() -> str:
-    """Return, in words, what killed commands have left in this directory: it is nobody's, and is not removed unasked."""
+    """Return the leftovers of killed commands in this directory, in words; they are not removed unasked."""
     found = [each for folder in (Path(), RUNS, Path("bundles")) for each in leftovers(folder)]
     left = ", ".join(str(path) for path, written in found if not written)
     written = ", ".join(str(path) for path, written in found if written)
@@ -142,7 +142,7 @@ def realtime() -> bool:
 
 
 def _learned(learned: Learned | None) -> str:
-    """Return what a bundle says of its training, in words."""
+    """Return a bundle's account of its training, in words."""
     if learned is None:
         return "not said: what is asked of it is not held against anything"
     first = next(iter(learned.sentences), None)

@@ -1,4 +1,4 @@
-"""What the joints did: a table of the last ticks of motion, and a drawing of it."""
+"""The motion of the joints: a table of the last ticks, and a drawing."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,14 +19,14 @@ def joints_csv(motion: MotionRecord) -> bytes:
 
 
 def joints_drawing(motion: MotionRecord) -> dict[str, Any] | None:
-    """Return what the report page draws: a strip for every joint and a mark for every log code; None where nothing moved."""
+    """Return the report's drawing: a strip for every joint and a mark for every log code; None if nothing moved."""
     ticks = motion.ticks
     lines = {"measured": [tick.measured for tick in ticks], "commanded": [tick.commanded for tick in ticks]}
     return strips_drawing(motion.joint_names, motion.units, [tick.time_s for tick in ticks], lines, list(_told(motion)))
 
 
 def _told(motion: MotionRecord) -> Iterator[tuple[float, str]]:
-    """Yield the time of every log code that was told, the first tick of those that stay."""
+    """Yield log codes with their times; of one that stays, the first tick."""
     before = None
     for tick in motion.ticks:
         if tick.log_code is not None and tick.log_code != before:

@@ -1,4 +1,4 @@
-"""What a run leaves behind: a directory written whole or not at all, a table, and one JSON line."""
+"""The results of a run: a directory written whole or not at all, a table, and one JSON line."""
 
 import platform
 from collections.abc import Iterator, Mapping
@@ -29,10 +29,10 @@ UNTRAINED = "The weights are untrained (seeded random): the imagined video is no
 
 @contextmanager
 def outputs(out: Path | None, gif: Path | None) -> Iterator[tuple[Path, Path]]:
-    """Give a directory to write to and what it will be called: ``out``, or the next number under runs/.
+    """Give a directory to write to and its future name: ``out``, or the next number under runs/.
 
-    It gets that name only if all goes well. Raises as `files.whole_directory`, and before anything is made
-    `RecordingError` where ``gif`` cannot be written.
+    It gets the name only if all goes well. Raises as `files.whole_directory`, and before anything is made
+    `RecordingError` if ``gif`` cannot be written.
     """
     if gif is not None:
         check_writable(gif)
@@ -46,7 +46,7 @@ def outputs(out: Path | None, gif: Path | None) -> Iterator[tuple[Path, Path]]:
 
 @contextmanager
 def progress_bars() -> Iterator[OnProgress]:
-    """Give a callback that shows a bar for every stage on standard error while it works."""
+    """Give a callback; it shows a bar for every stage at work on standard error."""
     columns = (TextColumn("{task.description:>12}"), BarColumn(28), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -69,7 +69,7 @@ def progress_bars() -> Iterator[OnProgress]:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A run whose directory is written: what is still to be shown of it."""
+    """A run with its directory written, and the facts still to be shown."""
 
     done: Finished
     result: Mapping[str, Any]
@@ -101,7 +101,7 @@ class Published:
 
 
 def publish(directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished) -> Published:
-    """Write video, profile, trace, report and facts into ``directory``, which will be called ``shown_as``."""
+    """Write video, profile, trace, report and facts into ``directory``; ``shown_as`` is its future name."""
     manifest, rows = pipeline.manifest, done.profiler.summary(done.wall_s)
     plan_s, plan_flop = plan_cost(done.profiler, len(done.plans))
     stages = [stage.spec for stage in pipeline.stages]
@@ -153,7 +153,7 @@ def publish(directory: Path, shown_as: Path, pipeline: Pipeline, done: Finished)
 
 
 def _shortened(done: Finished) -> dict[str, str]:
-    """Return what a reader has to know of a video that has not every frame."""
+    """Return a note on a video without some of its frames."""
     return {} if done.every == 1 else {"video": f"one frame of {done.every}: the run was too long to remember all"}
 
 
@@ -164,7 +164,7 @@ def plan_cost(profiler: Profiler, plans: int) -> tuple[float, float]:
 
 
 def engine_facts(pipeline: Pipeline) -> dict[str, str]:
-    """Return what a reader wants to know of bundle and machine."""
+    """Return the report's facts of bundle and machine."""
     manifest = pipeline.manifest
     samplers = (
         f"{stage.spec.name} {stage.spec.sampler.kind} x {stage.spec.sampler.steps}, guidance {stage.spec.sampler.guidance:g}"

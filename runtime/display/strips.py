@@ -1,4 +1,4 @@
-"""Numbers over time, one strip each: what the report page draws of joints and of actions."""
+"""The report's drawings of numbers over time, one strip each."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,9 +19,9 @@ def strips_drawing(
     lines: Mapping[str, Sequence[Sequence[float]]],
     marks: Sequence[tuple[float, str]] = (),
 ) -> dict[str, Any] | None:
-    """Return a strip for every name, with a line of each kind in ``lines``, which are rows of numbers at ``times_s``.
+    """Return a strip for every name, with a line of each kind in ``lines``: rows of numbers at ``times_s``.
 
-    ``marks`` are times with what was told then. None where no time passes.
+    ``marks`` are times with their words. None if no time passes.
     """
     if len(times_s) < 2 or times_s[-1] <= times_s[0]:
         return None

@@ -1,4 +1,4 @@
-"""Which columns of a data set are its cameras, its state and its action: by what it says of them, or by who asks."""
+"""The columns of a data set that are its cameras, state and action: by its own metadata, or as asked for."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ NO_VECTORS = (*INDICES, "timestamp")
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The features that are read: cameras by name, state if there is one, action."""
+    """The features to read: cameras by name, state if there is one, action."""
 
     cameras: Mapping[str, str]
     state: str | None
@@ -27,9 +27,9 @@ class Columns:
 
 
 def columns_of(root: Path, info: Info, state: str | None = None, action: str | None = None) -> Columns:
-    """Return what to read of the data set at ``root``; ``state`` and ``action`` choose features by their names.
+    """Return the features to read of the data set at ``root``; ``state`` and ``action`` choose them by name.
 
-    Raises `ConfigError` with a list of what there is where a chosen one is not, or none can be chosen.
+    Raises `ConfigError` with a list of all features if a chosen one is missing, or none can be chosen.
     """
     vectors = [name for name, feature in info.features.items() if feature.dtype in NUMBERS and name not in NO_VECTORS]
     for option, chosen in (("state", state), ("action", action)):
@@ -70,7 +70,7 @@ def _cameras(info: Info) -> dict[str, str]:
 
 
 def _only(names: Iterable[str], part: str) -> str | None:
-    """Return the one of ``names`` that has ``part`` in it; nothing where there are more."""
+    """Return the only one of ``names`` with ``part`` in it; None if there are more."""
     found = [name for name in names if part in name.lower()]
     return found[0] if len(found) == 1 else None
 
@@ -89,7 +89,7 @@ def _unknown(root: Path, info: Info, wanted: str) -> ConfigError:
 
 
 def _size(root: Path, key: str, feature: Feature) -> tuple[int, int]:
-    """Return height and width of a camera's pictures, which may be stated before or behind their channels."""
+    """Return height and width of a camera's pictures, stated before or behind their channels."""
     named = dict(zip(_flat(feature.names), feature.shape, strict=False))
     if "height" in named and "width" in named:
         size = named["height"], named["width"]
@@ -105,7 +105,7 @@ def _size(root: Path, key: str, feature: Feature) -> tuple[int, int]:
 
 
 def _names(root: Path, key: str, feature: Feature) -> tuple[str, ...]:
-    """Return one name for each of a vector's numbers; their indices where it has none, or another number of them."""
+    """Return one name for each of a vector's numbers, or its indices if the names do not fit."""
     if not 0 < (width := math.prod(feature.shape)) <= 10_000:
         raise ConfigError("DATASET_FEATURE", f"{root}: {key} has the shape {list(feature.shape)}, which is no vector's")
     names = _flat(feature.names)

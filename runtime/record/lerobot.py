@@ -1,4 +1,4 @@
-"""The layout of LeRobot data sets: what their files are called and what they say of themselves."""
+"""The layout of LeRobot data sets: names of files, and their metadata."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ IMAGE_PREFIX = "observation.images."
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What every episode of a data set has: cameras by name with (height, width), and the names of state and action.
+    """The features of a data set: cameras by name with (height, width), and the names of state and action.
 
-    A data set without a state has no names of it.
+    Without a state its names are empty.
     """
 
     robot_type: str

@@ -1,4 +1,4 @@
-"""The files that describe a LeRobot data set, read with nothing believed: each value is of its kind, no path leads outside."""
+"""The metadata of a LeRobot data set, read with nothing believed: each value is of its kind, no path leads outside."""
 
 import itertools
 import json
@@ -41,7 +41,7 @@ _WIDEST = 20
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """What a data set says of one of its columns or videos."""
+    """The metadata of one column or video."""
 
     dtype: str
     shape: tuple[int, ...] = ()
@@ -57,7 +57,7 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What ``meta/info.json`` says of a whole data set."""
+    """The metadata in ``meta/info.json``."""
 
     codebase_version: str
     fps: float
@@ -77,7 +77,7 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The part of a video file that shows an episode, in the file's own seconds; up to its end where it has no other."""
+    """An episode's part of a video file, in the file's own seconds; up to its end if no other is given."""
 
     path: Path
     from_s: float = 0.0
@@ -86,7 +86,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRow:
-    """What is said of an episode: its index in the data set, rows, tasks, files, and further facts."""
+    """The metadata of an episode: its index in the data set, rows, tasks, files, and further facts."""
 
     index: int
     length: int
@@ -97,7 +97,7 @@ class EpisodeRow:
 
 
 def read_info(root: Path) -> Info:
-    """Return what ``meta/info.json`` says; raises `ConfigError` where it is missing, damaged or of another version."""
+    """Return ``meta/info.json``; raises `ConfigError` if it is missing, damaged or of another version."""
     if not (root / INFO).exists():
         raise ConfigError("DATASET_OPEN", f"{root} is no LeRobot data set: it has no {INFO}")
     try:
@@ -122,7 +122,7 @@ def read_info(root: Path) -> Info:
 
 
 def read_episodes(root: Path, info: Info) -> tuple[EpisodeRow, ...]:
-    """Return what is said of the episodes, in the order of their indices; raises `ConfigError` for what cannot be true."""
+    """Return the metadata of the episodes by their indices, ascending; raises `ConfigError` if it contradicts itself."""
     rows = sorted(_old_rows(root, info) if info.is_old else _rows(root, info), key=lambda row: row.index)
     for before, row in itertools.pairwise(rows):
         if row.index == before.index:
@@ -131,7 +131,7 @@ def read_episodes(root: Path, info: Info) -> tuple[EpisodeRow, ...]:
 
 
 def read_tasks(root: Path, info: Info) -> dict[int, str]:
-    """Return the sentences of the tasks by their numbers; nothing where there is no table of them."""
+    """Return the sentences of the tasks by their numbers; empty without a table of them."""
     if not (root / (OLD_TASKS if info.is_old else TASKS)).exists():
         return {}
     rows = _json_lines(root / OLD_TASKS) if info.is_old else _parquet_rows(root / TASKS)
@@ -141,7 +141,7 @@ def read_tasks(root: Path, info: Info) -> dict[int, str]:
 
 
 def parquet(path: Path) -> pq.ParquetFile:
-    """Return the table at ``path``, opened; raises `ConfigError` where it is none, or too long."""
+    """Return the table at ``path``, opened; raises `ConfigError` if it is no table, or too long."""
     _size_bytes(path)
     try:
         table = pq.ParquetFile(path)
@@ -205,7 +205,7 @@ def _row(row: Mapping[str, Any], where: str, data: Path, spans: Mapping[str, Spa
 
 
 def place(root: Path, template: str, **values: int | str) -> Path:
-    """Return the path that ``template`` makes of ``values`` under ``root``; raises `ConfigError` for one that leads outside."""
+    """Return ``template`` filled with ``values``, under ``root``; raises `ConfigError` if it leads outside."""
 
     def shown(match: re.Match[str]) -> str:
         value, width = values.get(match[1]), int(match[2] or 0)
@@ -261,7 +261,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _size_bytes(path: Path) -> int:
-    """Return the size of the file at ``path``; raises `ConfigError` where it is missing or no plain one: a pipe never ends."""
+    """Return the size of the file at ``path``; raises `ConfigError` if it is missing or no plain file: a pipe never ends."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:

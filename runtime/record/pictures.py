@@ -25,13 +25,13 @@ SEEK_FRAMES = 30
 
 
 class MisalignedError(ValueError):
-    """Rows and pictures that do not belong together, or a row without one, in words."""
+    """A disagreement between rows and pictures, in words."""
 
 
 class VideoFile:
-    """A video file whose frames are read by their times; ``times_s`` has all of them, in order.
+    """A video file, read by its frames' times; ``times_s`` has all of them, in order.
 
-    Raises `CameraLostError` where it is missing, damaged, or states no times.
+    Raises `CameraLostError` if it is missing, damaged, or without times.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,12 +52,12 @@ class VideoFile:
 
     @property
     def period_s(self) -> float | None:
-        """Seconds from one frame to the next where they are all equally far apart."""
+        """Seconds between frames, if they are all equally far apart; else None."""
         apart = np.diff(self._stamps)
         return float(apart.mean() * self.tick_s) if len(apart) and np.ptp(apart) <= 1 else None
 
     def frames(self, numbers: Sequence[int]) -> Iterator[ImageArray]:
-        """Yield the frames ``numbers``, which rise, uint8 H W 3."""
+        """Yield the frames ``numbers``, ascending, uint8 H W 3."""
         for number in numbers:
             yield self._frame(number)
 
@@ -81,7 +81,7 @@ class VideoFile:
         raise CameraLostError("CAMERA_UNREADABLE", f"{self.path}: its frame at {self.times_s[number]:.4f} s is damaged")
 
     def _seek(self, wanted: int) -> None:
-        """Go to the last key frame that is not shown after ``wanted``."""
+        """Go to the last key frame not after ``wanted``."""
         before = [dts if dts is not None else pts for pts, dts in self._keys if pts <= wanted]
         if before:
             self._container.seek(before[-1], stream=self._stream)
@@ -91,8 +91,8 @@ class VideoFile:
 def frame_numbers(film: VideoFile, span: Span, stamps_s: DoubleArray, fps: float) -> list[int]:
     """Return the number of each row's frame, for rows at ``stamps_s`` of an episode in ``span`` of ``film``.
 
-    Raises `MisalignedError` where a row has no frame within the tolerance or two have one, a row lies outside the span, or
-    evenly spaced rows and frames are not as many as each other.
+    Raises `MisalignedError` if a row has no frame within the tolerance, two have the same one, a row lies outside the span,
+    or evenly spaced rows and frames differ in number.
     """
     wanted_s = span.from_s + stamps_s
     # Stamps are single precision, and a file's clock has ticks.
@@ -116,7 +116,7 @@ def frame_numbers(film: VideoFile, span: Span, stamps_s: DoubleArray, fps: float
 
 
 def _check_count(film: VideoFile, span: Span, stamps_s: DoubleArray, fps: float) -> None:
-    """Raise `MisalignedError` where even rows from 0 on and even frames differ in number: one was lost and not told."""
+    """Raise `MisalignedError` if evenly spaced rows from 0 and frames differ in number: one was lost silently."""
     period_s = 1 / fps
     even = abs(stamps_s[0]) <= TOLERANCE_S and np.all(np.abs(np.diff(stamps_s) - period_s) < period_s / 2)
     if not even or film.period_s is None:
@@ -129,10 +129,10 @@ def _check_count(film: VideoFile, span: Span, stamps_s: DoubleArray, fps: float)
 
 
 def check_spans(film: VideoFile, spans: Sequence[tuple[int, Span]], fps: float) -> None:
-    """Raise `MisalignedError` where episodes that share ``film`` overlap, or do not end where it does: one is shifted.
+    """Raise `MisalignedError` if the episodes in ``film`` overlap, or the last does not end with it: one is shifted.
 
-    ``spans`` are episodes' indices and their parts of the file. What lies between two is nobody's, and so is what is behind
-    the last one if another episode could be there.
+    ``spans`` are episodes' indices and their parts of the file. A gap between two is nobody's, and so is the rest behind the
+    last one if another episode could be there.
     """
     ordered = sorted(spans, key=lambda each: each[1].from_s)
     slack_s, touching = TOLERANCE_S + film.tick_s, abs(ordered[0][1].from_s - film.times_s[0]) < 0.5 / fps
@@ -155,9 +155,9 @@ def check_spans(film: VideoFile, spans: Sequence[tuple[int, Span]], fps: float) 
 
 
 def stored_pictures(column: pa.ChunkedArray, root: Path) -> Iterator[ImageArray]:
-    """Yield the pictures that a table holds, as files' bytes or as paths under ``root``, uint8 H W 3.
+    """Yield the pictures in a table, as files' bytes or as paths under ``root``, uint8 H W 3.
 
-    Raises `MisalignedError` for what is no picture.
+    Raises `MisalignedError` for a damaged or missing one.
     """
     for row, value in enumerate(column):
         stored = value.as_py()

@@ -22,9 +22,9 @@ INDEX, STAMP, TASK = "episode_index", "timestamp", "task_index"
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A data set on disk: its schema, what it says of itself, one row per episode that is there, and what is read of it.
+    """A data set on disk: its schema, metadata, and one row per present episode.
 
-    ``listed`` rows are all that it tells of: a part of a data set is one too.
+    ``listed`` has the rows of absent episodes, too: a part of a data set is a data set.
     """
 
     root: Path
@@ -40,7 +40,7 @@ class Dataset:
         return len(self.rows)
 
     def instruction(self, number: int) -> str:
-        """Return what episode ``number`` was asked to do; raises `ConfigError` where nothing says it."""
+        """Return the instruction of episode ``number``; raises `ConfigError` if it has none."""
         row = self.rows[number]
         if row.tasks:
             return row.tasks[0]
@@ -57,9 +57,9 @@ class Dataset:
         return self.rows[number].length
 
     def vectors(self, number: int) -> tuple[DoubleArray, DoubleArray]:
-        """Return state, of width 0 where there is none, and action of episode ``number``, float64 N D.
+        """Return state and action of episode ``number``, float64 N D; a missing state has width 0.
 
-        Raises `ConfigError` where they are not as many rows or numbers as stated, or not all of them finite numbers.
+        Raises `ConfigError` if rows or numbers are not as many as stated, or one is not finite.
         """
         table, state = self._rows_of(number), self.columns.state
         action = self._vector(number, table, self.columns.action, len(self.schema.action_names))
@@ -68,7 +68,7 @@ class Dataset:
         return self._vector(number, table, state, len(self.schema.state_names)), action
 
     def stamps_s(self, number: int) -> DoubleArray:
-        """Return the time of each row of episode ``number``, in seconds; raises `ConfigError` where they do not rise."""
+        """Return the time of each row of episode ``number``, in seconds; raises `ConfigError` if they do not rise."""
         table = self._rows_of(number)
         if STAMP not in table.column_names:
             return np.arange(len(table)) / self.schema.fps
@@ -78,14 +78,14 @@ class Dataset:
         return stamps_s
 
     def frames(self, number: int, camera: str) -> ImageArray:
-        """Return what ``camera`` saw at each row of episode ``number``, uint8 N H W 3; raises as `videos`."""
+        """Return the frame of ``camera`` at each row of episode ``number``, uint8 N H W 3; raises as `videos`."""
         (frames,) = self.videos([number], camera)
         return frames
 
     def videos(self, numbers: Sequence[int], camera: str, size: tuple[int, int] | None = None) -> Iterator[ImageArray]:
-        """Yield what ``camera`` saw at each row of each episode, uint8 N H W 3, fitted to ``size`` (height, width) if given.
+        """Yield the frames of ``camera`` at the rows of each episode, uint8 N H W 3, fitted to ``size`` (height, width) if any.
 
-        Raises `ConfigError` for an unknown camera, and, by the episode, for pictures that are missing or at other times.
+        Raises `ConfigError` for an unknown camera, and, by the episode, for pictures missing or at other times.
         """
         key = camera_key(self.root, self.info, self.columns, camera)
         film: VideoFile | None = None
@@ -202,8 +202,7 @@ def _numbers(column: pa.ChunkedArray, width: int) -> DoubleArray:
 def open_dataset(root: Path, state: str | None = None, action: str | None = None) -> Dataset:
     """Return the data set at ``root``; ``state`` and ``action`` name the features to read as such.
 
-    Raises `ConfigError` where there is none, none of a known version, or none with an episode, and for what it says that
-    cannot be.
+    Raises `ConfigError` if there is none, its version is unknown, it has no episode, or its metadata contradicts itself.
     """
     info = read_info(root)
     columns = columns_of(root, info, state, action)

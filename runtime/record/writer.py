@@ -1,4 +1,4 @@
-"""Writes LeRobot v3.0 data sets, a file of whole episodes at a time, so that a stopped recording goes on where it was."""
+"""Writes LeRobot v3.0 data sets, a file of whole episodes at a time: a stopped recording goes on from there."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,8 +34,8 @@ def write_episodes(
     """Write the ``index``-th file of the data set at ``root``: videos, then frames, then the episode table, each atomic.
 
     ``tasks`` numbers the instructions. The file counts as written once its episode table is there; its frames are
-    numbered from 0 until `finish`, so files may be written in any order. Raises `RecordingError` where the place cannot
-    be written, `ShapeError` for an episode whose rows and frames are not as many, or not of the schema's sizes.
+    numbered from 0 until `finish`, so files may be written in any order. Raises `RecordingError` if the place cannot be
+    written, `ShapeError` for an episode with other numbers of rows and frames, or other sizes than the schema's.
     """
     at = place(index)
     for number, episode in enumerate(episodes, first_episode):
@@ -51,7 +51,7 @@ def write_episodes(
 
 
 def _check_rows(schema: Schema, number: int, episode: Episode) -> None:
-    """Raise `ShapeError` where an episode's frames, states and actions do not belong together."""
+    """Raise `ShapeError` if an episode's frames, states and actions do not belong together."""
     rows = len(episode.action)
     wanted: dict[str, tuple[int, ...]] = {camera: (rows, *size, 3) for camera, size in schema.cameras.items()}
     wanted |= {"state": (rows, len(schema.state_names)), "action": (rows, len(schema.action_names))}
@@ -75,7 +75,7 @@ def written(root: Path, index: int) -> bool:
 def finish(
     root: Path, schema: Schema, tasks: Mapping[str, int], splits: Mapping[str, str], extra: Mapping[str, Any]
 ) -> None:
-    """Write what describes the whole data set at ``root``, its info last; ``extra`` goes into the info as it is."""
+    """Write the metadata of the whole data set at ``root``, its info last; ``extra`` goes into the info as it is."""
     if not written(root, 0):
         raise RecordingError("DATASET_EMPTY", f"{root} has no episodes; record some before it is finished")
     episodes = pa.concat_tables(_numbered(root))

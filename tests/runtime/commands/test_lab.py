@@ -46,7 +46,7 @@ def taken():
     @lab.config_option
     @click.pass_context
     def look(context, /, **options):
-        click.echo(json.dumps(options | {"told": lab.told(context)}))
+        click.echo(json.dumps(options | {"told": lab.defaults_in_words(context)}))
 
     def options(text, *words):
         Path("lab.toml").write_text(text)
