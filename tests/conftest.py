@@ -45,6 +45,8 @@ if not GPU:
     # Before anything imports Triton: its kernels then run in the interpreter, on CPU tensors.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+HELD = pytest.StashKey[int]()
+"""The descriptor by which this worker holds the tests' lock."""
 ZERO = "0" * 64
 TOKENS = 64
 
@@ -365,20 +367,25 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
+def pytest_runtest_protocol(item, nextitem):
     """Keep the other workers' tests and one that is ``alone`` from running at the same time."""
     if not WORKER:
         return (yield)
-    tests = os.open(Path(__file__).parent, os.O_RDONLY)
-    # Whoever waits for the tests' lock has that of this file, so nobody overtakes.
-    with open(__file__) as queue:
-        fcntl.flock(queue, fcntl.LOCK_EX)
-        fcntl.flock(tests, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+    alone = item.get_closest_marker("alone")
+    tests = item.config.stash.get(HELD, None)
+    if tests is None:
+        item.config.stash[HELD] = tests = os.open(Path(__file__).parent, os.O_RDONLY)
+        # Whoever waits for the tests' lock has that of this file, so nobody overtakes.
+        with open(__file__) as queue:
+            fcntl.flock(queue, fcntl.LOCK_EX)
+            fcntl.flock(tests, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
     try:
         return (yield)
     finally:
-        fcntl.flock(tests, fcntl.LOCK_UN)  # closing does not let go of it where a test forked
-        os.close(tests)
+        if not (alone and nextitem and nextitem.get_closest_marker("alone")):
+            fcntl.flock(tests, fcntl.LOCK_UN)  # closing does not let go of it where a test forked
+            os.close(tests)
+            del item.config.stash[HELD]
 
 
 @pytest.fixture
