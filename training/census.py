@@ -20,7 +20,7 @@ _RANGE = re.compile(r"\d{1,9}:\d{1,9}")
 class Census:
     """A data set's contents: episodes by task, their lengths in frames, the dropped ones, and the split in episodes.
 
-    ``absent`` episodes are listed and not there.
+    ``absent`` episodes are counted or listed, and not there.
     """
 
     episodes: int
@@ -42,7 +42,7 @@ def census(dataset: Dataset) -> Census:
     attempts = (row.facts.get("attempts") for row in dataset.rows)
     return Census(
         episodes=len(dataset),
-        absent=len(dataset.listed) - len(dataset),
+        absent=dataset.absent,
         dropped=sum(count for count in attempts if isinstance(count, int)),
         tasks={task: tasks.count(task) for task in sorted(set(tasks))},
         frames=sum(lengths),

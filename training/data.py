@@ -169,7 +169,7 @@ def record_from(
         found = record_episodes(
             root, schema, episodes(ordered), lambda _: _ranges(len(train), len(test)), chosen, report, len(ordered)
         )
-        return replace(found, absent=len(dataset.listed) - len(dataset))
+        return replace(found, absent=dataset.absent)
     from .libero import CAMERA, demonstrations, read_libero
 
     schema, learned, held_files = read_libero(source, size)

@@ -39,6 +39,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def absent(self) -> int:
+        """The number of episodes that are counted or listed, and have no rows here."""
+        return max(len(self.listed), self.info.total_episodes or 0) - len(self)
+
     def instruction(self, number: int) -> str:
         """Return the instruction of episode ``number``; raises `ConfigError` if it has none."""
         row = self.rows[number]

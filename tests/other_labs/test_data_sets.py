@@ -525,6 +525,8 @@ def test_a_part_of_a_set_is_one_and_its_splits_count_by_index(tmp_path):
     assert [[dataset.rows[number].index for number in part] for part in split(dataset)] == [[3, 5], [6, 8]]
     found = record_from(tmp_path, (48, 96), tmp_path / "out", silent)
     assert (found.episodes, found.absent, found.train, found.test) == (4, 6, 2, 2)
+    change_info(tmp_path, total_episodes=12)
+    assert open_dataset(tmp_path).absent == 8, "two are not even listed"
 
 
 def test_splits_may_be_lists_and_several_ranges(tmp_path):
