@@ -45,6 +45,7 @@ if not GPU:
     # Before anything imports Triton: its kernels then run in the interpreter, on CPU tensors.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+SCHEDULING = os.sched_getscheduler(0), os.sched_getparam(0)
 HELD = pytest.StashKey[int]()
 """The descriptor by which this worker holds the tests' lock."""
 ZERO = "0" * 64
@@ -386,6 +387,17 @@ def pytest_runtest_protocol(item, nextitem):
             fcntl.flock(tests, fcntl.LOCK_UN)  # closing does not let go of it where a test forked
             os.close(tests)
             del item.config.stash[HELD]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Fail where a file's tests leave this process with another priority: what it starts has it too, beside real-time tests."""
+    done = yield
+    if nextitem is None or nextitem.path != item.path:
+        left = os.sched_getscheduler(0)
+        os.sched_setscheduler(0, *SCHEDULING)
+        assert left == SCHEDULING[0], f"{item.path.name} left the scheduling policy {left}, not {SCHEDULING[0]}"
+    return done
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Pictures that carry a number, and clips of them: who reads one knows which frame it is, and whether it is upright."""
 
+import os
 import struct
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 
@@ -50,7 +52,11 @@ def write_clip(
     """Write a clip of numbered pictures; with ``ticks`` of ``time_base`` each has its own time."""
     import av
 
-    with av.open(str(path), "w", format=container) as file:
+    # SVT-AV1, as root, makes this thread and whatever it starts real-time of the highest priority, before motion's own.
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    with ExitStack() as stack:
+        stack.callback(os.sched_setscheduler, 0, policy, priority)
+        file = stack.enter_context(av.open(str(path), "w", format=container))
         stream = file.add_stream(
             codec, rate=Fraction(fps).limit_denominator(100_000), options={"threads": "1", **(options or {})}
         )
