@@ -161,7 +161,7 @@ def read_instructions(path: Path) -> tuple[str, ...]:
     try:
         if not path.is_file():
             raise ConfigError("INSTRUCTIONS_FILE", f"wanted a text file of instructions, got {path}; give one")
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("INSTRUCTIONS_FILE", f"cannot read {path}: {error}; give a text file") from None
     found = tuple(check_instruction(line) for line in lines if line and not line.startswith("#"))

@@ -27,7 +27,7 @@ def strict(raw: Any, kind: type[T]) -> T:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return what the TOML file at ``path`` holds; raises ValueError where it is none, too large, or no plain file, OSError."""
+    """Return the table in the TOML file at ``path``; raises ValueError if it is none, too large or no plain file, OSError."""
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise ValueError("is no plain file")
     with path.open("rb") as file:
@@ -35,7 +35,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     if len(text) > LARGEST_BYTES:
         raise ValueError(f"has more than {LARGEST_BYTES} bytes")
     try:
-        return tomllib.loads(text.decode("utf-8"))
+        return tomllib.loads(text.decode("utf-8-sig"))
     except RecursionError as error:
         raise ValueError("is nested too deeply") from error
 

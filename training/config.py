@@ -1,6 +1,5 @@
 """A run's settings, one TOML file per preset: every part's steps, optimiser and schedule."""
 
-import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -8,7 +7,7 @@ from typing import Any, get_type_hints
 from dvgwm.models.presets import preset
 from dvgwm.models.sizes import Preset
 from dvgwm.runtime.errors import ConfigError
-from dvgwm.runtime.strict import strict
+from dvgwm.runtime.strict import read_toml, strict
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -159,11 +158,11 @@ def read_run(name: str, out: Path | None = None) -> Run:
     """
     path = Path(name) if name.endswith(".toml") else CONFIGS / f"{name}.toml"
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        table = read_toml(path)
     except FileNotFoundError:
         shipped = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.toml")))
         raise ConfigError("RUN_UNKNOWN", f"wanted a run of {shipped} or a .toml file; got {name}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError("RUN_SYNTAX", f"{path}: {error}") from None
     kinds = {name: kind for name, kind in get_type_hints(Run).items() if name not in ("preset", "out", "seed")}
     if unknown := sorted(table.keys() - kinds.keys() - {"preset", "out", "seed"}):

@@ -245,6 +245,8 @@ def test_instructions_are_read_one_a_line(tmp_path):
     path = tmp_path / "tasks.txt"
     path.write_text("# tasks\nstack the cube\n\n  open the drawer \n")
     assert read_instructions(path) == ("stack the cube", "open the drawer")
+    path.write_bytes(b"\xef\xbb\xbfstack the cube\r\nopen the drawer\r\n")
+    assert read_instructions(path) == ("stack the cube", "open the drawer"), "as an editor on Windows writes it"
     path.write_text("\n")
     for wrong in (path, tmp_path / "none.txt"):
         with pytest.raises(ConfigError):

@@ -1,5 +1,6 @@
 """`dvgwm-train`: its settings files, its help, its errors."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -58,6 +59,20 @@ def test_a_wrong_settings_file_is_told(tmp_path, text, message):
     path.write_text(f"{first}\n{tables}\n")
     with pytest.raises(ConfigError, match=message):
         read_run(str(path))
+
+
+@pytest.mark.parametrize("case", ["a directory", "a pipe", "latin-1", "gigantic"])
+def test_what_is_no_settings_file_is_told(tmp_path, case):
+    path = tmp_path / "sizes.toml"
+    if case == "a directory":
+        path.mkdir()
+    elif case == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"# \xe9\n" if case == "latin-1" else b"#" * 1_000_000)
+    with pytest.raises(ConfigError, match=r"sizes\.toml") as caught:
+        read_run(str(path))
+    assert caught.value.log_code == "RUN_SYNTAX"
 
 
 def command(*words):

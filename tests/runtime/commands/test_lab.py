@@ -63,6 +63,7 @@ def test_the_file_gives_defaults_and_the_command_line_goes_before_it(taken):
     assert taken(text, "--config", "lab.toml")["preview_sampler"] == "ddim_v"
     assert taken(text, "--config", "lab.toml", "--seed", "4")["seed"] == 4
     assert taken(text, "--seed", "4", "--config", "lab.toml")["seed"] == 4
+    assert taken(f"\ufeff{text}", "--config", "lab.toml")["seed"] == 3, "as an editor on Windows writes it"
     assert taken(text)["seed"] == 0
     seen = taken(text, "look", "--config", "lab.toml")
     assert (seen["seed"], seen["arm"]) == (3, "here")
