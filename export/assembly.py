@@ -33,7 +33,7 @@ from .onnx_graph import check_graph
 from .order import Order
 from .parity import gate_of
 from .products import Products, Report, make_products
-from .scenes import HELD_OUT, Scene, recorded
+from .scenes import HELD_OUT, ExampleScene, recorded
 from .tensorrt_operators import unsupported
 from .timing import benchmark
 from .trt import compiled_here
@@ -209,7 +209,7 @@ def _write_verified(
     workshop: Workshop,
     opened: Opened,
     report: Report,
-    scenes: Sequence[Scene],
+    scenes: Sequence[ExampleScene],
 ) -> None:
     """Write the bundle once a whole plan has passed its gate; its engines have passed theirs."""
     draft = _draft(workshop, manifest, products)

@@ -18,7 +18,7 @@ from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.types import FloatArray, Tensor, TensorSpec
 
 from .linear_layers import Linear
-from .scenes import HELD_OUT, Scene
+from .scenes import HELD_OUT, ExampleScene
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Calibration:
 
 
 def calibrate(
-    draft: Bundle, graphs: Mapping[str, Path], layers: Mapping[str, Sequence[Linear]], scenes: Sequence[Scene]
+    draft: Bundle, graphs: Mapping[str, Path], layers: Mapping[str, Sequence[Linear]], scenes: Sequence[ExampleScene]
 ) -> Iterator[Calibration]:
     """Plan every one of the ``scenes`` with the engines of ``draft``, and yield what is known after each.
 

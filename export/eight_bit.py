@@ -18,7 +18,7 @@ from .calibration import Calibration, calibrate
 from .linear_layers import Linear, linear_layers
 from .products import APART, QUANTISED, Products, Report, Write
 from .quantise import quantise_graph, quantise_weights, smoothing
-from .scenes import Scene
+from .scenes import ExampleScene
 from .shared_weights import places
 from .workshop import Workshop
 
@@ -39,7 +39,7 @@ def quantised(
     products: Products,
     manifest: Manifest,
     precision: GraphPrecision,
-    scenes: Sequence[Scene],
+    scenes: Sequence[ExampleScene],
     workshop: Workshop,
     report: Report,
 ) -> tuple[Products, Calibration]:
@@ -75,7 +75,9 @@ def _apart(products: Products) -> Iterator[_Apart]:
             yield _Apart(name, path, weights, layers)
 
 
-def _write_ranges(draft: Bundle, apart: Sequence[_Apart], scenes: Sequence[Scene], report: Report, path: Path) -> None:
+def _write_ranges(
+    draft: Bundle, apart: Sequence[_Apart], scenes: Sequence[ExampleScene], report: Report, path: Path
+) -> None:
     graphs, layers = {one.name: one.path for one in apart}, {one.name: one.layers for one in apart}
     planned = calibrate(draft, graphs, layers, scenes)
     calibration = Calibration({}, {})

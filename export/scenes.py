@@ -21,25 +21,25 @@ _APART = 0.618034, 0.414214
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class ExampleScene:
     """An observation and an instruction."""
 
     observation: Observation
     instruction: str
 
 
-def drawn(manifest: Manifest, seed: int) -> Scene:
+def drawn(manifest: Manifest, seed: int) -> ExampleScene:
     """Return a picture of random squares for the bundle's camera."""
     contract, action = manifest.input, manifest.action
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (contract.height_px // 8, contract.width_px // 8, 3), np.uint8)
     image = np.ascontiguousarray(coarse.repeat(8, 0).repeat(8, 1))
-    return Scene(
+    return ExampleScene(
         Observation({contract.camera: image}, np.zeros(len(action.names)), 0.0), "put the banana into the bowl"
     )
 
 
-def recorded(root: Path, contract: InputContract, count: int = CALIBRATING + HELD_OUT) -> Iterator[Scene]:
+def recorded(root: Path, contract: InputContract, count: int = CALIBRATING + HELD_OUT) -> Iterator[ExampleScene]:
     """Yield ``count`` scenes of the LeRobot data set at ``root``, spread over its episodes and over each one's time.
 
     Raises `ConfigError` if there is no data set, or none of its cameras is the bundle's.
@@ -52,7 +52,7 @@ def recorded(root: Path, contract: InputContract, count: int = CALIBRATING + HEL
         at = int(len(frames) * share)
         state, _ = dataset.vectors(number)
         image = fit(frames[at], contract.height_px, contract.width_px)
-        yield Scene(Observation({contract.camera: image}, state[at], 0.0), dataset.instruction(number))
+        yield ExampleScene(Observation({contract.camera: image}, state[at], 0.0), dataset.instruction(number))
 
 
 def camera_of(dataset: Dataset, contract: InputContract, root: Path) -> str:

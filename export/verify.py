@@ -20,7 +20,7 @@ from dvgwm.runtime.types import Tensor, TensorSpec
 
 from .interface import run_module
 from .parity import Gate, distances, gate, judge, tolerance
-from .scenes import Scene, drawn
+from .scenes import ExampleScene, drawn
 
 _HALVES = ("float16", "bfloat16")
 Inputs = Mapping[str, NDArray[Any]]
@@ -68,7 +68,7 @@ def plan_parity(
     backend: Backend,
     graphs: tuple[Graph, ...],
     limits: Gate,
-    scenes: Sequence[Scene] = (),
+    scenes: Sequence[ExampleScene] = (),
     compiled: Mapping[str, Path] | None = None,
 ) -> dict[str, Parity]:
     """Return the distances of a plan's latents and of its actions; raises `ParityError` beyond the tolerance.
@@ -177,7 +177,7 @@ def _engine_distances(
         engine.close()
 
 
-def _plan(pipeline: Pipeline, scene: Scene, seed: int) -> dict[str, NDArray[Any]]:
+def _plan(pipeline: Pipeline, scene: ExampleScene, seed: int) -> dict[str, NDArray[Any]]:
     action = pipeline.manifest.action
     plan = pipeline.imagine([scene.observation], scene.instruction, seed)
     chunk = pipeline.act(plan, [scene.observation], plan.instruction)

@@ -1,4 +1,4 @@
-"""One episode on one arm: observe, imagine, act, play. `simulate` runs the one that the command line asks for."""
+"""One episode on one arm: observe, imagine, act, play. `simulate` is the command line's."""
 
 import time
 from collections import deque
@@ -51,7 +51,7 @@ class EpisodeOptions:
 
     @staticmethod
     def of(settings: SimulationSettings, pipeline: Pipeline, arm: SimulatedArm) -> "EpisodeOptions":
-        """Return what ``settings`` ask for; where they say nothing, the task's sentence and the bundle's rate of planning."""
+        """Return the options in ``settings``; by default the task's sentence and the bundle's rate of planning."""
         rates = pipeline.manifest.rates
         instruction = arm.scene.instruction if settings.instruction is None else settings.instruction
         execute = settings.execute or rates.replan_every or rates.act_every
@@ -59,12 +59,12 @@ class EpisodeOptions:
 
 
 @dataclass(slots=True)
-class Episode:
-    """What happened: plans with the arm's time at their observation, actions played, motion's events, the outcome.
+class EpisodeResult:
+    """The record of an episode: plans with the arm's time at their observation, actions played, motion's events, success.
 
     ``spread`` has the largest disagreement of the policy's samples, a share of the range, for every action played;
-    ``stopped`` is what ended it where the arm was stopped. ``imagined`` has the frames that were acted on, to set beside those
-    that were then seen. Of older plans than the last ones, `PLANS_BYTES` in all, frames and latents are let go.
+    ``stopped`` is the error of a stopped arm. ``imagined`` has the frames acted on, to set beside the ones seen then. Plans
+    older than the last `PLANS_BYTES` lose their frames and latents.
     """
 
     plans: list[tuple[float, Plan]] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Episode:
     stopped: DvgwmError | None = None
 
     def add(self, time_s: float, plan: Plan, played: int) -> None:
-        """Add a plan of what was observed at ``time_s``, of which ``played`` actions are played."""
+        """Add a plan observed at ``time_s``; ``played`` of its actions are played."""
         for frame in plan.frames[0 if not self.plans else 1 : played + 1]:
             self.imagined.add(frame)
         self.plans.append((time_s, plan))
@@ -96,7 +96,7 @@ def plan_bytes(plan: Plan) -> int:
 
 
 def simulate(settings: SimulationSettings) -> tuple[dict[str, Any], DvgwmError | None]:
-    """Run one episode in simulation, show it, and return its facts, and what stopped the arm, None if nothing did.
+    """Run one episode in simulation, show it, and return its facts and the stop of the arm, if any.
 
     Raises the errors of every part.
     """
@@ -183,14 +183,13 @@ def run_episode(
     spend: Callable[[float], None] = lambda seconds: None,
     progress: Progress = silent,
     imagine: Imagine | None = None,
-) -> Episode:
-    """Return the episode that ends when ``solved()``, after ``max_actions``, or where arm or camera were lost (`STOPS`).
+) -> EpisodeResult:
+    """Return the episode; it ends when ``solved()``, after ``max_actions``, or if arm or camera are lost (`STOPS`).
 
-    ``imagine`` takes the pipeline's place. ``spend`` is called with the wall seconds of every plan, so that a virtual
-    clock can let them pass while the arm holds. Raises what the arm and the pipeline raise, after the arm has been told to
-    brake.
+    ``imagine`` takes the pipeline's place. ``spend`` is called with the wall seconds of every plan: a virtual clock lets
+    them pass while the arm holds. Errors of the arm and the pipeline are raised after the arm has been told to brake.
     """
-    episode, imagine = Episode(), imagine or pipeline.imagine
+    episode, imagine = EpisodeResult(), imagine or pipeline.imagine
     history: deque[Observation] = deque(maxlen=max(pipeline.manifest.rates.history, 1))
     stride, camera = min(pipeline.manifest.rates.act_every, options.execute), pipeline.manifest.input.camera
     since = None
@@ -228,13 +227,13 @@ def run_episode(
 def _observe(
     arm: Arm, history: deque[Observation], profiler: Profiler, camera: str, since: Observation | None
 ) -> Observation:
-    """Look, add what is seen to ``history``, and return what the next look is to be checked with (`check_sight`)."""
+    """Look, add the observation to ``history``, and return the reference for the next look (`check_sight`)."""
     with profiler.span("observe"):
         history.append(arm.observe())
         return check_sight(history[-1], since, camera)
 
 
-def _plan_is_due(pipeline: Pipeline, episode: Episode, options: EpisodeOptions) -> bool:
+def _plan_is_due(pipeline: Pipeline, episode: EpisodeResult, options: EpisodeOptions) -> bool:
     rates = pipeline.manifest.rates
     if not episode.plans or not rates.replan_every:
         return not episode.plans

@@ -1,4 +1,4 @@
-"""The pipeline's two calls: `imagine` a plan from what is seen, `act` on it; each at the manifest's own rate."""
+"""The pipeline's two calls: `imagine` a plan from observations, `act` on it; each at the manifest's own rate."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -34,7 +34,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """Sampler settings that replace the manifest's for this run; None keeps the manifest's."""
+    """Sampler settings for this run in place of the manifest's; None keeps the manifest's."""
 
     preview_sampler: str | None = None
     preview_steps: int | None = None
@@ -52,7 +52,7 @@ class Overrides:
 
 
 def _check_fingerprint(bundle: Bundle, backend: Backend) -> None:
-    """Raise `BundleIncompatibleError` where the engines were compiled for another machine than this one."""
+    """Raise `BundleIncompatibleError` if the engines were compiled for another machine."""
     manifest, here = bundle.manifest, backend.fingerprint
     differ = [
         f"{name} {built_for} (here {here.get(name, 'none')})"
@@ -68,7 +68,7 @@ def _check_fingerprint(bundle: Bundle, backend: Backend) -> None:
 
 
 def _leave(engine: Engine) -> None:
-    """Free an engine that is in memory for its stage alone."""
+    """Free an engine kept in memory for its stage alone."""
     if isinstance(engine, OnDemandEngine):
         engine.close()
 
@@ -80,8 +80,8 @@ def _changed(sampler: SamplerSpec, **settings: Any) -> SamplerSpec:
 class Pipeline:
     """A bundle opened on a backend.
 
-    Engines whose files are ``evicted`` are in memory while their stage runs, and no longer; those that were ``compiled`` on
-    this machine lie elsewhere.
+    ``evicted`` files have engines in memory for their stage alone; ``compiled`` has the places of engines made on this
+    machine.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Pipeline:
         return tuple((stage, engine.file) for stage in self.stages for engine in stage.spec.engines.values())
 
     def run_on_zeros(self, stage: Stage, file: str) -> Mapping[str, Tensor]:
-        """Return what the engine in ``file`` gives for zeros of the sizes that ``stage`` has in this run."""
+        """Return the outputs of the engine in ``file`` for zeros, at the sizes of ``stage`` in this run."""
         engine, sizes = self._engines[file], batch_sizes(stage.spec)
         outputs = engine.warmup(
             {
@@ -170,7 +170,7 @@ class Pipeline:
         """Return the imagined future of the last observation, the same bits for the same inputs and seed.
 
         Raises `CameraMismatchError` for a frame of another size, `ConfigError` for an empty or over-long instruction,
-        `BundleIncompatibleError` for an unknown one where the bundle has no text encoder.
+        `BundleIncompatibleError` for an unknown one if the bundle has no text encoder.
         """
         context = Context(seed, profiler or Profiler(), progress)
         text = check_instruction(instruction)
@@ -193,7 +193,7 @@ class Pipeline:
         profiler: Profiler | None = None,
         progress: Progress = silent,
     ) -> ActionChunk:
-        """Return the actions that follow the last observation, one per action period, the first one period later."""
+        """Return the actions after the last observation, one per action period, the first one period later."""
         context = Context(plan.seed, profiler or Profiler(), progress)
         text = check_instruction(instruction)
         history = max(self.manifest.rates.history, 1)
@@ -238,7 +238,7 @@ class Pipeline:
         return check_image(observation.images[contract.camera], contract.height_px, contract.width_px, contract.camera)
 
     def _text_encoder(self, specs: Sequence[StageSpec]) -> Callable[[str], FloatArray] | None:
-        """Return what embeds an instruction, None if the bundle has no text encoder."""
+        """Return the stage to embed an instruction, None if the bundle has no text encoder."""
         encoding = [spec for spec in specs if spec.kind == "encode_text" and "encode" in spec.engines]
         return partial(self._encode_text, encoding[0]) if encoding else None
 

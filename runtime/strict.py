@@ -12,13 +12,13 @@ LARGEST_BYTES = 100_000
 
 
 class UnknownKeyError(ValueError):
-    """A key that no field is for."""
+    """A key without a field."""
 
 
 def strict(raw: Any, kind: type[T]) -> T:
     """Return ``raw``, decoded JSON or TOML, as ``kind``; a path is a text.
 
-    Raises ValueError that names the place of a wrong or missing value, `UnknownKeyError` that of an unknown key.
+    Raises ValueError with the place of a wrong or missing value, `UnknownKeyError` with the place of an unknown key.
     """
     converted = msgspec.convert(raw, kind, dec_hook=lambda field_kind, value: field_kind(value))
     if unknown := _unknown(raw, msgspec.to_builtins(converted, enc_hook=str), "$"):
@@ -41,7 +41,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _unknown(raw: Any, known: Any, place: str) -> str | None:
-    """Return the place of the first key of ``raw`` that decoding dropped."""
+    """Return the place of the first key of ``raw`` missing in ``known``."""
     if isinstance(raw, dict) and isinstance(known, dict):
         pairs = [(f"{place}.{key}", value, known.get(key), key in known) for key, value in raw.items()]
     elif isinstance(raw, list) and isinstance(known, list | tuple):

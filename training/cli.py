@@ -1,4 +1,4 @@
-"""`dvgwm-train`: the command line of training. Everything that prints or reads the environment is here."""
+"""`dvgwm-train`: the command line of training. It alone prints and reads the environment."""
 
 import json
 import os
@@ -28,7 +28,7 @@ From nothing to a policy that acts (each command goes on where it was stopped):
 @click.group(epilog=EPILOG, context_settings={"max_content_width": 100})
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 def cli(debug: bool) -> None:
-    """Record demonstrations and train what a bundle ships. The last line of standard output is JSON."""
+    """Record demonstrations and train a bundle's networks. The last line of standard output is JSON."""
 
 
 run_options = together(
@@ -71,8 +71,8 @@ def data(
 
     The scripted expert on the simulated Galaxea A1: five tasks in turn, each episode on a layout of its own, both
     cameras, ten frames a second, the last fifth of the layouts for tests. With --from a folder is read: a LeRobot data
-    set (v2.0, v2.1 or v3.0), or LIBERO's HDF5 files, whose every fifth task is for tests. Each row of a LeRobot data set
-    has the frame of its own time stamp; what does not belong together is refused by its episode.
+    set (v2.0, v2.1 or v3.0), or LIBERO's HDF5 files, every fifth task for tests. Each row of a LeRobot data set has the
+    frame of its own time stamp; a disagreement is refused by its episode.
     """
     from . import data as recording
 
@@ -130,9 +130,9 @@ for _part, _help in PARTS.items():
 @run_options
 @click.option("--episodes", type=Positive, default=500, show_default=True, help="A fifth of them held-out ones.")
 def imagine(name: str, out: Path | None, episodes: int) -> None:
-    """Write what preview and refiner imagine of demonstrations, beside the experts' actions, as a data set.
+    """Write the preview's and refiner's videos of demonstrations, beside the experts' actions, as a data set.
 
-    A policy that goes on learning from it (`tune`) has met what it will be shown.
+    A policy learns on from it (`tune`): it has met imagined frames then.
     """
     run = _run(name, out)
     from . import commands, parts
@@ -157,7 +157,7 @@ def upper_bound(
 ) -> None:
     """Play the policy on the true future: a scripted expert's video of the same layout.
 
-    What is missing here no better imagination can mend.
+    No better imagination can mend a failure here.
     """
     from .commands import measure_upper_bound
 
@@ -173,9 +173,9 @@ def upper_bound(
 @click.option("--to", "folder", type=Place(), help="Folder of the weights (default: in the run's).")
 @click.option("--bundle", type=Place(), help="Build an ONNX bundle from them here, verified.")
 def export(name: str, out: Path | None, folder: Path | None, bundle: Path | None) -> None:
-    """Collect what is trained as half-precision weights, and build a bundle from them.
+    """Collect the trained networks as half-precision weights, and build a bundle from them.
 
-    What is not trained yet stays random in the bundle, which says so.
+    Untrained networks stay random in the bundle, and it says so.
     """
     from .commands import collect
 

@@ -33,7 +33,7 @@ class CodecSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PartSettings:
     """One training loop; the defaults are the paper's (AdamW, betas .9 and .95, weight decay 1e-4, clip .1).
 
     ``optimiser`` muon orthogonalises the updates of hidden matrices and leaves the rest to AdamW. The learning rate
@@ -63,7 +63,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class PreviewPart(Part):
+class PreviewPart(PartSettings):
     """The preview's loop; the drops are for guidance (CogVideoX: .1 and .05).
 
     ``lean`` draws steps near pure noise more often; ``moving_weight`` adds to the weight of latents that move; ``loudness``
@@ -78,7 +78,7 @@ class PreviewPart(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class WaypointsPart(Part):
+class WaypointsPart(PartSettings):
     """The waypoints' loop, of the presets that have them; a small network that sees many layouts a second."""
 
     steps: int = 7000
@@ -90,7 +90,7 @@ class WaypointsPart(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class RefinerPart(Part):
+class RefinerPart(PartSettings):
     """The refiner's loop; the strength of its latent degradation is drawn from ``strength`` (steps of the shift-1 grid).
 
     ``pixel_share`` of the clips start from degraded pixels (Eq. A.1), the others from the preview's latents: true ones, or
@@ -107,7 +107,7 @@ class RefinerPart(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyPart(Part):
+class PolicyPart(PartSettings):
     """The policy's loop (Chi et al. 2023): ``window`` frames of an episode at a time, ``draws`` of noise per chunk.
 
     Short windows of many episodes show a step more layouts than whole ones of a few.
@@ -122,7 +122,7 @@ class PolicyPart(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class JointPart(Part):
+class JointPart(PartSettings):
     """The paper's second phase: the policy's loss alone, through the decoder and the last ``refine_steps`` of the refiner.
 
     A share ``generated`` of the clips is what the preview tells from a step of ``told_at``.

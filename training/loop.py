@@ -19,10 +19,10 @@ from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.types import ImageArray
 
 from .checkpoint import Reached, resume, save, save_weights
-from .config import Part
+from .config import PartSettings
 from .log import Log
 from .optimisers import optimisers, rate
-from .order import Order
+from .order import BatchOrder
 
 WEIGHTS = "weights.safetensors"
 WATCHED_BATCHES = 8
@@ -58,7 +58,7 @@ class Watch:
 class _Loop:
     """A loop under way: ``average`` holds the moving average of the ``learned`` parameters."""
 
-    part: Part
+    part: PartSettings
     accelerator: Accelerator
     model: nn.Module
     optimisers: Sequence[Any]
@@ -130,7 +130,7 @@ class _Loop:
     @torch.no_grad()
     def look(self, watch: Watch, step: int) -> None:
         """Log the loss of held-out clips, the same ones under the same noise every time, and what else is looked at."""
-        order = iter(Order(len(cast(Any, watch.clips)), self.part.batch, 0))
+        order = iter(BatchOrder(len(cast(Any, watch.clips)), self.part.batch, 0))
         batches = (default_collate([watch.clips[n] for n in next(order)]) for _ in range(WATCHED_BATCHES))
         losses = [self.loss(batch, number) for number, batch in enumerate(batches)]
         figures: Mapping[str, float] = {"held_out_loss": float(torch.stack(losses).float().mean())}
@@ -143,7 +143,7 @@ class _Loop:
 
 
 def train(
-    part: Part,
+    part: PartSettings,
     objective: nn.Module,
     clips: TorchDataset[Batch],
     out: Path,
@@ -184,7 +184,7 @@ def train(
     return save_weights(loop.accelerator, loop.model, out / WEIGHTS, getattr(objective, "borrowed", ()))
 
 
-def _begin(part: Part, objective: nn.Module, out: Path, seed: int, minutes: float | None) -> _Loop:
+def _begin(part: PartSettings, objective: nn.Module, out: Path, seed: int, minutes: float | None) -> _Loop:
     bf16 = lowered(part.precision)
     shard = FullyShardedDataParallelPlugin(fsdp_version=2, reshard_after_forward=True) if part.shard else None
     accelerator = Accelerator(
@@ -220,7 +220,7 @@ def lowered(precision: str) -> bool:
 
 def _loader(loop: _Loop, clips: TorchDataset[Batch]) -> DataLoader[Batch]:
     place = loop.accelerator.process_index, loop.accelerator.num_processes
-    order = Order(len(cast(Any, clips)), loop.part.batch, loop.seed, loop.reached.step, place)
+    order = BatchOrder(len(cast(Any, clips)), loop.part.batch, loop.seed, loop.reached.step, place)
     pinned = loop.accelerator.device.type == "cuda"
     return DataLoader(clips, batch_sampler=order, num_workers=loop.part.workers, pin_memory=pinned)
 

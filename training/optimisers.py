@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dvgwm.runtime.errors import ConfigError
 
-from .config import Part
+from .config import PartSettings
 
 KINDS = ("adamw", "muon")
 
@@ -25,7 +25,7 @@ class Muon(torch.optim.Muon):
     matrices of `a1_tiny`'s preview, against .4.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], part: Part, dtype: torch.dtype) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], part: PartSettings, dtype: torch.dtype) -> None:
         super().__init__(
             parameters,
             part.learning_rate,
@@ -71,7 +71,7 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     return x
 
 
-def optimisers(part: Part, model: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
+def optimisers(part: PartSettings, model: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
     """Return what trains the parameters of ``model`` that want gradients; Muon's own arithmetic is in ``dtype``.
 
     Raises `ConfigError` for an unknown kind.
@@ -88,7 +88,7 @@ def optimisers(part: Part, model: nn.Module, dtype: torch.dtype = torch.float32)
     return [muon, _adamw(part, [parameter for _, parameter in named if id(parameter) not in ids])]
 
 
-def rate(part: Part, step: int, share: float) -> float:
+def rate(part: PartSettings, step: int, share: float) -> float:
     """Return the learning rate's factor before ``step`` + 1, ``share`` of the run being over.
 
     It rises over the warm-up's steps, stays, and falls to zero over the last ``decay`` of the run.
@@ -97,5 +97,5 @@ def rate(part: Part, step: int, share: float) -> float:
     return max(0.0, min(1.0, (step + 1) / max(1, part.warmup), falling))
 
 
-def _adamw(part: Part, parameters: Sequence[Any]) -> torch.optim.Optimizer:
+def _adamw(part: PartSettings, parameters: Sequence[Any]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, part.learning_rate, part.betas, weight_decay=part.weight_decay)

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import Sampler
 
 
-class Order(Sampler[list[int]]):
+class BatchOrder(Sampler[list[int]]):
     """Batches of indices from step ``start`` on, each epoch its own permutation; ``place`` is (process, processes)."""
 
     def __init__(self, size: int, batch: int, seed: int, start: int = 0, place: tuple[int, int] = (0, 1)) -> None:

@@ -26,7 +26,7 @@ Act = Callable[[ImageArray, int], tuple[DoubleArray, DoubleArray]]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Trial:
     """One episode: whether it was solved, and for every action the tool's distance from the expert's, and the spread."""
 
     task: str
@@ -60,21 +60,21 @@ def acting_stage(stage: Stage) -> Act:
 
 def upper_bound(
     preset: Preset, act: Act, tasks: Sequence[str], episodes: int, seed: int, report: Callable[[int, int], None]
-) -> tuple[Outcome, ...]:
-    """Return ``episodes`` outcomes in all, spread over ``tasks``, on layouts from ``seed`` on.
+) -> tuple[Trial, ...]:
+    """Return ``episodes`` trials in all, spread over ``tasks``, on layouts from ``seed`` on.
 
     The plan is the expert's video of the layout; what the policy makes of it is played through motion and gate.
     """
-    outcomes = []
+    trials = []
     for index in range(episodes):
         report(index, episodes)
         options = SimulationOptions(tasks[index % len(tasks)], seed + index // len(tasks), *preset.high)
-        outcomes.append(_episode(preset, act, options))
+        trials.append(_episode(preset, act, options))
     report(episodes, episodes)
-    return tuple(outcomes)
+    return tuple(trials)
 
 
-def _episode(preset: Preset, act: Act, options: SimulationOptions) -> Outcome:
+def _episode(preset: Preset, act: Act, options: SimulationOptions) -> Trial:
     shown = demonstrate(options)
     frames = np.stack([seen.images["scene"] for seen in shown.observations[: preset.frames]])
     actions, spread = act(frames, options.seed)
@@ -86,30 +86,30 @@ def _episode(preset: Preset, act: Act, options: SimulationOptions) -> Outcome:
     finally:
         arm.close()
     distance = np.linalg.norm(actions[:, :3] - shown.tool_actions[: len(actions), :3], axis=1)
-    return Outcome(
+    return Trial(
         options.task, options.seed, solved, np.asarray(distance * 1e3, np.float32), float(spread.max(1).mean())
     )
 
 
-def summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
+def summary(trials: Sequence[Trial]) -> dict[str, object]:
     """Return success and position error, in all and per task."""
-    by_task: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        by_task.setdefault(outcome.task, []).append(outcome)
+    by_task: dict[str, list[Trial]] = {}
+    for trial in trials:
+        by_task.setdefault(trial.task, []).append(trial)
     return {
-        "episodes": len(outcomes),
-        "success_rate": _success(outcomes),
+        "episodes": len(trials),
+        "success_rate": _success(trials),
         "success_rate_by_task": {task: _success(own) for task, own in by_task.items()},
-        "position_error_mm": _error_mm(outcomes),
+        "position_error_mm": _error_mm(trials),
         "position_error_mm_by_task": {task: _error_mm(own) for task, own in by_task.items()},
-        "sample_spread": float(np.mean([outcome.spread for outcome in outcomes])),
-        "failed": [f"{outcome.task} {outcome.seed}" for outcome in outcomes if not outcome.solved],
+        "sample_spread": float(np.mean([trial.spread for trial in trials])),
+        "failed": [f"{trial.task} {trial.seed}" for trial in trials if not trial.solved],
     }
 
 
-def _success(outcomes: Sequence[Outcome]) -> float:
-    return float(np.mean([outcome.solved for outcome in outcomes]))
+def _success(trials: Sequence[Trial]) -> float:
+    return float(np.mean([trial.solved for trial in trials]))
 
 
-def _error_mm(outcomes: Sequence[Outcome]) -> float:
-    return float(np.mean([outcome.error_mm.mean() for outcome in outcomes]))
+def _error_mm(trials: Sequence[Trial]) -> float:
+    return float(np.mean([trial.error_mm.mean() for trial in trials]))

@@ -10,7 +10,7 @@ from dvgwm.models.text import embed
 from dvgwm.models.waypoints import first_frame
 from dvgwm.runtime.errors import ConfigError
 
-from .config import Part
+from .config import PartSettings
 from .objectives import pose_error
 
 
@@ -22,7 +22,7 @@ class WaypointsObjective(nn.Module):
 
     borrowed = ("codec.",)
 
-    def __init__(self, preset: Preset, networks: Networks, part: Part) -> None:
+    def __init__(self, preset: Preset, networks: Networks, part: PartSettings) -> None:
         super().__init__()
         if networks.waypoints is None:
             raise ConfigError("PART_ABSENT", f"{preset.name} has no waypoints; its preview finds its own path")

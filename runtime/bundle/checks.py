@@ -1,4 +1,4 @@
-"""What has to hold between the numbers of a manifest: ranges, lengths, and shapes that fit from stage to stage.
+"""Checks a manifest's numbers against each other: ranges, lengths, and shapes from stage to stage.
 
 Nothing is allocated here and no file is opened. The kinds of stages are in `kinds`.
 """
@@ -20,7 +20,7 @@ SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 def findings(manifest: Manifest) -> Iterator[Finding]:
-    """Give everything that does not hold, in the order of the manifest's parts."""
+    """Yield everything wrong with a manifest, in the order of its parts."""
     yield from _input_and_rates(manifest)
     yield from _actions(manifest)
     yield from _learned(manifest)
@@ -137,7 +137,7 @@ def _pipeline(manifest: Manifest) -> Iterator[Finding]:
 
 
 def _stage(stage: StageSpec, made: Made, manifest: Manifest) -> Iterator[Finding]:
-    """Check one stage and add what it makes to ``made``."""
+    """Check one stage and add its output to ``made``."""
     if stage.kind not in KINDS:
         wanted = ", ".join(KINDS)
         yield Finding("STAGE_KIND", f"stage {stage.name}: wanted a kind of {wanted}; got {stage.kind!r}", False)

@@ -1,7 +1,6 @@
-"""What `manifest.json` says: the dataclasses are the schema.
+"""The contents of `manifest.json`: the dataclasses are the schema.
 
-Nothing here touches the disk beyond the bytes that it is given. Unknown keys, wrong types and other schema versions
-are refused.
+Nothing here touches the disk: it is given bytes. Unknown keys, wrong types and other schema versions are refused.
 """
 
 import json
@@ -29,8 +28,8 @@ Constant = float | str | tuple[float, ...]
 class StageSpec:
     """One step of the pipeline.
 
-    ``inputs`` maps each of the stage's parameters to the name of a tensor made earlier, ``unconditional`` those of
-    guidance's empty branch; ``output`` names what the stage makes. ``engines`` are keyed by role.
+    ``inputs`` maps each of the stage's parameters to the name of an earlier tensor, ``unconditional`` the ones of
+    guidance's empty branch; ``output`` names the stage's own tensor. ``engines`` are keyed by role.
     """
 
     kind: str
@@ -43,7 +42,7 @@ class StageSpec:
     constants: Mapping[str, Constant]
 
     def number(self, name: str) -> float:
-        """Return the constant ``name``; raises `BundleIncompatibleError` where it is no number."""
+        """Return the constant ``name``; raises `BundleIncompatibleError` if it is no number."""
         value = self.constants.get(name)
         if not isinstance(value, int | float):
             raise BundleIncompatibleError(
@@ -52,7 +51,7 @@ class StageSpec:
         return float(value)
 
     def vector(self, name: str) -> FloatArray:
-        """Return the constant ``name`` as numbers, float32; raises `BundleIncompatibleError` where it is none."""
+        """Return the constant ``name`` as numbers, float32; raises `BundleIncompatibleError` if it is no vector."""
         value = self.constants.get(name)
         if isinstance(value, str) or value is None:
             raise BundleIncompatibleError(
@@ -63,7 +62,7 @@ class StageSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """Where the weights come from; ``trained`` is false for seeded random weights, whose quality means nothing."""
+    """The weights' origin; ``trained`` is false for seeded random weights: their quality means nothing."""
 
     preset: str
     family: str
@@ -74,9 +73,9 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True)
 class PictureStats:
-    """What training pictures look like from far away (`runtime.familiar.coarse`): the mean and deviation of every number.
+    """The training pictures as seen from far away (`runtime.familiar.coarse`): mean and deviation of every number.
 
-    ``quantiles`` are the distances within which .5, .9, .99 and all of the held-out pictures are.
+    ``quantiles`` are distances: .5, .9, .99 and all of the held-out pictures are within them.
     """
 
     mean: tuple[float, ...]
@@ -86,7 +85,7 @@ class PictureStats:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What the networks were trained on: instructions and all of their words, cameras, robots, and how pictures looked."""
+    """The training data of the networks: instructions and all of their words, cameras, robots, and the pictures' statistics."""
 
     sentences: tuple[str, ...]
     words: tuple[str, ...]
@@ -97,7 +96,7 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class InputContract:
-    """What the camera has to deliver: RGB uint8 of this size; ``fps`` is the rate of the imagined frames."""
+    """The camera's frames: RGB uint8 of this size; ``fps`` is the rate of the imagined frames."""
 
     camera: str
     height_px: int
@@ -107,7 +106,7 @@ class InputContract:
 
 @dataclass(frozen=True, slots=True)
 class ActionContract:
-    """What the actions mean: the policy's [-1, 1] maps to ``lower``..``upper`` in ``units``, one action per ``period_s``."""
+    """The actions' meaning: the policy's [-1, 1] maps to ``lower``..``upper`` in ``units``, one action per ``period_s``."""
 
     space: str
     names: tuple[str, ...]
@@ -128,7 +127,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class TextContract:
-    """How instructions become tokens, and the hashes that a cached prompt must match."""
+    """The way from instructions to tokens, and the hashes of a cached prompt."""
 
     tokenizer: str
     max_tokens: int
@@ -161,7 +160,7 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All that a bundle says about itself."""
+    """A bundle's account of itself."""
 
     schema: int
     name: str
@@ -180,7 +179,7 @@ class Manifest:
     learned: Learned | None = None
 
     def stage(self, name: str) -> StageSpec:
-        """Return the stage called ``name``; raises `BundleIncompatibleError` where there is none."""
+        """Return the stage called ``name``; raises `BundleIncompatibleError` if there is none."""
         for stage in self.pipeline:
             if stage.name == name:
                 return stage
@@ -189,10 +188,9 @@ class Manifest:
 
 
 def parse(data: bytes) -> Manifest:
-    """Return the manifest in ``data``, all of whose numbers lie in their ranges and add up (`checks`).
+    """Return the manifest in ``data`` after all `checks` of its numbers.
 
-    Raises `BundleCorruptError`, or `BundleIncompatibleError` for what is sound but of another version, with all that does
-    not hold.
+    Raises `BundleCorruptError`, or `BundleIncompatibleError` for a sound one of another version, with everything wrong.
     """
     try:
         raw = json.loads(data, object_pairs_hook=_unique, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
@@ -214,9 +212,9 @@ def parse(data: bytes) -> Manifest:
 
 
 def _take_out_samplers(raw: Any) -> list[str]:
-    """Return what is wrong with samplers, whose settings check themselves, and put sound ones in their place.
+    """Return the faults of samplers, and put sound ones in their place: their settings check themselves.
 
-    What else does not hold is told with it then.
+    So all other faults can be told beside them.
     """
     wrong = []
     stages = raw.get("pipeline")

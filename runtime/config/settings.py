@@ -1,4 +1,4 @@
-"""What the command line asked for, as plain facts."""
+"""The options of the command line, as plain facts."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from . import plugins
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """Which bundle to open on what, and how its samplers are to run."""
+    """The bundle to open, its backend, and the settings of its samplers."""
 
     bundle: Path | None
     backend: str | None
@@ -45,7 +45,7 @@ class EngineSettings:
 
     @contextmanager
     def open(self, watch: Watch, bundle: Bundle | None = None) -> Iterator[Pipeline]:
-        """Open the engines of ``bundle``, or of the one that `find` returns; ``watch`` is told of those that are compiled."""
+        """Open the engines of ``bundle``, or of `find`'s; ``watch`` is told of every compilation."""
         bundle = bundle or self.find()
         backend = plugins.open_backend(self.backend or bundle.manifest.backend, self.threads)
         residency = Residency((), ())
@@ -63,16 +63,16 @@ class EngineSettings:
             yield pipeline
 
     def compile(self, watch: Watch) -> Mapping[str, Path]:
-        """Return the engine of every graph of the bundle, compiled where it is not there yet; raises as `open`."""
+        """Return the engine of every graph of the bundle, compiled if it is not there yet; raises as `open`."""
         bundle = self.find()
         return self._compiled(
             bundle, plugins.open_backend(self.backend or bundle.manifest.backend, self.threads), watch
         )
 
     def _compiled(self, bundle: Bundle, backend: Backend, watch: Watch) -> Mapping[str, Path]:
-        """Return what the backend compiles of the bundle, nothing for one that runs graphs as they are.
+        """Return the engines compiled for the bundle; none if the backend runs graphs as they are.
 
-        Raises `ConfigError` where such a one is asked to.
+        Raises `ConfigError` if such a backend is asked to compile.
         """
         if isinstance(backend, CompilingBackend):
             stages = [self.overrides.applied(stage) for stage in bundle.manifest.pipeline]
@@ -88,7 +88,7 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class SimulationSettings:
-    """Episodes on a simulated robot. Where nothing is said, the task's instruction and the bundle's rate of planning hold."""
+    """Episodes on a simulated robot. By default the task's instruction and the bundle's rate of planning hold."""
 
     robot: str
     seed: int
@@ -104,13 +104,13 @@ class SimulationSettings:
     limits: Path | None = None
 
     def chosen_task(self, tasks: Sequence[str]) -> str:
-        """Return the task to simulate, ``task`` or ``task:object``; raises `ConfigError` naming those that exist."""
+        """Return the task to simulate, ``task`` or ``task:object``; raises `ConfigError` with the names of all tasks."""
         if self.task is not None and self.task.split(":")[0] not in tasks:
             raise ConfigError("TASK_UNKNOWN", f"{self.robot} has no task {self.task!r}; known: {', '.join(tasks)}")
         return self.task or tasks[0]
 
     def plan_clock(self, arm: SimulatedArm) -> Callable[[float], None]:
-        """Return what a plan of so many wall seconds does to the arm's virtual clock; a real one needs nothing."""
+        """Return the virtual clock's answer to a plan of so many wall seconds; a real clock needs none."""
         if self.process or self.plan_time == "frozen":
             return lambda seconds: None
         if self.plan_time == "measured":
@@ -122,7 +122,7 @@ class SimulationSettings:
 class LiveSettings:
     """An episode on a real robot at the address ``arm``; ``dry_run``: nothing is sent, ``approve``: plans wait for a yes.
 
-    ``unfamiliar``: also with what the bundle was not trained on.
+    ``unfamiliar``: also with words or pictures new to the bundle.
     """
 
     robot: str
@@ -148,7 +148,7 @@ class LiveSettings:
 
 @dataclass(frozen=True, slots=True)
 class ReadinessSettings:
-    """What is to be looked at before a robot is driven; what is None is left out. ``config`` says what gave defaults."""
+    """The parts to look at before a robot is driven; None is left out. ``config`` is the file of defaults, in words."""
 
     robot: str
     engines: EngineSettings
@@ -165,14 +165,14 @@ class ReadinessSettings:
 
 @dataclass(frozen=True, slots=True)
 class CompilingSettings:
-    """Engines that are to be compiled on this machine."""
+    """Engines to compile on this machine."""
 
     engines: EngineSettings
 
 
 @dataclass(frozen=True, slots=True)
 class RecordingSettings:
-    """A plan from a recording, with no robot; ``robot`` is one whose joints the actions are shown for."""
+    """A plan from a recording, without an arm; for ``robot`` the actions are shown as its joints, too."""
 
     camera: str | None
     at_s: float
@@ -189,7 +189,7 @@ T = TypeVar("T", SimulationSettings, LiveSettings, RecordingSettings, ReadinessS
 
 
 def settings(kind: type[T], options: Mapping[str, Any], cache: Path) -> T:
-    """Return the settings that command-line ``options`` make; ``cache`` is the default place for prompts."""
+    """Return the settings in command-line ``options``; ``cache`` is the default place for prompts."""
 
     def own(facts: Any) -> dict[str, Any]:
         return {field.name: options[field.name] for field in fields(facts) if field.name in options}
@@ -208,7 +208,7 @@ def settings(kind: type[T], options: Mapping[str, Any], cache: Path) -> T:
 
 
 def _rebuild(options: Mapping[str, Any]) -> Rebuild:
-    """Return what is to be compiled: nothing, with --rebuild what is lacking, and what is not as a command to compile says."""
+    """Return the scope of compilation: nothing, with --rebuild the lacking engines, or as the command `compile` says."""
     if "runs_on" not in options:
         return Rebuild(asked=options.get("rebuild", False))
     building = Building(**{field.name: options[field.name] for field in fields(Building)})

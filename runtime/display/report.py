@@ -36,10 +36,10 @@ INKS = "#000000", "#ffffff"
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """All that a run has to show. Frames are uint8 T H W 3: those imagined, and those seen while they were acted on.
+    """A run's facts for its page. Frames are uint8 T H W 3: imagined ones, and the ones seen while they were acted on.
 
-    They are every ``every``-th one of the run. ``seen_as`` says in a word of which kind those are that were seen,
-    ``unfamiliar`` what the bundle was not trained on.
+    They are every ``every``-th one of the run. ``seen_as`` is the kind of the seen ones (recorded, simulated, real),
+    ``unfamiliar`` everything new to the bundle.
     """
 
     title: str
@@ -61,7 +61,7 @@ class Finished:
 
     @property
     def labels(self) -> tuple[str, str]:
-        """What stands over the two videos."""
+        """The captions of the two videos."""
         return "imagined", self.seen_as
 
 
@@ -69,7 +69,7 @@ def write_report(
     path: Path, done: Finished, *, warning: str | None, facts: Mapping[str, str], video: Path, rows: Sequence[StageRow],
     verdict: str, result: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """Write the page to ``path``, ``warning`` as a banner; raises `RecordingError` where it cannot be written."""
+    """Write the page to ``path``, ``warning`` as a banner; raises `RecordingError` if it cannot be written."""
     pages = Environment(
         loader=PackageLoader("dvgwm.runtime", "display"),
         autoescape=True,
@@ -101,7 +101,7 @@ def write_report(
 
 
 def _bars(rows: Sequence[StageRow]) -> Iterator[dict[str, Any]]:
-    """Yield the share of every stage in the bar, its colour, that of its name, and whether the name fits inside."""
+    """Yield every stage's share of the bar, its colour, its name's colour, and whether the name fits inside."""
     for index, row in enumerate(rows):
         share = max(row.share, 0.0)
         colour = REST if row.name == UNATTRIBUTED else PALETTE[index % len(PALETTE)]
@@ -122,7 +122,7 @@ def _luminance(colour: str) -> float:
 
 
 def _visible(value: Any) -> Any:
-    """Return a text with escapes for what cannot be seen, line by line, and anything else as it is."""
+    """Return a text with escapes for invisible characters, line by line; anything else as it is."""
     if type(value) is not str:
         return value
     return "\n".join(map(printable, value.split("\n")))

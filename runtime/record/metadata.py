@@ -76,7 +76,7 @@ class Info:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class VideoSpan:
     """An episode's part of a video file, in the file's own seconds; up to its end if no other is given."""
 
     path: Path
@@ -92,7 +92,7 @@ class EpisodeRow:
     length: int
     tasks: tuple[str, ...]
     data: Path
-    spans: Mapping[str, Span] = field(default_factory=dict)
+    spans: Mapping[str, VideoSpan] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -174,14 +174,14 @@ def _rows(root: Path, info: Info) -> Iterator[EpisodeRow]:
             yield _row(row, where, place(root, info.data_path or DATA_PATH, **at), spans)
 
 
-def _span(root: Path, info: Info, key: str, row: Mapping[str, Any], where: str) -> Span:
+def _span(root: Path, info: Info, key: str, row: Mapping[str, Any], where: str) -> VideoSpan:
     at = {name: _whole(row, f"videos/{key}/{name}", where) for name in ("chunk_index", "file_index")}
     begin, end = (row.get(f"videos/{key}/{name}_timestamp") for name in ("from", "to"))
     if not isinstance(begin, int | float) or not isinstance(end, int | float) or not 0 <= begin < end < math.inf:
         raise ConfigError(
             "DATASET_EPISODE", f"{where}: {key} is shown from {begin} to {end} s, which is no span of time"
         )
-    return Span(place(root, info.video_path or VIDEO_PATH, video_key=key, **at), float(begin), float(end))
+    return VideoSpan(place(root, info.video_path or VIDEO_PATH, video_key=key, **at), float(begin), float(end))
 
 
 def _old_rows(root: Path, info: Info) -> Iterator[EpisodeRow]:
@@ -189,11 +189,11 @@ def _old_rows(root: Path, info: Info) -> Iterator[EpisodeRow]:
     for where, row in _json_lines(root / OLD_EPISODES):
         index = _whole(row, "episode_index", where)
         at = {"episode_chunk": index // info.chunks_size, "episode_index": index}
-        spans = {key: Span(place(root, info.video_path or OLD_VIDEO_PATH, video_key=key, **at)) for key in keys}
+        spans = {key: VideoSpan(place(root, info.video_path or OLD_VIDEO_PATH, video_key=key, **at)) for key in keys}
         yield _row(row, where, place(root, info.data_path or OLD_DATA_PATH, **at), spans)
 
 
-def _row(row: Mapping[str, Any], where: str, data: Path, spans: Mapping[str, Span]) -> EpisodeRow:
+def _row(row: Mapping[str, Any], where: str, data: Path, spans: Mapping[str, VideoSpan]) -> EpisodeRow:
     tasks = row.get("tasks")
     listed = [tasks] if isinstance(tasks, str) else tasks if isinstance(tasks, list) else []
     told = tuple(words for words in listed if isinstance(words, str) and words.strip())

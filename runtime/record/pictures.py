@@ -16,7 +16,7 @@ from dvgwm.runtime.cameras.video import UNTIMED, check_file, opened_video, pictu
 from dvgwm.runtime.errors import CameraLostError
 from dvgwm.runtime.types import DoubleArray, ImageArray
 
-from .metadata import Span
+from .metadata import VideoSpan
 
 TOLERANCE_S = 1e-4
 """LeRobot's: a row and its frame are no further apart."""
@@ -88,7 +88,7 @@ class VideoFile:
         self._decoded = self._container.decode(self._stream)
 
 
-def frame_numbers(film: VideoFile, span: Span, stamps_s: DoubleArray, fps: float) -> list[int]:
+def frame_numbers(film: VideoFile, span: VideoSpan, stamps_s: DoubleArray, fps: float) -> list[int]:
     """Return the number of each row's frame, for rows at ``stamps_s`` of an episode in ``span`` of ``film``.
 
     Raises `MisalignedError` if a row has no frame within the tolerance, two have the same one, a row lies outside the span,
@@ -115,7 +115,7 @@ def frame_numbers(film: VideoFile, span: Span, stamps_s: DoubleArray, fps: float
     return [int(number) for number in nearest]
 
 
-def _check_count(film: VideoFile, span: Span, stamps_s: DoubleArray, fps: float) -> None:
+def _check_count(film: VideoFile, span: VideoSpan, stamps_s: DoubleArray, fps: float) -> None:
     """Raise `MisalignedError` if evenly spaced rows from 0 and frames differ in number: one was lost silently."""
     period_s = 1 / fps
     even = abs(stamps_s[0]) <= TOLERANCE_S and np.all(np.abs(np.diff(stamps_s) - period_s) < period_s / 2)
@@ -128,7 +128,7 @@ def _check_count(film: VideoFile, span: Span, stamps_s: DoubleArray, fps: float)
         raise MisalignedError(f"wanted {each * rows} frames for {rows} rows, got {frames} in {film.path}")
 
 
-def check_spans(film: VideoFile, spans: Sequence[tuple[int, Span]], fps: float) -> None:
+def check_spans(film: VideoFile, spans: Sequence[tuple[int, VideoSpan]], fps: float) -> None:
     """Raise `MisalignedError` if the episodes in ``film`` overlap, or the last does not end with it: one is shifted.
 
     ``spans`` are episodes' indices and their parts of the file. A gap between two is nobody's, and so is the rest behind the

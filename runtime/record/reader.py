@@ -14,7 +14,7 @@ from dvgwm.runtime.types import DoubleArray, ImageArray
 
 from .features import Columns, camera_key, columns_of, schema_of
 from .lerobot import Schema
-from .metadata import EpisodeRow, Info, Span, parquet, read_columns, read_episodes, read_info, read_tasks
+from .metadata import EpisodeRow, Info, VideoSpan, parquet, read_columns, read_episodes, read_info, read_tasks
 from .pictures import MisalignedError, VideoFile, check_spans, frame_numbers, stored_pictures
 
 INDEX, STAMP, TASK = "episode_index", "timestamp", "task_index"
@@ -116,7 +116,7 @@ class Dataset:
             if film is not None:
                 film.close()
 
-    def _film(self, key: str, span: Span, before: VideoFile | None) -> VideoFile:
+    def _film(self, key: str, span: VideoSpan, before: VideoFile | None) -> VideoFile:
         if before is not None:
             before.close()
         film = VideoFile(span.path)

@@ -64,7 +64,7 @@ def large(number, mega_bytes=7):
 @pytest.mark.parametrize(("plans", "mega_bytes"), [(30, 7), (120, 7), (8, 61)])
 def test_however_many_plans_there_were_memory_has_a_bound(plans, mega_bytes):
     """Of 7 MB each, as the shipped bundle's, and of 61, as those at full size."""
-    episode = loop.Episode()
+    episode = loop.EpisodeResult()
     tracemalloc.start()
     try:
         for number in range(plans):
@@ -88,7 +88,7 @@ def test_however_many_plans_there_were_memory_has_a_bound(plans, mega_bytes):
 
 def test_one_plan_that_is_larger_than_the_bound_is_kept(monkeypatch):
     monkeypatch.setattr(loop, "PLANS_BYTES", 1_000_000)
-    episode = loop.Episode()
+    episode = loop.EpisodeResult()
     for number in range(4):
         episode.add(0.0, large(number), 8)
     assert [len(plan.frames) for _, plan in episode.plans] == [0, 0, 0, 49]

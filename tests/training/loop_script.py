@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from dvgwm.training.config import Part
+from dvgwm.training.config import PartSettings
 from dvgwm.training.loop import Watch, train
 
 
@@ -61,7 +61,7 @@ class Fit(nn.Module):
 def main(out, steps, *words):
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    part = Part(
+    part = PartSettings(
         steps=int(steps), batch=4, learning_rate=1e-2, clip=1.0, warmup=5, ema=0.9, precision="float32", log_every=1,
         watch_every=10, checkpoint_every=5, optimiser="muon" if "muon" in words else "adamw", shard="shard" in words,
     )  # fmt: skip

@@ -16,10 +16,10 @@ pytest.importorskip("accelerate", reason="the train extra is not installed")
 from safetensors.torch import load_file
 
 from dvgwm.runtime.errors import ConfigError
-from dvgwm.training.config import Part
+from dvgwm.training.config import PartSettings
 from dvgwm.training.loop import Progress, lowered, train
 from dvgwm.training.optimisers import Muon, optimisers, orthogonal, rate
-from dvgwm.training.order import Order
+from dvgwm.training.order import BatchOrder
 
 from . import loop_script
 
@@ -121,7 +121,7 @@ def test_a_loss_that_is_no_number_ends_it(tmp_path):
 
 def test_a_time_budget_ends_the_run_with_its_rate_at_zero(tmp_path):
     torch.manual_seed(0)
-    part = Part(steps=10**9, batch=4, log_every=1, checkpoint_every=10**6, precision="float32")
+    part = PartSettings(steps=10**9, batch=4, log_every=1, checkpoint_every=10**6, precision="float32")
     told: list[Progress] = []
     train(part, loop_script.Fit(False), loop_script.Points(False), tmp_path, 0, told.append, minutes=0.02)
     assert told[-1].share >= 1.0
@@ -131,7 +131,7 @@ def test_a_time_budget_ends_the_run_with_its_rate_at_zero(tmp_path):
 
 def test_batches_are_permutations_and_processes_share_them():
     def some(**options):
-        order = iter(Order(12, 4, 5, **options))
+        order = iter(BatchOrder(12, 4, 5, **options))
         return [next(order) for _ in range(6)]
 
     alone = some()
@@ -144,7 +144,7 @@ def test_batches_are_permutations_and_processes_share_them():
 
 
 def test_the_rate_rises_stays_and_falls_to_zero():
-    part = Part(steps=100, warmup=10, decay=0.2)
+    part = PartSettings(steps=100, warmup=10, decay=0.2)
     assert rate(part, 0, 0.0) == pytest.approx(0.1)
     assert rate(part, 9, 0.1) == rate(part, 50, 0.5) == 1.0
     assert rate(part, 90, 0.9) == pytest.approx(0.5)
@@ -152,11 +152,11 @@ def test_the_rate_rises_stays_and_falls_to_zero():
 
 
 def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest():
-    muon, adamw = optimisers(Part(steps=1, optimiser="muon"), loop_script.Fit(False))
+    muon, adamw = optimisers(PartSettings(steps=1, optimiser="muon"), loop_script.Fit(False))
     assert {tuple(p.shape) for group in muon.param_groups for p in group["params"]} == {(32, 32)}
     assert sum(len(group["params"]) for group in adamw.param_groups) == 4 + 4
     with pytest.raises(ConfigError, match="adamw, muon; got 'sgd'"):
-        optimisers(Part(steps=1, optimiser="sgd"), loop_script.Fit(False))
+        optimisers(PartSettings(steps=1, optimiser="sgd"), loop_script.Fit(False))
 
 
 def matrices(*shapes):
@@ -168,7 +168,7 @@ def matrices(*shapes):
 def test_muon_is_torchs_with_matrices_of_one_shape_taken_together(dtype, near):
     shapes = (32, 32), (64, 16), (16, 64), (32, 32)
     ours, theirs, before = matrices(*shapes), matrices(*shapes), matrices(*shapes)
-    part = Part(steps=1, learning_rate=1e-2, weight_decay=0.1)
+    part = PartSettings(steps=1, learning_rate=1e-2, weight_decay=0.1)
     muon = Muon(ours, part, dtype)
     torchs = torch.optim.Muon(theirs, 1e-2, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     for step in range(4):
