@@ -14,7 +14,7 @@ EPILOG = """examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that tells what is wrong in one line."""
+    """A parser with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2."""

@@ -1,4 +1,4 @@
-"""How large the numbers are that a quantised layer takes: what passes through its graph while recorded scenes are planned."""
+"""Measures the inputs of layers to quantise, while recorded scenes are planned."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from .scenes import HELD_OUT, ExampleScene
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """By graph: the largest magnitude of every channel that its layers take, by tensor; and the inputs of held-out scenes."""
+    """By graph: the largest magnitude of every channel of its layers' inputs, by tensor; and the inputs of held-out scenes."""
 
     ranges: Mapping[str, Mapping[str, FloatArray]]
     inputs: Mapping[str, Sequence[Mapping[str, NDArray[np.generic]]]]
@@ -39,7 +39,7 @@ class Calibration:
 
     @staticmethod
     def load(path: Path) -> "Calibration":
-        """Return what was written to ``path``."""
+        """Return the calibration written to ``path``."""
         ranges: dict[str, dict[str, FloatArray]] = {}
         inputs: dict[str, list[dict[str, NDArray[np.generic]]]] = {}
         for key, array in sorted(load_file(path).items()):
@@ -56,9 +56,9 @@ class Calibration:
 def calibrate(
     draft: Bundle, graphs: Mapping[str, Path], layers: Mapping[str, Sequence[Linear]], scenes: Sequence[ExampleScene]
 ) -> Iterator[Calibration]:
-    """Plan every one of the ``scenes`` with the engines of ``draft``, and yield what is known after each.
+    """Plan every one of the ``scenes`` with the engines of ``draft``, and yield the calibration after each.
 
-    ``graphs`` are those, by name, whose ``layers`` are looked at, beside the weights that they read. The last `HELD_OUT`
+    ``graphs`` have ``layers`` to look at, by name, beside their weights. The last `HELD_OUT`
     scenes add nothing to the ranges; the inputs of each engine's last run in them are kept.
     """
     onnx_runtime = open_backend("onnx", None)
@@ -84,7 +84,7 @@ def calibrate(
 
 
 class _Watched:
-    """An engine that tells the ranges of its layers' inputs beside its outputs."""
+    """An engine with the ranges of its layers' inputs among its outputs."""
 
     def __init__(self, engine: Engine, spec: EngineSpec) -> None:
         self._engine, self.spec = engine, spec
@@ -133,7 +133,7 @@ def _watch(
 
 
 def _range_of(name: str) -> list[onnx.NodeProto]:
-    """Return the nodes that tell the largest magnitude of every channel of a tensor, whatever its rank."""
+    """Return the nodes for the largest magnitude of every channel of a tensor of any rank."""
     make = onnx.helper.make_node
     return [
         make("Reshape", [name, f"{name}.rows"], [f"{name}.tokens"]),

@@ -1,4 +1,4 @@
-"""The manifest of a preset: its stages wired together, its contracts, where its weights come from."""
+"""The manifest of a preset: its stages wired together, its contracts, its weights' origin."""
 
 import hashlib
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ def describe(
 ) -> Manifest:
     """Return the manifest of ``preset`` for one backend; parity and files are filled in when the bundle is written.
 
-    ``tokenizer`` is the bundle's `tokenizer.json`, None where it takes bytes; ``learned`` is what its weights learned from.
+    ``tokenizer`` is the bundle's `tokenizer.json`, None if it takes bytes; ``learned`` is the account of its training.
     """
     per_plan = preset.frames - 1
     return Manifest(
@@ -71,18 +71,18 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def without_text_encoder(manifest: Manifest) -> Manifest:
-    """Return ``manifest`` of a bundle that knows its stored instructions only."""
+    """Return ``manifest`` for a bundle of stored instructions only."""
     stages = (replace(stage, engines={}) if stage.kind == "encode_text" else stage for stage in manifest.pipeline)
     return replace(manifest, pipeline=tuple(stages))
 
 
 def input_contract(preset: Preset) -> InputContract:
-    """Return what the camera has to deliver."""
+    """Return the contract of the camera."""
     return InputContract("scene", *preset.high, preset.fps)
 
 
 def action_contract(preset: Preset) -> ActionContract:
-    """Return what the policy's numbers mean."""
+    """Return the contract of the policy's actions."""
     actions = preset.actions
     return ActionContract(actions.space, actions.names, actions.units, actions.lower, actions.upper, 1 / preset.fps)
 
@@ -149,7 +149,7 @@ def _bridge(preset: Preset) -> StageSpec:
 
 
 def act_stage(preset: Preset, engines: Mapping[str, EngineSpec]) -> StageSpec:
-    """Return the stage that turns a plan's frames into actions, from the engines ``frame_encoder`` and ``policy``."""
+    """Return the stage from a plan's frames to actions, with the engines ``frame_encoder`` and ``policy``."""
     sampling, policy = preset.sampling, preset.policy
     sampler = SamplerSpec("ddim_epsilon", sampling.policy_steps, train_steps=sampling.policy_train_steps)
     constants: dict[str, Constant] = {

@@ -27,7 +27,7 @@ CALIBRATION = "calibration.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class _Apart:
-    """A graph that was set apart, the files of its network's weights, and its layers to be quantised."""
+    """A graph set apart, the files of its network's weights, and its layers to quantise."""
 
     name: str
     path: Path
@@ -43,9 +43,9 @@ def quantised(
     workshop: Workshop,
     report: Report,
 ) -> tuple[Products, Calibration]:
-    """Return ``products`` with the graphs that were set apart in 8 bits, and what they were calibrated with.
+    """Return ``products`` with the graphs set apart in 8 bits, and the facts of their calibration.
 
-    ``manifest`` is that of the bundle to be, ``scenes`` are recorded: none where activations stay as they are.
+    ``manifest`` is the one of the bundle to be, ``scenes`` are recorded: none if activations stay as they are.
     """
     apart = list(_apart(products))
     calibration = Calibration({}, {})
@@ -90,7 +90,7 @@ def _write_ranges(
 def _writes(
     one: _Apart, calibration: Calibration, precision: GraphPrecision, folder: Path
 ) -> Iterator[tuple[str, Write]]:
-    """Yield what writes each file of a graph in 8 bits, by its name: the weights, then the graph that reads them."""
+    """Yield the function to write each file of a graph in 8 bits, by name: the weights, then the graph."""
     ranges = calibration.ranges.get(one.name, {})
     factors = smoothing(one.layers, one.weights, ranges, precision)
     for path in one.weights:

@@ -34,7 +34,7 @@ class Stored(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """How large the files will be."""
+        """The size of the files to come."""
 
     @property
     def facts(self) -> object:

@@ -48,7 +48,7 @@ def engine_parity(
 
 
 def _reference(graph: Graph, inputs: Inputs, folder: Path) -> list[Path]:
-    """Return the files into which the outputs of the graph's module for these ``inputs`` were written."""
+    """Write the outputs of the graph's module for these ``inputs``, and return their files."""
     tensors = [torch.from_numpy(inputs[name]) for name in graph.inputs]
     with torch.no_grad():
         outputs = run_module(graph.module, tensors)
@@ -59,7 +59,7 @@ def _reference(graph: Graph, inputs: Inputs, folder: Path) -> list[Path]:
 
 
 def _of_dtype(paths: list[Path], dtype: str) -> Iterator[NDArray[Any]]:
-    """Yield those of the arrays in files that are of ``dtype``."""
+    """Yield the arrays of ``dtype`` among the files."""
     return (np.load(path) for path in paths if np.load(path, mmap_mode="r").dtype == dtype)
 
 
@@ -73,8 +73,8 @@ def plan_parity(
 ) -> dict[str, Parity]:
     """Return the distances of a plan's latents and of its actions; raises `ParityError` beyond the tolerance.
 
-    The plan is of the first of two ``scenes`` (without any, of a drawn one), and the control of the other. Engines that were
-    ``compiled`` on this machine lie elsewhere.
+    The plan is of the first of two ``scenes`` (without any, of a drawn one), and the control of the other. ``compiled`` has the
+    places of engines made on this machine.
     """
     first, second = scenes or [drawn(bundle.manifest, seed) for seed in (1, 2)]
     with Pipeline(Bundle(bundle.path, _in_float32(bundle.manifest)), torch_backend(graphs)) as reference:
@@ -85,7 +85,7 @@ def plan_parity(
 
 
 def _in_float32(manifest: Manifest) -> Manifest:
-    """Return the manifest of the reference, whose engines give and take float32; it runs anywhere."""
+    """Return the manifest of the reference: its engines give and take float32; it runs anywhere."""
 
     def plain(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
         return tuple(replace(part, dtype="float32") if part.dtype in _HALVES else part for part in specs)
@@ -105,13 +105,13 @@ def _in_float32(manifest: Manifest) -> Manifest:
 
 @dataclass(frozen=True)
 class TorchEngine:
-    """`backend.Engine` that runs the torch module a graph was exported from."""
+    """A `backend.Engine` around a graph's torch module."""
 
     spec: EngineSpec
     graph: Graph
 
     def warmup(self, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Tensor]:
-        """Return what zeros give: the reference has no buffers."""
+        """Return the outputs for zeros: the reference has no buffers."""
         return self.run({spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in self.spec.inputs})
 
     def run(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -150,7 +150,7 @@ def _seeded(graph: Graph, rng: np.random.Generator) -> Iterator[tuple[str, NDArr
 def _engine_distances(
     backend: Backend, path: Path, spec: EngineSpec, inputs: dict[str, NDArray[Any]], expected: list[Path]
 ) -> dict[str, dict[str, float]]:
-    """Return how far the outputs of the engine at ``path`` are from what is ``expected``, for each dtype."""
+    """Return the distance of the outputs of the engine at ``path`` from the ``expected``, for each dtype."""
     engine = backend.load(path, spec)
     try:
         for part in spec.inputs:

@@ -1,8 +1,8 @@
 """Ahead-of-time build: every kernel for every GPU as a cubin with a JSON beside it, on a machine without a GPU.
 
-``python -m dvgwm.kernels.aot --arch 90 --out DIR`` writes ``DIR/sm_90/NAME.cubin`` and ``NAME.json``. The JSON is all that
-a launcher needs: the arguments in order with their types, what has to be a multiple of 16, warps, shared memory, the
-constants that were compiled in, and what it was compiled with.
+``python -m dvgwm.kernels.aot --arch 90 --out DIR`` writes ``DIR/sm_90/NAME.cubin`` and ``NAME.json``. A launcher needs
+no more than the JSON: the arguments in order with their types, the multiples of 16 among them, warps, shared memory, the
+constants compiled in, and the compiler's facts.
 """
 
 import argparse
@@ -33,7 +33,7 @@ NEWEST_PTX = 90
 
 
 def ptx_version(architecture: int) -> int:
-    """Return the PTX to ask for: what Triton's own assembler for the target takes, and no newer than `NEWEST_PTX`."""
+    """Return the PTX version for the target: the one of Triton's own assembler, and no newer than `NEWEST_PTX`."""
     from triton.backends.nvidia.compiler import get_ptxas, ptx_get_version
 
     return min(NEWEST_PTX, ptx_get_version(get_ptxas(architecture).version))
@@ -46,7 +46,7 @@ def variants(architecture: int) -> tuple[Variant, ...]:
 
 
 def compile_variant(variant: Variant, architecture: int) -> tuple[bytes, str, dict[str, Any]]:
-    """Return the cubin, its PTX and what a launcher has to know."""
+    """Return the cubin, its PTX and the launcher's facts."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -112,7 +112,7 @@ def _write(index: int, architecture: int, out: Path, keep_ptx: bool) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build what the command line asks for and return an exit code."""
+    """Build the kernels of the command line and return an exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m dvgwm.kernels.aot",
         description="Compile every Triton kernel ahead of time. Needs Triton, no GPU and no CUDA toolkit.",

@@ -22,7 +22,7 @@ def save_parts(networks: Networks, names: tuple[str, ...], folder: Path, dtype: 
 
 
 def save_exactly(module: nn.Module, path: Path) -> None:
-    """Write the weights of ``module`` to ``path``: in half precision those that lose nothing by it, else as they are."""
+    """Write the weights of ``module`` to ``path``: in half precision if a tensor loses nothing by it, else as it is."""
     save_tensors({key: _halved(tensor) for key, tensor in once(module.state_dict()).items()}, path)
 
 
@@ -32,9 +32,9 @@ def _halved(tensor: Tensor) -> Tensor:
 
 
 def load_parts(networks: Networks, folder: Path) -> tuple[str, ...]:
-    """Take up every network that ``folder`` has, and return their names.
+    """Load every network in ``folder``, and return their names.
 
-    Raises `ConfigError` where it has none, or weights of another size.
+    Raises `ConfigError` if it has none, or weights of another size.
     """
     parts = networks.parts()
     found = {name: paths for name in parts if (paths := part_files(folder, name))}
@@ -46,9 +46,9 @@ def load_parts(networks: Networks, folder: Path) -> tuple[str, ...]:
 
 
 def part_files(folder: Path, part: str) -> list[Path]:
-    """Return the safetensors files of a part in ``folder``, one or several shards; none where it has none.
+    """Return the safetensors files of a part in ``folder``, one or several shards; empty if it has none.
 
-    Raises `ConfigError` where it has both, or shards of two numbers of them: they are two checkpoints.
+    Raises `ConfigError` if it has both, or shards of two totals: they are two checkpoints.
     """
     whole = folder / f"{part}.safetensors"
     shards = sorted(folder.glob(f"{part}-[0-9]*-of-[0-9]*.safetensors"))
@@ -60,9 +60,9 @@ def part_files(folder: Path, part: str) -> list[Path]:
 
 
 def load_weights(module: nn.Module, path: Path, *shards: Path, borrowed: tuple[str, ...] = ()) -> None:
-    """Take up the weights of ``module`` from ``path`` and its other ``shards``, but those whose names begin with ``borrowed``.
+    """Load the weights of ``module`` from ``path`` and its other ``shards``, except names that begin with ``borrowed``.
 
-    Raises `ConfigError` where they are another network's, of no floating dtype, not finite, or there twice.
+    Raises `ConfigError` if they are another network's, of no floating dtype, not finite, or there twice.
     """
     wanted = module.state_dict()
     state: dict[str, Tensor] = {}

@@ -41,7 +41,7 @@ class VirtualArm:
 
     @property
     def scene(self) -> Scene:
-        """The world around it, which is the simulated robot's."""
+        """The world around it: the simulated robot's."""
         return self.robot
 
     def observe(self) -> Observation:
@@ -49,10 +49,10 @@ class VirtualArm:
         return Observation(dict(self.robot.images()), np.asarray(self.robot.positions()), self.time_s)
 
     def play(self, chunk: ActionChunk) -> None:
-        """Play ``chunk`` until its last action is due; actions that were due before are neither played nor shown.
+        """Play ``chunk`` until its last action is due; actions due before are neither played nor shown.
 
-        Raises what `messages.stopped` names where the gate stopped it, after the arm has braked; before anything moves
-        `ConfigError` for an action space that this robot does not have, `ShapeError` for actions or times without sense.
+        Raises the error of `messages.stopped` if the gate stopped it, after the arm has braked; before anything moves
+        `ConfigError` for an action space unknown to this robot, `ShapeError` for actions or times without sense.
         """
         self._sequence += 1
         targets, missed = joint_targets(self.model, chunk, self._core.gate.position)
@@ -118,7 +118,7 @@ def joint_targets(
 ) -> tuple[tuple[tuple[float, ...], ...], int]:
     """Return the actions as joint targets, the first one near ``position``, and how many poses are out of reach.
 
-    Raises `ConfigError` for an action space that the robot does not have, `ShapeError` for poses of another width.
+    Raises `ConfigError` for an action space unknown to the robot, `ShapeError` for poses of another width.
     """
     if chunk.space == "joint":
         return tuple(tuple(map(float, action)) for action in chunk.actions), 0
@@ -138,7 +138,7 @@ def joint_targets(
 
 
 def planned_joints(spec: RobotSpec, chunk: ActionChunk) -> PlannedJoints:
-    """Return what the joints of a robot that nobody has seen would be at the actions of ``chunk``.
+    """Return the joints for the actions of ``chunk``, of a robot at no known pose.
 
     The first ones are near the middle of the joints' ranges. Raises as `joint_targets`.
     """

@@ -1,4 +1,4 @@
-"""The Galaxea A1 as a robot that dvgwm knows: its tasks, and how to simulate and to drive it."""
+"""The Galaxea A1 as a robot of dvgwm: its tasks, and how to simulate and to drive it."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from .spec import DriveOptions, RealRobot, RobotSpec, SimulatedRobot, Simulation
 
 
 def simulate(options: SimulationOptions) -> SimulatedRobot:
-    """Return the simulated arm in the scene that ``options`` name.
+    """Return the simulated arm in the scene of ``options``.
 
-    Raises `ConfigError` where MuJoCo is not installed or the task is unknown.
+    Raises `ConfigError` if MuJoCo is not installed or the task is unknown.
     """
     from .sim.driver import MujocoRobot
 
@@ -20,7 +20,7 @@ def simulate(options: SimulationOptions) -> SimulatedRobot:
 
 
 def rehearse(task: str, seed: int, height_px: int, width_px: int) -> Sequence[Observation]:
-    """Return what is seen while the scripted expert does ``task`` on the layout of ``seed``."""
+    """Return the observations while the scripted expert does ``task`` on the layout of ``seed``."""
     from .sim.expert import demonstrate
 
     return demonstrate(SimulationOptions(task, seed, height_px, width_px)).observations

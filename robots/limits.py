@@ -13,9 +13,9 @@ SLOWEST = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class JointLimits:
-    """What no command may exceed: positions in radians, rad/s, rad/s^2, one entry per joint, the gripper (0..1) last.
+    """The limits of every command: positions in radians, rad/s, rad/s^2, one entry per joint, the gripper (0..1) last.
 
-    Raises `ConfigError` where lengths differ, a range is empty or a speed is below `SLOWEST`.
+    Raises `ConfigError` if lengths differ, a range is empty or a speed is below `SLOWEST`.
     """
 
     lower: tuple[float, ...]
@@ -40,13 +40,13 @@ class JointLimits:
 
     @property
     def dof(self) -> int:
-        """How many joints there are, the gripper included."""
+        """The number of joints, the gripper included."""
         return len(self.lower)
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The box, in metres in the base's frame, that the tool of ``chain`` stays in, and its top speed in m/s."""
+    """The box for the tool of ``chain``, in metres in the base's frame, and its top speed in m/s."""
 
     chain: Chain
     lower_m: Vector
@@ -62,12 +62,12 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True)
 class SafetyLimits:
-    """All that the gate holds a command against.
+    """All limits of the gate.
 
     One entry per joint: ``leap`` is how far the first target of a chunk may be from the last command, ``jump`` how far any
-    tick's may, ``tracking`` how far the last command may be from where the robot was measured (inf for a joint that may be
-    blocked, as a gripper is). The ages, in seconds, are of the observation behind what is played, of the robot's state, of
-    the camera's frame and of the last sign of life from who plans.
+    tick's may, ``tracking`` how far the last command may be from the robot's measured place (inf for a joint allowed to be
+    blocked, as a gripper is). The ages, in seconds, are of the observation behind the chunk, of the robot's state, of the
+    camera's frame and of the planner's last sign of life.
     """
 
     joints: JointLimits

@@ -1,7 +1,7 @@
 """A process of our own for somebody else's library: apart from the terminal, the working directory and its readers.
 
-It has a session of its own, so that no key at the terminal reaches it. No module of the working directory is imported in place
-of installed ones. Whatever it writes to its standard streams is taken at once, and the end of it is kept.
+It has a session of its own: no key at the terminal reaches it. No module of the working directory is imported in place
+of installed ones. All its output is taken at once, and the end of it is kept.
 """
 
 import fcntl
@@ -71,7 +71,7 @@ class Child:
 
 
 def command(module: str, order: Mapping[str, Any], blocked: Iterable[int] = ()) -> list[str]:
-    """Return the words that start the process."""
+    """Return the command line of the process."""
     # Blocked before anything is imported: a library's threads have the mask of who started them.
     mask = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {sorted(map(int, blocked))})"
     code = f"{mask}\nfrom {module} import main\nmain()"
@@ -79,7 +79,7 @@ def command(module: str, order: Mapping[str, Any], blocked: Iterable[int] = ()) 
 
 
 def _without_working_directory(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """Return ``environment`` whose PYTHONPATH has no empty entries: each of them would be the working directory."""
+    """Return ``environment`` with a PYTHONPATH without empty entries: each of them would be the working directory."""
     places = environment.get("PYTHONPATH", "").split(os.pathsep)
     return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, places))}
 
@@ -101,5 +101,5 @@ def end_process(code: int, error: DvgwmError | None = None) -> None:
 
 
 def catchable_signals() -> set[int]:
-    """Return the numbers of all signals that a process can hear; a crash of its own is not heard, but ends it."""
+    """Return the numbers of all catchable signals; a crash of its own is not heard, but ends it."""
     return {int(number) for number in signal.valid_signals()} - {signal.SIGKILL, signal.SIGSTOP}

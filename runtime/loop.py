@@ -42,7 +42,7 @@ Imagine = Callable[[Sequence[Observation], str, int, Profiler, Progress], Plan]
 
 @dataclass(frozen=True, slots=True)
 class EpisodeOptions:
-    """How an episode runs: ``execute`` actions are played before the next plan, ``max_actions`` in all."""
+    """The options of an episode: ``execute`` actions are played before the next plan, ``max_actions`` in all."""
 
     instruction: str
     seed: int

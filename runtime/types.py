@@ -1,4 +1,4 @@
-"""What the modules hand to one another: tensor specs, observations, plans, action chunks, what motion tells."""
+"""The values between modules: tensor specs, observations, plans, action chunks, motion's events."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the robot sees and where it stands at one instant.
+    """The robot's images and joints at one instant.
 
     ``images`` maps camera names to uint8 H W 3 RGB frames, ``joints`` holds the measured joint positions in radians
     with the gripper opening (0 closed, 1 open) last, ``time_s`` is on the arm's own monotonic clock.
@@ -60,12 +60,12 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class ActionChunk:
-    """Actions with the time at which each is to be reached.
+    """Actions, each with its time.
 
-    ``actions`` is float64 N x D in the units that the action contract names, ``times_s`` float64 N on the arm's clock.
+    ``actions`` is float64 N x D in the units of the action contract, ``times_s`` float64 N on the arm's clock.
     ``spread`` is how far the policy's samples of each action disagree: their standard deviation, float64 N x D as shares of
-    the actions' ranges; None from a policy that is not sampled. ``observed_s`` is when that was seen which they follow
-    from, None if they follow from nothing seen.
+    the actions' ranges; None from a policy without samples. ``observed_s`` is the time of their observation, None if
+    there was none.
     """
 
     actions: DoubleArray
@@ -97,7 +97,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class ArmEvent:
-    """Something the motion side did that the loop has to know: its log code, the arm's time, and a sentence."""
+    """An event of motion for the loop: its log code, the arm's time, and a sentence."""
 
     log_code: str
     time_s: float
@@ -129,7 +129,7 @@ class MotionRecord:
 
 @dataclass(frozen=True, slots=True)
 class PlannedJoints:
-    """What a robot's joints would be at the actions of a plan: a row each; how many of them are out of its reach."""
+    """A robot's joints at the actions of a plan, a row each; and the number out of its reach."""
 
     robot: str
     names: tuple[str, ...]
@@ -149,7 +149,7 @@ def joint_units(names: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that has to be so before an arm moves: what was found, and where it is not fine, what to do."""
+    """One condition before an arm moves: the finding, and if it is not fine, the remedy."""
 
     what: str
     fine: bool

@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).parent / "configs"
 
 @dataclass(frozen=True, slots=True)
 class DataSettings:
-    """Which demonstrations a run learns from; ``later`` is how many clips an episode has, on average, that begin within it."""
+    """The demonstrations of a run; ``later`` is the mean number of clips per episode with a start inside it."""
 
     path: Path
     camera: str = "scene"
@@ -23,7 +23,7 @@ class DataSettings:
 
 @dataclass(frozen=True, slots=True)
 class CodecSettings:
-    """How the linear codecs are fitted: on how many episodes, and how far their channels' deviations are evened out.
+    """The fit of the linear codecs: the number of episodes, and how far their channels' deviations are evened out.
 
     With ``whiten`` .65 the power .35 of a channel's deviation is left.
     """
@@ -66,8 +66,8 @@ class PartSettings:
 class PreviewPart(PartSettings):
     """The preview's loop; the drops are for guidance (CogVideoX: .1 and .05).
 
-    ``lean`` draws steps near pure noise more often; ``moving_weight`` adds to the weight of latents that move; ``loudness``
-    weights what is large in pixels (`objectives.channel_weight`).
+    ``lean`` draws steps near pure noise more often; ``moving_weight`` adds to the weight of moving latents; ``loudness``
+    weights channels by their size in pixels (`objectives.channel_weight`).
     """
 
     lean: float = 0.0
@@ -79,7 +79,7 @@ class PreviewPart(PartSettings):
 
 @dataclass(frozen=True, slots=True)
 class WaypointsPart(PartSettings):
-    """The waypoints' loop, of the presets that have them; a small network that sees many layouts a second."""
+    """The waypoints' loop, for presets with waypoints; a small network: it sees many layouts a second."""
 
     steps: int = 7000
     batch: int = 64
@@ -94,8 +94,8 @@ class RefinerPart(PartSettings):
     """The refiner's loop; the strength of its latent degradation is drawn from ``strength`` (steps of the shift-1 grid).
 
     ``pixel_share`` of the clips start from degraded pixels (Eq. A.1), the others from the preview's latents: true ones, or
-    for a share ``generated`` of them what the preview tells from a step of ``told_at``. All are then degraded as latents
-    (Eq. A.3). ``loudness`` weights what is large in pixels.
+    for a share ``generated`` of them the preview's own from a step of ``told_at``. All are then degraded as latents (Eq. A.3).
+    ``loudness`` weights channels by their size in pixels.
     """
 
     strength: tuple[int, int] = (100, 400)
@@ -111,8 +111,8 @@ class PolicyPart(PartSettings):
     """The policy's loop (Chi et al. 2023): ``window`` frames of an episode at a time, ``draws`` of noise per chunk.
 
     Short windows of many episodes show a step more layouts than whole ones of a few.
-    ``disturb`` is how strongly brightness, noise and blur change the frames, for imagined ones are soft; ``pose_weight``
-    is that of the auxiliary loss, the tool's pose told from each frame.
+    ``disturb`` is the strength of changes of brightness, noise and blur, for imagined frames are soft; ``pose_weight`` is
+    the weight of the auxiliary loss, the tool's pose told from each frame.
     """
 
     window: int = 4
@@ -125,7 +125,7 @@ class PolicyPart(PartSettings):
 class JointPart(PartSettings):
     """The paper's second phase: the policy's loss alone, through the decoder and the last ``refine_steps`` of the refiner.
 
-    A share ``generated`` of the clips is what the preview tells from a step of ``told_at``.
+    A share ``generated`` of the clips is the preview's own from a step of ``told_at``.
     """
 
     refine_steps: int = 1
@@ -136,7 +136,7 @@ class JointPart(PartSettings):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A whole training: a preset, where it is kept, and its parts."""
+    """A whole training: a preset, its folder, and its parts."""
 
     preset: Preset
     out: Path
@@ -154,7 +154,7 @@ class Run:
 def read_run(name: str, out: Path | None = None) -> Run:
     """Return the run called ``name`` (a shipped configuration, or a TOML file's path).
 
-    Raises `ConfigError` for a file that is not there, a setting that does not exist, is missing or has the wrong type.
+    Raises `ConfigError` for a missing file, and an unknown, missing or wrong setting.
     """
     path = Path(name) if name.endswith(".toml") else CONFIGS / f"{name}.toml"
     try:
@@ -181,5 +181,5 @@ def _part(file: str, name: str, kind: type[Any], table: Any) -> Any:
 
 
 def changed(part: Any, **values: Any) -> Any:
-    """Return ``part`` with those of ``values`` that are not None."""
+    """Return ``part`` with the ``values`` other than None."""
     return replace(part, **{key: value for key, value in values.items() if value is not None})

@@ -25,7 +25,7 @@ ACTION_NAMES = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
 def read_libero(folder: Path, size: tuple[int, int]) -> tuple[Schema, list[Path], list[Path]]:
     """Return the schema of the demonstrations under ``folder``, and the files to learn from and to test on.
 
-    Every fifth task is for tests (DVG-WM: 8:2 by task). Raises `ConfigError` where there are none.
+    Every fifth task is for tests (DVG-WM: 8:2 by task). Raises `ConfigError` if there are none.
     """
     files = sorted(folder.glob("**/*.hdf5"))
     if not files:
@@ -36,7 +36,7 @@ def read_libero(folder: Path, size: tuple[int, int]) -> tuple[Schema, list[Path]
 
 
 def demonstrations(files: list[Path], size: tuple[int, int]) -> Iterator[Episode]:
-    """Yield the episodes of ``files``; one that does nothing at all is left out."""
+    """Yield the episodes of ``files``; one without any motion is left out."""
     import h5py
 
     for path in files:
@@ -51,7 +51,7 @@ def demonstrations(files: list[Path], size: tuple[int, int]) -> Iterator[Episode
 
 
 def acts(actions: DoubleArray) -> np.ndarray:
-    """Return which actions N 7 do something: those that move, or change the gripper (Kim et al. 2024, OpenVLA)."""
+    """Return a mask of the actions N 7 with an effect: motion, or a change of the gripper (Kim et al. 2024, OpenVLA)."""
     gripper = np.concatenate([[False], np.diff(actions[:, 6]) != 0])
     return np.asarray((np.linalg.norm(actions[:, :6], axis=1) >= STILL) | gripper)
 

@@ -34,7 +34,7 @@ Look = Callable[[Any], tuple[Mapping[str, float], Mapping[str, ImageArray]]]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a loop is: steps done, the share of the run that is over, the loss of late, and what is still to come."""
+    """A loop's progress: steps done, the share of the run, the recent loss, and the time left."""
 
     step: int
     share: float
@@ -45,9 +45,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What is looked at on the way, of the averaged weights: the loss of held-out ``clips``, and ``look``'s figures.
+    """The figures of the averaged weights on the way: the loss of held-out ``clips``, and ``look``'s figures.
 
-    ``look`` runs in the first process only, and not where weights are sharded.
+    ``look`` runs in the first process only, and not if weights are sharded.
     """
 
     clips: TorchDataset[Batch]
@@ -77,7 +77,7 @@ class _Loop:
         return self.reached.elapsed_s + time.monotonic() - self.began
 
     def share(self, step: int) -> float:
-        """Return how much of the run is over after ``step`` steps: of its minutes where it has them, else of its steps."""
+        """Return the share of the run after ``step`` steps: of its minutes if it has them, else of its steps."""
         if self.minutes is None:
             return step / self.part.steps
         return float(self.accelerator.reduce(torch.tensor(self.elapsed_s / (60.0 * self.minutes)), "mean"))
@@ -100,7 +100,7 @@ class _Loop:
         return loss.detach()
 
     def loss(self, batch: Batch, number: int) -> Tensor:
-        """Return the loss of a batch, all that is random drawn from the seed ``number``."""
+        """Return the loss of a batch, everything random drawn from the seed ``number``."""
         device = self.accelerator.device
         on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         with self.accelerator.autocast():
@@ -119,7 +119,7 @@ class _Loop:
             _fill(self.learned, kept)
 
     def note(self, step: int, share: float, losses: Sequence[Tensor], samples_per_s: float) -> Progress:
-        """Log the mean of ``losses`` and return where the loop is; raises `FloatingPointError` where it is no number."""
+        """Log the mean of ``losses`` and return the progress; raises `FloatingPointError` if it is no number."""
         mean = float(self.accelerator.reduce(torch.stack(list(losses)).float().mean(), "mean"))
         if not math.isfinite(mean):
             raise FloatingPointError(f"the loss is {mean} at step {step}; lower the learning rate")
@@ -129,7 +129,7 @@ class _Loop:
 
     @torch.no_grad()
     def look(self, watch: Watch, step: int) -> None:
-        """Log the loss of held-out clips, the same ones under the same noise every time, and what else is looked at."""
+        """Log the loss of held-out clips, the same ones under the same noise every time, and ``look``'s figures."""
         order = iter(BatchOrder(len(cast(Any, watch.clips)), self.part.batch, 0))
         batches = (default_collate([watch.clips[n] for n in next(order)]) for _ in range(WATCHED_BATCHES))
         losses = [self.loss(batch, number) for number, batch in enumerate(batches)]
@@ -154,11 +154,10 @@ def train(
 ) -> Path:
     """Train ``objective`` in place and return the file of its averaged weights.
 
-    Its forward takes a batch and a generator, from which everything random is drawn, and gives the loss. Modules that it
-    calls ``borrowed`` are another part's and are not written. It runs for ``part.steps``, or for ``minutes`` in all where
-    they are given, the rate's schedule over them. A loop that was stopped goes on from its last checkpoint under ``out``:
-    by steps, with the batches, noise and losses that it would have had. Raises `ConfigError` for an unknown optimiser, and
-    `FloatingPointError` where the loss is no number.
+    Its forward takes a batch and a generator for everything random, and gives the loss. Its ``borrowed`` modules are another
+    part's and are not written. It runs for ``part.steps``, or for ``minutes`` in all if they are given, the rate's schedule
+    over them. A stopped loop goes on from its last checkpoint under ``out``: by steps, with the same batches, noise and
+    losses. Raises `ConfigError` for an unknown optimiser, and `FloatingPointError` if the loss is no number.
     """
     loop = _begin(part, objective, out, seed, minutes)
     step, losses, noted = loop.reached.step, list[Tensor](), time.monotonic()
@@ -205,7 +204,7 @@ def _begin(part: PartSettings, objective: nn.Module, out: Path, seed: int, minut
 
 
 def lowered(precision: str) -> bool:
-    """Return whether to compute in bfloat16: ``bf16``, or ``auto`` where the machine has it in hardware.
+    """Return whether to compute in bfloat16: ``bf16``, or ``auto`` if the machine has it in hardware.
 
     Raises `ConfigError` for another word than these and ``float32``.
     """

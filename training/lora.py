@@ -1,4 +1,4 @@
-"""Chooses which weights of a transformer train: all of them, or low-rank adapters beside them (LoRA)."""
+"""Chooses the weights of a transformer to train: all of them, or low-rank adapters beside them (LoRA)."""
 
 from typing import Any
 

@@ -21,7 +21,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class Muon(torch.optim.Muon):
     """torch's Muon, matrices of one shape orthogonalised together and in ``dtype``.
 
-    torch's own computes in bfloat16, which a CPU without it emulates: 18 s a step for the
+    torch's own computes in bfloat16; a CPU without it emulates it: 18 s a step for the
     matrices of `a1_tiny`'s preview, against .4.
     """
 
@@ -37,7 +37,7 @@ class Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
+        """Update every parameter with a gradient."""
         assert closure is None, "the loop has its own"
         for group in self.param_groups:
             alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
@@ -72,7 +72,7 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def optimisers(part: PartSettings, model: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
-    """Return what trains the parameters of ``model`` that want gradients; Muon's own arithmetic is in ``dtype``.
+    """Return the optimisers of all parameters of ``model`` with gradients; Muon's own arithmetic is in ``dtype``.
 
     Raises `ConfigError` for an unknown kind.
     """

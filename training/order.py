@@ -1,4 +1,4 @@
-"""Which samples a step sees: a function of seed and step alone, so that a stopped loop goes on as if it had not been."""
+"""The samples of each step, by seed and step alone: a stopped loop goes on with the same batches."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""How well the policy acts on what it is shown: the true future, a scripted expert's video of the same layout."""
+"""The policy's success on the true future: a scripted expert's video of the same layout."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ def upper_bound(
 ) -> tuple[Trial, ...]:
     """Return ``episodes`` trials in all, spread over ``tasks``, on layouts from ``seed`` on.
 
-    The plan is the expert's video of the layout; what the policy makes of it is played through motion and gate.
+    The plan is the expert's video of the layout; the policy's actions are played through motion and gate.
     """
     trials = []
     for index in range(episodes):

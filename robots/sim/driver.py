@@ -49,19 +49,19 @@ class MujocoRobot:
 
     @property
     def instruction(self) -> str:
-        """The sentence that names this layout's goal."""
+        """The sentence for this layout's goal."""
         return self.layout.instruction
 
     @property
     def other_instruction(self) -> str:
-        """A sentence that asks for another thing of this layout, or for another task where there is but one."""
+        """A sentence for another thing of this layout, or for another task if there is but one."""
         tasks = (self.layout.task, *TASKS.values())
         sentences = (task.instruction(target) for task in tasks for target in task.targets)
         return next(sentence for sentence in sentences if sentence != self.instruction)
 
     @property
     def renderer(self) -> str:
-        """How images are made: ``egl``, ``osmesa`` or ``ray casting``."""
+        """The renderer of images: ``egl``, ``osmesa`` or ``ray casting``."""
         return self._renderer().name
 
     def connect(self, calibrate: bool = True) -> None:
@@ -108,7 +108,7 @@ class MujocoRobot:
         mujoco.mj_camlight(self._model, self._data)
 
     def world(self) -> tuple[float, ...]:
-        """Return steps and positions of all that moves: what a mirror is drawn from."""
+        """Return steps and positions of everything movable, to draw a mirror from."""
         return (float(self._steps), *map(float, self._data.qpos))
 
     def mirror(self, world: Sequence[float]) -> None:
@@ -128,13 +128,13 @@ class MujocoRobot:
         return {name: self._data.xpos[index].copy() for index, name in enumerate(names) if index and name}
 
     def moved(self) -> tuple[str, ...]:
-        """Return the names of the things that were displaced by more than 2 cm since the start."""
+        """Return the names of things displaced by more than 2 cm since the start."""
         return moved_bodies(self._start, self.bodies(), self.layout.task.movable)
 
     def heeds(self, instruction: str) -> bool | None:
-        """Return whether, of the things that it could name, the one that ``instruction`` names was moved furthest.
+        """Return whether the thing named in ``instruction`` was moved furthest of all things it could name.
 
-        None where there is one thing only, or the instruction is another task's.
+        None if there is one thing only, or the instruction is another task's.
         """
         targets = {self.layout.task.instruction(target): target for target in self.layout.task.targets}
         if len(targets) == 1 or instruction not in targets:

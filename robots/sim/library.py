@@ -1,4 +1,4 @@
-"""MuJoCo, imported here alone: an obstacle to that is told before it can fail."""
+"""MuJoCo, imported here alone: an obstacle is told before the import can fail."""
 
 import os
 from importlib.util import find_spec

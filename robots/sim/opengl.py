@@ -32,7 +32,7 @@ class GlRenderer:
         self._release = weakref.finalize(self, _free, self._window, self._context)
 
     def render(self, data: Any, camera: str) -> ImageArray:
-        """Return what ``camera`` sees, uint8 H W 3."""
+        """Return the picture of ``camera``, uint8 H W 3."""
         height, width = self._shape
         self._view.fixedcamid = self._model.camera(camera).id
         everything = mujoco.mjtCatBit.mjCAT_ALL

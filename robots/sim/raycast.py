@@ -20,7 +20,7 @@ class RayCaster:
         self._background = np.zeros(3)
 
     def render(self, data: Any, camera: str) -> ImageArray:
-        """Return what ``camera`` sees, uint8 H W 3."""
+        """Return the picture of ``camera``, uint8 H W 3."""
         height, width = self._shape
         index = self._model.camera(camera).id
         local = pixel_rays(height, width, float(self._model.cam_fovy[index]))
@@ -44,7 +44,7 @@ def pixel_rays(height_px: int, width_px: int, fovy_deg: float) -> DoubleArray:
 
 
 def _cast(model: Any, data: Any, eye: DoubleArray, rays: DoubleArray) -> tuple[Any, DoubleArray]:
-    """Return the geom that each ray hits (-1: none) and the surface normal there, facing the eye."""
+    """Return the geom hit by each ray (-1: none) and the surface normal there, facing the eye."""
     count, far_m = len(rays), 1e10
     geoms, distances, flat = np.empty(count, np.int32), np.empty(count), np.zeros(rays.size)
     mujoco.mj_multiRay(model, data, eye, rays.ravel(), None, 1, -1, geoms, distances, flat, count, far_m)
@@ -54,7 +54,7 @@ def _cast(model: Any, data: Any, eye: DoubleArray, rays: DoubleArray) -> tuple[A
 
 
 def _light(model: Any, data: Any, forward: DoubleArray, normals: DoubleArray) -> DoubleArray:
-    """Return the colour of the light that each point sends back, float64 [N, 3]: ambient plus Lambert terms.
+    """Return the colour of the light from each point, float64 [N, 3]: ambient plus Lambert terms.
 
     The headlight shines along ``forward``, the camera's axis, from everywhere, as MuJoCo's own does.
     """

@@ -1,4 +1,4 @@
-"""Bundles on disk: a directory that is verified as a whole before anything in it is parsed."""
+"""Bundles on disk: a directory, verified as a whole before anything in it is parsed."""
 
 import hashlib
 import mmap
@@ -42,20 +42,20 @@ class Bundle:
     verified: Mapping[str, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     def file(self, name: str) -> Path:
-        """Return the path of a file that the manifest lists."""
+        """Return the path of a listed file."""
         if name not in self.manifest.files:
             raise BundleMissingError("BUNDLE_FILE", f"{self.path}: {name!r} is not in the manifest; {REBUILD}")
         return self.path / name
 
     def weights_of(self, name: str) -> tuple[str, ...]:
-        """Return the names of the files that the ONNX graph ``name`` reads its weights from."""
+        """Return the names of the weights' files of the ONNX graph ``name``."""
         with self.file(name).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return tuple(sorted(external_files(data)))
 
     def check_unchanged(self, names: Iterable[str]) -> None:
-        """Raise `BundleCorruptError` where one of these files is another one, or was written to, since it was verified.
+        """Raise `BundleCorruptError` if one of these files is another one, or was written to, since it was verified.
 
-        Called after they were loaded: what was loaded is then what was verified.
+        Called after they were loaded: the loaded bytes are then the verified ones.
         """
         for name in self.verified.keys() & set(names):
             try:
@@ -69,15 +69,15 @@ class Bundle:
 
 
 def _standing(status: os.stat_result) -> tuple[int, ...]:
-    """Return what is different after any write to a file, or another one in its place."""
+    """Return a key of a file; it changes after any write to it, or another file in its place."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def read_bundle(path: Path, backend: str | None = None) -> Bundle:
     """Return the bundle at ``path`` after checking every byte of it.
 
-    Raises `BundleMissingError` (10), `BundleCorruptError` (11), `BundleIncompatibleError` (12, also where it was built
-    for another backend than ``backend``) or `BundleUntrustedError` (13).
+    Raises `BundleMissingError` (10), `BundleCorruptError` (11), `BundleIncompatibleError` (12, also if it was built for
+    another backend than ``backend``) or `BundleUntrustedError` (13).
     """
     try:
         return _read(path, backend)
@@ -88,7 +88,7 @@ def read_bundle(path: Path, backend: str | None = None) -> Bundle:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Return what the manifest of the bundle at ``path`` says, none of its files looked at; raises as `read_bundle`."""
+    """Return the manifest of the bundle at ``path``, none of its files looked at; raises as `read_bundle`."""
     if not (path / MANIFEST).is_file():
         raise BundleMissingError(
             "BUNDLE_MISSING",
@@ -124,8 +124,8 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path]) -> B
 def put_bundle(path: Path, manifest: Manifest, files: Mapping[str, Path], link: bool) -> None:
     """Write a bundle to ``path`` from ``files`` (name to source), whole or not at all.
 
-    With ``link`` its files are the sources under a second name, where both are on one disk: once they have lost the first,
-    the bundle can be read. The manifest's own ``files`` are filled in here and it is written last. An older bundle at
+    With ``link`` its files are the sources under a second name, if both are on one disk: once they have lost the first, the
+    bundle can be read. The manifest's own ``files`` are filled in here and it is written last. An older bundle at
     ``path`` is replaced; any other content there is left alone. Raises as `files.whole_directory`.
     """
     with whole_directory(path, MANIFEST, "bundle") as staging:
@@ -187,9 +187,9 @@ def _check_file(path: Path, record: FileRecord, manifest: Manifest) -> tuple[int
 
 
 def _check_external_data(path: Path, data: mmap.mmap, manifest: Manifest) -> None:
-    """Raise `BundleUntrustedError` for a graph whose weights lie in a file that the manifest does not list.
+    """Raise `BundleUntrustedError` for a graph with weights in an unlisted file, `BundleCorruptError` if its files are unknown.
 
-    Raise `BundleCorruptError` where that cannot be known: other damage is for the library to find that loads the graph.
+    Other damage is for the engine's library to find.
     """
     try:
         outside = sorted(external_files(data) - set(manifest.files))
@@ -202,7 +202,7 @@ def _check_external_data(path: Path, data: mmap.mmap, manifest: Manifest) -> Non
 
 
 def _open_regular(path: Path) -> BufferedReader:
-    """Return an open regular file that has one name; links and devices are refused."""
+    """Return an open regular file of one name; links and devices are refused."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:

@@ -118,7 +118,7 @@ class ActionContract:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How often the pipeline's two calls run, in actions: 0 replans never; ``history`` counts observations given."""
+    """The rates of the pipeline's two calls, in actions: 0 replans never; ``history`` counts observations given."""
 
     replan_every: int
     act_every: int

@@ -31,7 +31,7 @@ Examples:
 
 
 def cache_dir() -> Path:
-    """Return where this user's prompts and engines are kept, if nobody says otherwise."""
+    """Return the default place of this user's prompts and engines."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvgwm"
     except RuntimeError:  # this user has no home
@@ -149,9 +149,9 @@ def cli(context: click.Context, /, **options: Any) -> None:
 )
 @click.option("--gpu", is_flag=True, help="With --memory: a GPU's, with engines compiled for it.")
 def inspect(bundle: Path, deep: bool, memory_gb: float | None, gpu: bool) -> None:
-    """Check every file of BUNDLE and print what it holds.
+    """Check every file of BUNDLE and print its contents.
 
-    Files, numbers and shapes are checked; whether the engines run is seen with --deep only.
+    Files, numbers and shapes are checked; engines run with --deep only.
     """
     if gpu and memory_gb is None:
         raise ConfigError("USAGE", "--gpu goes with --memory GB, which was not given")
@@ -190,7 +190,7 @@ def inspect(bundle: Path, deep: bool, memory_gb: float | None, gpu: bool) -> Non
 def evaluate(**options: Any) -> None:
     """Run simulated episodes over all tasks and print the success rate.
 
-    With --control the policy is shown something else than what was imagined: where success falls, imagination acts.
+    With --control the policy is shown something else than the imagined video: if success falls, imagination acts.
     """
     from ..config.settings import SimulationSettings, settings
     from .evaluation import evaluate as run_evaluation
@@ -211,7 +211,7 @@ def evaluate(**options: Any) -> None:
 @config_option
 @click.pass_context
 def doctor(context: click.Context, /, **options: Any) -> None:
-    """Say what this machine has and lacks for running dvgwm, or a robot: every mismatch at once, each with its fix."""
+    """Look at this machine, or at a robot: every mismatch for running dvgwm at once, each with its fix."""
     if options["robot"] is None:
         drop_defaults(context, options, names := ("arm", "arm_settings", "camera", "limits"))
         if unused := [name for name in names if options[name]]:
@@ -249,7 +249,7 @@ def doctor(context: click.Context, /, **options: Any) -> None:
 def compile_engines(**options: Any) -> None:
     """Compile a bundle's graphs for this GPU and keep the engines in the cache, for --backend tensorrt.
 
-    What is there already is kept; stopped in the middle it goes on with the next engine when it is run again.
+    Engines there already are kept; stopped in the middle it goes on with the next engine when it is run again.
     """
     from ..config.settings import CompilingSettings, settings
     from .compilation import compile_bundle
@@ -262,7 +262,7 @@ add_completion(cli, "dvgwm-runtime")
 
 
 def _check_live(options: dict[str, Any]) -> None:
-    """Raise `ConfigError` where something is missing that a real arm wants, or given that only a simulated one has."""
+    """Raise `ConfigError` for a missing option of a real arm, or a given option of a simulated one."""
     for name, example in (
         ("robot", "galaxea_a1"),
         ("arm", "localhost:11311"),

@@ -34,9 +34,9 @@ ANOTHER_SEED = 1_000_003
 
 
 def drive(settings: LiveSettings) -> tuple[dict[str, Any], DvgwmError | None]:
-    """Run one episode on the real arm, show it, and return its facts, and what stopped the arm, None if nothing did.
+    """Run one episode on the real arm, show it, and return its facts and the stop of the arm, if any.
 
-    Raises the errors of every part, and `DeclinedPlanError` where a person says no before anything has moved.
+    Raises the errors of every part, and `DeclinedPlanError` if a person says no before anything has moved.
     """
     if not settings.dry_run or settings.approve:
         check_person()
@@ -121,7 +121,7 @@ def drive(settings: LiveSettings) -> tuple[dict[str, Any], DvgwmError | None]:
 def _familiar(
     settings: LiveSettings, learned: Learned | None, instruction: str, image: ImageArray
 ) -> tuple[Unfamiliar, ...]:
-    """Return what the bundle was not trained on; raises `ConfigError` where no arm is to move by that.
+    """Return everything new to the bundle; raises `ConfigError` if no arm is to move by it.
 
     By another sentence of known words one may.
     """
@@ -135,7 +135,7 @@ def _familiar(
 
 
 def _arm(arm: LiveArm, settings: LiveSettings, console: Console) -> None:
-    """Show what has to be so, ask, and take hold of the arm; raises `GateLatchError` where something is not so."""
+    """Show the checks, ask, and take hold of the arm; raises `GateLatchError` if one of them fails."""
     checks = arm.checks()
     console.print(checks_table(f"{settings.robot} at {settings.arm}", checks))
     if wrong := [check for check in checks if not check.fine]:
@@ -150,7 +150,7 @@ def _arm(arm: LiveArm, settings: LiveSettings, console: Console) -> None:
 
 
 def _imagination(pipeline: Pipeline, console: Console, directory: Path, shown_as: Path | None) -> Imagine:
-    """Return what imagines; where ``shown_as`` is given, plans until a person approves one, and each is written there."""
+    """Return the function to imagine; with ``shown_as`` it plans until a person approves, and each plan is written there."""
     written = 0
 
     def imagine(

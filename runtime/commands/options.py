@@ -1,4 +1,4 @@
-"""Types of options: what a command line may hold where a path or a number is wanted."""
+"""Types of options: paths, texts, numbers and names of plug-ins."""
 
 from math import isfinite
 from pathlib import Path
@@ -13,20 +13,20 @@ LARGEST_SEED = 2**63 - 1
 
 
 class Place(click.Path):
-    """A path, which is not empty."""
+    """A path; it is not empty."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path; an empty text would mean the directory that one is in."""
+        """Return the path; an empty text would mean the working directory."""
         if not str(value).strip():
             self.fail("wanted a path, got an empty one", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class Words(click.ParamType[str]):
-    """A text, which is not empty."""
+    """A text; it is not empty."""
 
     name = "text"
 
@@ -49,7 +49,7 @@ class Number(click.FloatRange):
 
 
 class Registered(click.ParamType[str]):
-    """The name of an installed robot or backend; a shell completes it. Unknown ones are told where they are loaded."""
+    """The name of an installed robot or backend; a shell completes it. Unknown ones are told when they are loaded."""
 
     name = "text"
 
@@ -57,7 +57,7 @@ class Registered(click.ParamType[str]):
         self.group = group
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return the names that begin with what was typed."""
+        """Return the names with this beginning."""
         return [CompletionItem(name) for name in entries.names(self.group) if name.startswith(incomplete)]
 
 

@@ -32,9 +32,9 @@ DEVICES = ("/dev/ttyACM*", "/dev/ttyUSB*", "/dev/video*")
 
 
 def examine(settings: ReadinessSettings) -> tuple[dict[str, Any], DvgwmError | None]:
-    """Look at everything, print a row for each, and return the facts, and the first error, None where all is fine.
+    """Look at everything, print a row for each, and return the facts and the first error, None if all is fine.
 
-    Nothing is sent to a robot. What was not named is not looked at, and said so.
+    Nothing is sent to a robot. Parts not named are not looked at, and said so.
     """
     seen = Seen()
     load_robot(settings.robot)  # one that is unknown has nothing to be looked at
@@ -57,7 +57,7 @@ def examine(settings: ReadinessSettings) -> tuple[dict[str, Any], DvgwmError | N
 
 @dataclass(slots=True)
 class Seen:
-    """What was found so far: checks, what is wrong, and what later checks are held against."""
+    """The findings so far: checks, errors, and the facts for later checks."""
 
     checks: list[Check] = field(default_factory=list)
     wrong: list[DvgwmError] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Seen:
     camera: CameraReader | None = None
 
     def look(self, what: str, check: Callable[[], Sequence[Check]]) -> None:
-        """Keep what ``check`` finds; where it raises, that is what was found."""
+        """Keep the finding of ``check``; an error is one, too."""
         try:
             made = check()
         except DvgwmError as error:
@@ -80,7 +80,7 @@ class Seen:
 
 
 def check_actions(action: ActionContract, robot: str, joint_names: Sequence[str]) -> None:
-    """Raise `ConfigError` where a bundle's joint actions are of other joints than the robot's, or in another order."""
+    """Raise `ConfigError` if a bundle's joint actions are of other joints than the robot's, or in another order."""
     names = [name.removesuffix(".pos") for name in action.names]
     if action.space == "joint" and names != list(joint_names):
         raise ConfigError(
@@ -140,7 +140,7 @@ def _robot(settings: ReadinessSettings, seen: Seen) -> Sequence[Check]:
 
 
 class NoCamera:
-    """A camera that is not there; implements `runtime.seams.Camera`."""
+    """A missing camera; implements `runtime.seams.Camera`."""
 
     recorded = False
 

@@ -26,7 +26,7 @@ from .readiness import check_actions
 
 
 def plan_recording(settings: RecordingSettings) -> dict[str, Any]:
-    """Imagine and act from a recording, show the plan beside what was recorded, and return its facts."""
+    """Imagine and act from a recording, show the plan beside the recorded frames, and return its facts."""
     if settings.camera is None:
         raise ConfigError("CAMERA_OPTION", "--plan-only wants --camera PATH: an image, a folder of images or a video")
     instruction = check_instruction(settings.instruction or "")

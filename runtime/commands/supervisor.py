@@ -1,7 +1,7 @@
-"""Watches over a command in a process of its own, so that a signal ends it at any moment, whatever a library is doing.
+"""Watches over a command in a process of its own: a signal ends it at any moment, inside any library.
 
-Python runs its signal handlers between two of its instructions: a process that hangs in an engine, or waits for a library
-to load, is deaf. This one never does either. Only the standard library is imported before the command's process is there.
+Python runs its signal handlers between two of its instructions: a process is deaf while it hangs in an engine, or waits for
+a library to load. This one never does either. Only the standard library is imported before the command's process is there.
 """
 
 import os
@@ -39,10 +39,10 @@ _DIES_WITH_PARENT = 1  # Linux: PR_SET_PDEATHSIG
 
 
 def supervise(work: Callable[[], int], kept: str) -> NoReturn:
-    """Run ``work`` in a process of its own and exit with what it returns, or with the code of the signal that stopped it.
+    """Run ``work`` in a process of its own and exit with its result, or with the code of the signal, if one stopped it.
 
-    Stopped, it gets `GRACE_S` seconds; then it is killed, and what it had told to be unfinished (`files.unfinished`) is
-    removed. ``kept`` says what is left then. A crash in ``work`` is told as `EngineLostError`.
+    Stopped, it gets `GRACE_S` seconds; then it is killed, and its unfinished outputs (`files.unfinished`) are removed.
+    ``kept`` names the ones left then. A crash in ``work`` is told as `EngineLostError`.
     """
     heard = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]
     signal.pthread_sigmask(signal.SIG_BLOCK, (*heard, signal.SIGCHLD))
@@ -103,7 +103,7 @@ class _Story:
 
 
 def _wait(command: int, journal: int, heard: list[int]) -> tuple[int | None, int, _Story]:
-    """Return the signal that stopped the command if any, its exit status and its story."""
+    """Return the command's stopping signal if any, its exit status and its story."""
     woken, wakes = os.pipe()
     for descriptor in (journal, woken, wakes):
         os.set_blocking(descriptor, False)
@@ -132,7 +132,7 @@ def _wait(command: int, journal: int, heard: list[int]) -> tuple[int | None, int
 
 
 def _ending(stopped: int | None, status: int, story: _Story, kept: str) -> DvgwmError | None:
-    """Return how the end of a command is told that was stopped or crashed, None where it ended by itself."""
+    """Return the line for a command's stop or crash, None if it ended by itself."""
     code = os.waitstatus_to_exitcode(status)
     if code == 0 and not story.ended:
         return InternalError("ENDED", f"a library ended the process before the command was done; {kept}")
@@ -163,7 +163,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _silence_libraries() -> None:
-    """Keep for ourselves what goes to standard error: libraries write to it before the one line that tells what is wrong."""
+    """Keep standard error for ourselves: libraries write to it before the one line of the error."""
     ours = os.dup(2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sys.stderr = open(ours, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: SIM115
@@ -176,7 +176,7 @@ def _note(notes: int, event: str, facts: tuple[object, ...]) -> None:
 
 
 def _die_with(supervisor: int) -> None:
-    """End this process when its supervisor is killed, where the system offers that."""
+    """End this process when its supervisor is killed, if the system offers it."""
     if sys.platform == "linux":
         import ctypes
 
@@ -186,7 +186,7 @@ def _die_with(supervisor: int) -> None:
 
 
 def _open_closed_streams() -> None:
-    """Put nothing where a standard stream is closed, or the next file that is opened would be taken for it."""
+    """Open /dev/null for every closed standard stream: else the next file would be taken for it."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (the lowest free descriptor, which is the stream's)
@@ -211,7 +211,7 @@ def _remove(path: str) -> None:
 
 
 def _tell(error: DvgwmError) -> None:
-    """Write the error's line, on a terminal after what a progress bar left there."""
+    """Write the error's line, on a terminal after a progress bar's rest."""
     line = error.line + "\n"
     if os.isatty(2):
         line = f"\r\x1b[K\x1b[?25h{line}"

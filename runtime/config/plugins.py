@@ -1,4 +1,4 @@
-"""Robots, arms and backends by name, through entry points, so that others can add theirs without a fork."""
+"""Robots, arms and backends by name, through entry points: others add theirs without a fork."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -20,12 +20,12 @@ RUNS: Mapping[str, str] = {"onnx_cuda": "onnx", "tensorrt": "onnx"}
 
 
 def shipped(name: str) -> Path:
-    """Return where the bundle called ``name`` is in the installed package, whether it is there or not."""
+    """Return the place of the bundle called ``name`` in the installed package; it may be missing."""
     return Path(__file__).parents[1] / "bundles" / name
 
 
 def open_backend(name: str, threads: int | None) -> Backend:
-    """Return the backend called ``name``; raises `ConfigError` where it, its library or so many ``threads`` are missing."""
+    """Return the backend called ``name``; raises `ConfigError` if it, its library or so many ``threads`` are missing."""
     cores = os.cpu_count() or 1
     if threads is not None and not 1 <= threads <= cores:
         raise ConfigError("THREADS", f"wanted 1 to {cores} threads, as many as this machine has cores, got {threads}")
@@ -43,7 +43,7 @@ def open_backend(name: str, threads: int | None) -> Backend:
 def load_robot(name: str, limits: Path | None = None) -> RobotSpec:
     """Return the robot called ``name``, its limits tightened by the file ``limits``.
 
-    Raises `ConfigError` naming the robots that exist, or what is wrong with the file.
+    Raises `ConfigError` with the names of all robots, or the file's fault.
     """
     spec: RobotSpec = load("arm", "load_robot")(name)
     if limits is None:
@@ -53,7 +53,7 @@ def load_robot(name: str, limits: Path | None = None) -> RobotSpec:
 
 
 def simulation_of(spec: RobotSpec) -> Simulation:
-    """Return how the robot is simulated; raises `ConfigError` where it is not."""
+    """Return the robot's simulation; raises `ConfigError` if it has none."""
     if spec.simulation is None:
         raise ConfigError("ROBOT_UNSIMULATED", f"{spec.name} is not simulated; --live --arm ADDRESS drives a real one")
     return spec.simulation
@@ -67,7 +67,7 @@ def open_simulation(
     on_frame: Callable[[Observation, Any], None] | None = None,
     process: bool = False,
 ) -> SimulatedArm:
-    """Return the robot at ``task``, simulated behind motion and gate, its camera of the size that the bundle wants.
+    """Return the robot at ``task``, simulated behind motion and gate, its camera of the bundle's size.
 
     With ``process`` motion, gate and physics are a process of their own, in real time; else all is on a virtual clock.
     """
@@ -93,7 +93,7 @@ def open_live(
 
 
 def planned_joints(spec: RobotSpec, chunk: ActionChunk) -> PlannedJoints:
-    """Return what the joints of a robot that nobody has seen would be at the actions of ``chunk``."""
+    """Return the joints for the actions of ``chunk``, of a robot at no known pose."""
     planned: PlannedJoints = load("arm", "planned_joints")(spec, chunk)
     return planned
 
@@ -103,8 +103,7 @@ def find_bundle(
 ) -> Bundle:
     """Return the bundle at ``path``, or else the first one in ``places``; raises as `read_bundle`.
 
-    With ``backend`` one that it does not run is refused, with ``instruction`` one that takes no such instruction: as long as
-    it is bytes before the bundle's files are read.
+    ``backend`` and ``instruction`` refuse a bundle unfit for them; instructions in bytes before its files are read.
     """
     text = None if instruction is None else check_instruction(instruction)
     if path is None:

@@ -26,7 +26,7 @@ def joints_drawing(motion: MotionRecord) -> dict[str, Any] | None:
 
 
 def _told(motion: MotionRecord) -> Iterator[tuple[float, str]]:
-    """Yield log codes with their times; of one that stays, the first tick."""
+    """Yield log codes with their times; of a lasting one, the first tick."""
     before = None
     for tick in motion.ticks:
         if tick.log_code is not None and tick.log_code != before:

@@ -22,7 +22,7 @@ PALETTE_FRAMES = 8
 def write_video(path: Path, frames: Iterable[ImageArray], fps: float) -> Path:
     """Write uint8 H W 3 frames, one after the other, to ``path`` and return where they are: .mp4 or .gif becomes its suffix.
 
-    Raises `RecordingError` where the place cannot be written.
+    Raises `RecordingError` if the place cannot be written.
     """
     try:
         data, suffix = encode_mp4(frames, fps), ".mp4"
@@ -34,7 +34,7 @@ def write_video(path: Path, frames: Iterable[ImageArray], fps: float) -> Path:
 
 
 def side_by_side(left: ImageArray, right: ImageArray, labels: tuple[str, str]) -> Iterator[ImageArray]:
-    """Yield frames of both videos beside one another under their labels, enlarged where small; the shorter holds its last."""
+    """Yield frames of both videos beside one another under their labels, enlarged if small; the shorter holds its last."""
     scale = max(1, round(MIN_HEIGHT_PX / left.shape[1]))
     bands = [_band(label, scale * video.shape[2]) for video, label in zip((left, right), labels, strict=True)]
     gap = np.full((BAND_PX + scale * left.shape[1], GAP_PX, 3), 255, np.uint8)
@@ -78,9 +78,9 @@ def encode_mp4(
     key_frame_every: int | None = None,
     key_frames: frozenset[int] = frozenset(),
 ) -> bytes:
-    """Return uint8 H W 3 frames as an H.264 mp4 file's bytes, those of ``key_frames`` decodable on their own.
+    """Return uint8 H W 3 frames as an H.264 mp4 file's bytes, ``key_frames`` decodable on their own.
 
-    With ``key_frame_every`` it is made fast, not small. Raises `ImportError` where PyAV or its encoder is missing.
+    With ``key_frame_every`` it is made fast, not small. Raises `ImportError` if PyAV or its encoder is missing.
     """
     from fractions import Fraction
 
@@ -120,9 +120,9 @@ def encode_mp4(
 
 
 def encode_gif(frames: ImageArray, fps: float) -> bytes:
-    """Return uint8 T H W 3 frames as the bytes of an animated GIF that plays on and on.
+    """Return uint8 T H W 3 frames as the bytes of an animated GIF in an endless loop.
 
-    One palette for all and no dithering: what does not move stays the same and costs nothing.
+    One palette for all and no dithering: a still pixel stays the same and costs nothing.
     """
     shown = np.concatenate(frames[:: max(1, len(frames) // PALETTE_FRAMES)], 0)
     palette = Image.fromarray(shown).quantize(256)
