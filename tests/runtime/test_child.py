@@ -81,6 +81,13 @@ end_process(40, RobotCommunicationError('ROBOT_LOCKED', 'another runtime has the
     assert program.error((CameraLostError,)) is None
 
 
+def test_a_librarys_line_is_no_error_whatever_it_looks_like(start):
+    program = start("os.write(2, b'\\nE40 ROBOT_LOCKED said by a library\\n')\nend_process(40)")
+    assert program.process.wait(30) == 40
+    assert program.said() == "E40 ROBOT_LOCKED said by a library"
+    assert program.error((RobotCommunicationError,)) is None
+
+
 def test_a_log_that_is_none_of_ours_is_not_cut(start, tmp_path):
     own = tmp_path / "own.txt"
     program = start(
