@@ -1,53 +1,17 @@
 """What fits: which engines stay in memory, which are loaded for their stage alone, and how much each stage takes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
 
 from .backends.backend import EngineSpec, Footprint
+from .backends.facts import MemoryUse
 from .bundle.manifest import Manifest, StageSpec
 from .errors import ConfigError, EngineMemoryError
 
 GB = 1e9
 SIZES_GB = (8, 12, 16, 24, 32, 48, 80)
 """What GPUs and robot PCs have."""
-
-
-@dataclass(frozen=True, slots=True)
-class Library:
-    """How an engine library uses memory: ``base`` of a process without engines, ``session`` of each engine beside its numbers.
-
-    ``copies`` is how often an engine holds what it works in, of its own, also while another runs; with none all engines share
-    one. ``latents`` is how many copies of the largest latents samplers and bridge hold. ``fused``: attention's scores are
-    never all written out. ``casts``: weights as they are stored stay in memory beside those that are computed with.
-    ``streamed`` is the share of an engine's weights that stay when the others come from the host's memory as they are used;
-    0: none can.
-    """
-
-    base_bytes: float
-    session_bytes: float
-    copies: int
-    latents: int
-    fused: bool
-    casts: bool
-    streamed: float = 0.0
-
-
-_GPU = Library(1.5e9, 0.0, copies=0, latents=4, fused=True, casts=False)
-LIBRARIES: Mapping[str, Library] = {
-    # As measured: the process, a session's tables, numpy's own work. ONNX Runtime lays tensors out anew when it knows their
-    # sizes, from the second run on, and keeps what it had before.
-    "onnx": Library(88e6, 2e6, copies=2, latents=4, fused=False, casts=True),
-    # A CUDA context and its libraries, and of streamed weights four layers of forty: assumptions, unproven.
-    "gpu": _GPU,
-    "tensorrt": replace(_GPU, streamed=0.1),
-}
-
-
-def library_of(manifest: Manifest, backend: str | None = None) -> Library:
-    """Return the library that runs the bundle's engines, on ``backend`` where that is another one than the bundle's."""
-    name = backend or manifest.backend
-    return LIBRARIES[name if name in LIBRARIES else "gpu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +40,7 @@ class Residency:
         return max(self.stages, key=lambda need: need.peak_bytes)
 
 
-def plan_residency(manifest: Manifest, memory_bytes: float, library: Library) -> Residency:
+def plan_residency(manifest: Manifest, memory_bytes: float, library: MemoryUse) -> Residency:
     """Return what stays in memory so that no stage takes more than ``memory_bytes``: as much as can.
 
     The text encoder goes first, which a known instruction does not need; then, again and again, the largest engine that the
@@ -107,7 +71,7 @@ CHANGES: tuple[tuple[str, tuple[str, ...], float, float], ...] = (
 """Rebuilding for less: the option, what the bundle is in, what becomes of weights (counted on `dvgwm_5b`) and of the rest."""
 
 
-def _smallest_change(manifest: Manifest, memory_bytes: float, library: Library, peak: StageNeed) -> str:
+def _smallest_change(manifest: Manifest, memory_bytes: float, library: MemoryUse, peak: StageNeed) -> str:
     """Return the first change with which the bundle would fit, or how much memory it wants."""
     for option, precisions, weights, working in CHANGES:
         if manifest.precision in precisions:
@@ -137,7 +101,7 @@ def _shrunk(stage: StageSpec, weights: float, working: float) -> StageSpec:
     return stage if stage.kind == "act" else replace(stage, engines={role: less(spec) for role, spec in engines})
 
 
-def _first_within(manifest: Manifest, memory_bytes: float, library: Library) -> Residency:
+def _first_within(manifest: Manifest, memory_bytes: float, library: MemoryUse) -> Residency:
     """Return the first residency within ``memory_bytes``, or the one that takes least where none is."""
     everything = tuple(_engines(manifest.pipeline))
     alone = _with(manifest, everything, library)
@@ -149,7 +113,7 @@ def _first_within(manifest: Manifest, memory_bytes: float, library: Library) -> 
     return residency
 
 
-def _idle(manifest: Manifest, residency: Residency, library: Library) -> str:
+def _idle(manifest: Manifest, residency: Residency, library: MemoryUse) -> str:
     """Return the next engine to evict, empty where the stage at the peak uses all that are left."""
     texts = (stage for stage in manifest.pipeline if stage.kind == "encode_text")
     used = {engine.file for engine in manifest.stage(residency.peak.stage).engines.values()}
@@ -160,14 +124,16 @@ def _idle(manifest: Manifest, residency: Residency, library: Library) -> str:
     )
 
 
-def _streamable(manifest: Manifest, residency: Residency, library: Library) -> str:
+def _streamable(manifest: Manifest, residency: Residency, library: MemoryUse) -> str:
     """Return the largest engine of the stage at the peak whose weights can be streamed and are not, empty where none is."""
     used = {engine.file: engine for engine in manifest.stage(residency.peak.stage).engines.values()}
     left = {file: spec for file, spec in used.items() if library.streamed and file not in residency.streamed}
     return max(left, key=lambda file: _of(left[file]).weights_bytes, default="")
 
 
-def _with(manifest: Manifest, evicted: tuple[str, ...], library: Library, streamed: tuple[str, ...] = ()) -> Residency:
+def _with(
+    manifest: Manifest, evicted: tuple[str, ...], library: MemoryUse, streamed: tuple[str, ...] = ()
+) -> Residency:
     everything = _engines(manifest.pipeline)
     states = [part for spec in everything.values() for part in spec.inputs if part.name == "state"]
     largest = max((4 * prod(size for size in part.shape if isinstance(size, int)) for part in states), default=0)
@@ -189,7 +155,7 @@ def _engines(stages: Iterable[StageSpec]) -> dict[str, EngineSpec]:
     return {engine.file: engine for stage in stages for engine in stage.engines.values()}
 
 
-def _held(spec: EngineSpec, library: Library, streamed: bool = False) -> float:
+def _held(spec: EngineSpec, library: MemoryUse, streamed: bool = False) -> float:
     """Return what an engine that is loaded takes, whether it runs or not."""
     taken = _of(spec)
     cast = taken.cast_bytes if library.casts else 0
@@ -197,7 +163,7 @@ def _held(spec: EngineSpec, library: Library, streamed: bool = False) -> float:
     return weights + cast + library.copies * _working(spec, library) + library.session_bytes
 
 
-def _working(spec: EngineSpec, library: Library) -> int:
+def _working(spec: EngineSpec, library: MemoryUse) -> int:
     taken = _of(spec)
     return taken.working_bytes if library.fused else taken.unfused_bytes
 

@@ -13,12 +13,13 @@ from rows import append
 from dvgwm.export.scenes import drawn
 from dvgwm.runtime.backends.backend import Backend
 from dvgwm.runtime.backends.compiling import CompilingBackend
+from dvgwm.runtime.config.plugins import memory_use
 from dvgwm.runtime.display.latency import work
 from dvgwm.runtime.engine_store import record_of
 from dvgwm.runtime.errors import DvgwmError
 from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.profiler import Profiler
-from dvgwm.runtime.residency import library_of, plan_residency
+from dvgwm.runtime.residency import plan_residency
 
 PAPER_S = 88.7
 
@@ -83,7 +84,7 @@ def memory(bench: Bench) -> Found:
         pipeline.warmup()
         planned(pipeline, 1)
         used = before - driver.cuMemGetInfo()[1]
-    library = library_of(bench.bundle.manifest, "tensorrt")
+    library = memory_use(bench.bundle.manifest, "tensorrt")
     counted = plan_residency(bench.bundle.manifest, 1e15, library).peak.peak_bytes - library.base_bytes
     off = used / counted - 1.0
     facts = {"used_bytes": int(used), "counted_bytes": counted, "off": off}

@@ -9,6 +9,7 @@ from ..errors import InternalError
 from ..types import Tensor
 from .backend import EngineSpec
 from .buffers import Buffers, check_inputs
+from .facts import GPU_MEMORY, BackendFacts
 from .host import HostBackend
 
 
@@ -44,3 +45,14 @@ class FakeEngine:
 def open_backend(threads: int | None = None) -> HostBackend:
     """Return a backend of fake engines; no file is opened and ``threads`` changes nothing."""
     return HostBackend("fake", lambda _path, spec: FakeEngine(spec))
+
+
+FACTS = BackendFacts(
+    "fake",
+    open_backend,
+    runs="fake",
+    extra="",
+    library="",
+    purpose="tests of everything around engines",
+    memory=GPU_MEMORY,
+)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from ..backends.onnx_packages import check_packages
+from ..backends.onnx.packages import check_packages
 from ..bundle.manifest import ActionContract, Manifest
 from ..cameras.reader import CameraReader
 from ..cameras.sight import check_sight

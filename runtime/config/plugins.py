@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.backend import Backend
+from ..backends.facts import GPU_MEMORY, BackendFacts, MemoryUse
 from ..bundle.disk import MANIFEST, Bundle, read_bundle, read_manifest
+from ..bundle.manifest import Manifest
 from ..bundle.tokenizer import check_bytes, check_instruction, tokenize
-from ..entries import broken, find, load
+from ..entries import broken, find, load, names
 from ..errors import BundleMissingError, ConfigError
 from ..pipeline import Pipeline
 from ..seams import Camera, LiveArm, RobotSpec, SimulatedArm, Simulation
 from ..types import ActionChunk, Observation, PlannedJoints
 
 DEFAULT_BUNDLE = "a1_tiny"
-RUNS: Mapping[str, str] = {"onnx_cuda": "onnx", "tensorrt": "onnx"}
-"""Backends of ours that run what another one's bundles hold."""
 
 
 def shipped(name: str) -> Path:
@@ -29,15 +29,34 @@ def open_backend(name: str, threads: int | None) -> Backend:
     cores = os.cpu_count() or 1
     if threads is not None and not 1 <= threads <= cores:
         raise ConfigError("THREADS", f"wanted 1 to {cores} threads, as many as this machine has cores, got {threads}")
+    facts = backend_facts(name)
     try:
-        opened: Callable[[int | None], Backend] = load("backends", name)
-        if not callable(opened):
-            raise broken("backends", find("backends", name), f"opens nothing: it is a {type(opened).__name__}")
-        return opened(threads)
-    except ConfigError as error:
-        if error.log_code == "BACKEND_MISSING":
-            raise ConfigError("BACKEND_MISSING", f"{error}; pip install 'dvgwm[{name}]'") from error
-        raise
+        return facts.open(threads)
+    except ImportError as error:
+        raise missing_library(facts, error) from error
+
+
+def backend_facts(name: str) -> BackendFacts:
+    """Return the facts of the backend called ``name``; raises `ConfigError` if there is none. Its library is not imported."""
+    found: BackendFacts = load("backends", name)
+    if not isinstance(found, BackendFacts):
+        raise broken("backends", find("backends", name), f"states no facts: it is a {type(found).__name__}")
+    return found
+
+
+def missing_library(facts: BackendFacts, error: ImportError) -> ConfigError:
+    """Return the error of a backend whose library cannot be imported."""
+    needed = f"{facts.name} needs a library that is not installed ({error})"
+    return ConfigError("BACKEND_MISSING", f"{needed}; pip install 'dvgwm[{facts.extra}]'")
+
+
+def memory_use(manifest: Manifest, backend: str | None = None) -> MemoryUse:
+    """Return how the library of ``backend`` uses memory (None: of the backend that the bundle was built for).
+
+    A bundle for a backend that is not installed is taken to be a GPU's.
+    """
+    name = backend or manifest.backend
+    return backend_facts(name).memory if name in names("backends") else GPU_MEMORY
 
 
 def load_robot(name: str, limits: Path | None = None) -> RobotSpec:
@@ -117,7 +136,7 @@ def find_bundle(
         )
     if text is not None and (path / MANIFEST).is_file():
         check_bytes(read_manifest(path).text, text)
-    bundle = read_bundle(path, None if backend is None else RUNS.get(backend, backend))
+    bundle = read_bundle(path, None if backend is None else backend_facts(backend).runs)
     if text is not None:
         tokenize(bundle, text)
     return bundle

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .. import entries
 from ..backends.backend import Backend
 from ..backends.compiling import Building, CompilingBackend
 from ..bundle.disk import Bundle
@@ -15,7 +14,7 @@ from ..compiled import Watch, compiled_engines
 from ..engine_store import Rebuild, record_of
 from ..errors import ConfigError, EngineMemoryError
 from ..pipeline import Overrides, Pipeline
-from ..residency import GB, Residency, library_of, plan_residency
+from ..residency import GB, Residency, plan_residency
 from ..seams import SimulatedArm
 from ..strict import read_toml
 from . import plugins
@@ -40,7 +39,7 @@ class EngineSettings:
         """
         places = (plugins.shipped(plugins.DEFAULT_BUNDLE), Path("engines") / plugins.DEFAULT_BUNDLE)
         if self.backend is not None:
-            entries.load("backends", self.backend)  # an unknown name is told before a missing bundle
+            plugins.backend_facts(self.backend)  # an unknown name is told before a missing bundle
         return plugins.find_bundle(self.bundle, self.backend, places, instruction)
 
     @contextmanager
@@ -50,7 +49,7 @@ class EngineSettings:
         backend = plugins.open_backend(self.backend or bundle.manifest.backend, self.threads)
         residency = Residency((), ())
         if self.memory_gb is not None:
-            library = library_of(bundle.manifest, self.backend)
+            library = plugins.memory_use(bundle.manifest, self.backend)
             residency = plan_residency(bundle.manifest, self.memory_gb * GB, library)
         engines = self._compiled(bundle, backend, watch)
         if whole := [file for file in residency.streamed if not record_of(engines[file]).building.streamed]:

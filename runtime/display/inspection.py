@@ -15,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from .. import __version__, entries
-from ..backends.onnx_packages import check_packages
+from ..backends.onnx.packages import check_packages
 from ..bundle.disk import Bundle, read_bundle
 from ..bundle.manifest import Learned, Manifest, StageSpec
 from ..config import plugins
@@ -27,9 +27,7 @@ from .latency import work
 from .results import RUNS
 from .tables import text_table
 
-LIBRARIES = {
-    "onnxruntime": ("engines on the CPU; on a GPU", "pip install 'dvgwm[onnx]'; 'dvgwm[onnx-gpu]'"),
-    "tensorrt": ("engines compiled for a GPU", "pip install 'dvgwm[tensorrt]'"),
+PARTS = {
     "cuda": ("memory and kernels of a GPU", "pip install 'dvgwm[cuda]'"),
     "mujoco": ("the simulated arm", "pip install 'dvgwm[sim]'"),
     "av": ("mp4 in and out (GIF without it)", "pip install 'dvgwm[video]'"),
@@ -38,7 +36,6 @@ LIBRARIES = {
     "rtde_control": ("the real UR7e", "pip install 'dvgwm[ur]'"),
     "franky": ("the real Franka", "pip install 'dvgwm[franka]'"),
     "tokenizers": ("full-size text encoders", "pip install 'dvgwm[tokenizers]'"),
-    "torch": ("building bundles; never needed to run one", "pip install 'dvgwm[export]'"),
 }
 
 
@@ -89,10 +86,11 @@ def diagnose(config: str) -> dict[str, Any]:
 
     Raises `ConfigError` if two parts overwrite each other.
     """
-    found = {name: importlib.util.find_spec(name) is not None for name in LIBRARIES}
+    parts = _engine_libraries() | PARTS
+    found = {name: importlib.util.find_spec(name) is not None for name in parts}
     rows = [
         (name, "yes" if found[name] else "no", purpose, "" if found[name] else remedy)
-        for name, (purpose, remedy) in LIBRARIES.items()
+        for name, (purpose, remedy) in parts.items()
     ]
     title = f"dvgwm {__version__} on {platform.platform(terse=True)}"
     table = text_table(title, ["part", "found", "for", "if wanted"], [], rows)
@@ -118,6 +116,18 @@ def diagnose(config: str) -> dict[str, Any]:
         "robots": entries.names("robots"),
         "backends": entries.names("backends"),
     }
+
+
+def _engine_libraries() -> dict[str, tuple[str, str]]:
+    """Return the purpose and the installation of each backend's library; two backends may share one."""
+    found: dict[str, tuple[str, str]] = {}
+    for name in entries.names("backends"):
+        facts = plugins.backend_facts(name)
+        if facts.library:
+            purpose, remedy = found.get(facts.library, ("", "pip install"))
+            more = f"{purpose}; {facts.purpose}" if purpose else facts.purpose
+            found[facts.library] = (more, f"{remedy}{';' if purpose else ''} 'dvgwm[{facts.extra}]'")
+    return found
 
 
 def left_here() -> str:

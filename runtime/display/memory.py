@@ -6,10 +6,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..backends import tensorrt
 from ..bundle.disk import read_bundle
 from ..bundle.manifest import Manifest
+from ..config.plugins import memory_use
 from ..errors import EngineMemoryError
-from ..residency import GB, SIZES_GB, Residency, library_of, plan_residency, told
+from ..residency import GB, SIZES_GB, Residency, plan_residency, told
 from .tables import text_table
 
 BAR = 24
@@ -19,7 +21,7 @@ BAR = 24
 def show_memory(path: Path, memory_gb: float, gpu: bool) -> dict[str, Any]:
     """Print what stays in ``memory_gb`` and what each stage takes, and return both; raises as `plan_residency`."""
     manifest, memory_bytes = read_bundle(path).manifest, memory_gb * GB
-    residency = plan_residency(manifest, memory_bytes, library_of(manifest, "tensorrt" if gpu else None))
+    residency = plan_residency(manifest, memory_bytes, tensorrt.FACTS.memory if gpu else memory_use(manifest))
     rows = [
         (need.stage, ", ".join(need.loaded), told(need.peak_bytes), _bar(need.peak_bytes / memory_bytes))
         for need in residency.stages
@@ -42,7 +44,7 @@ def show_memory(path: Path, memory_gb: float, gpu: bool) -> dict[str, Any]:
 
 def sizes_table(manifest: Manifest) -> Table:
     """Return how the bundle would fit into each of the usual sizes of a GPU's memory, its engines compiled for it."""
-    library, rows = library_of(manifest, "tensorrt"), []
+    library, rows = tensorrt.FACTS.memory, []
     for size_gb in SIZES_GB:
         try:
             found = plan_residency(manifest, size_gb * GB, library)

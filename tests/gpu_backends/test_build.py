@@ -14,7 +14,7 @@ from dvgwm.export import assembly
 from dvgwm.export.order import STEPS, Order
 from dvgwm.export.parity import ParityError
 from dvgwm.models.precision import GRAPH_PRECISIONS
-from dvgwm.runtime.backends.tensorrt import TensorrtBackend
+from dvgwm.runtime.backends.tensorrt.engine import TensorrtBackend
 from dvgwm.runtime.bundle.disk import read_bundle
 from dvgwm.runtime.compiled import compiled_engines
 from dvgwm.runtime.engine_store import Rebuild

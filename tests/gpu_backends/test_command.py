@@ -11,12 +11,12 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 from PIL import Image
 
-from dvgwm.runtime.backends.tensorrt import TensorrtBackend
+from dvgwm.runtime.backends.tensorrt.engine import TensorrtBackend
 from dvgwm.runtime.bundle.disk import read_bundle
 from dvgwm.runtime.commands.line import cli
 from dvgwm.runtime.config import plugins
 from dvgwm.runtime.errors import BundleIncompatibleError, ConfigError, EngineMemoryError
-from dvgwm.runtime.residency import Residency, library_of, plan_residency
+from dvgwm.runtime.residency import Residency, plan_residency
 
 pytestmark = pytest.mark.ort
 
@@ -28,9 +28,6 @@ def dvgwm(world, tmp_path, monkeypatch, capsys):
     opened = plugins.open_backend
     monkeypatch.setattr(
         plugins, "open_backend", lambda name, threads: backend if name == "tensorrt" else opened(name, threads)
-    )
-    monkeypatch.setattr(
-        plugins, "load", lambda group, name, load=plugins.load: load(group, "onnx" if name == "tensorrt" else name)
     )
     monkeypatch.chdir(tmp_path)
 
@@ -103,7 +100,7 @@ def test_without_tensorrt_it_says_what_to_install(tmp_path):
 def test_weights_that_have_to_be_streamed_are_asked_for(dvgwm, tmp_path):
     """Where a stage does not fit alone, the plan wants its engines compiled for streaming, and says with which command."""
     manifest = read_bundle(plugins.shipped("a1_tiny")).manifest
-    library = library_of(manifest, "tensorrt")
+    library = plugins.memory_use(manifest, "tensorrt")
     given_gb = next(
         gb for gb in np.arange(1.5, 1.7, 0.001) if _residency(manifest, gb * 1e9, library).streamed == ("preview.onnx",)
     )

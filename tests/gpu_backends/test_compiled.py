@@ -13,7 +13,7 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 from gpu_doubles import HostDevice
 
 from dvgwm.runtime.backends.compiling import Building
-from dvgwm.runtime.backends.tensorrt import TensorrtBackend
+from dvgwm.runtime.backends.tensorrt.engine import TensorrtBackend
 from dvgwm.runtime.bundle.disk import Bundle, read_bundle
 from dvgwm.runtime.bundle.manifest import FileRecord
 from dvgwm.runtime.compiled import compiled_engines, sources

@@ -6,7 +6,7 @@ import pytest
 
 from dvgwm.runtime.backends.backend import EngineSpec
 from dvgwm.runtime.backends.compiling import RUNS_ON, Building, Source
-from dvgwm.runtime.backends.tensorrt_build import LEVELS, TensorrtCompiler
+from dvgwm.runtime.backends.tensorrt.build import LEVELS, TensorrtCompiler
 from dvgwm.runtime.commands.line import compile_engines
 from dvgwm.runtime.errors import BundleIncompatibleError
 from dvgwm.runtime.types import TensorSpec
@@ -160,7 +160,7 @@ def test_another_lora_needs_no_build(world, compiler, source, tmp_path):
 def test_the_doubles_refuse_what_the_bindings_would(world):
     """The negative control: names, numbers and types of arguments that are not TensorRT's."""
     module = world.module()
-    from dvgwm.runtime.backends.tensorrt_build import new_logger
+    from dvgwm.runtime.backends.tensorrt.build import new_logger
 
     builder = module.Builder(new_logger(module))
     config = builder.create_builder_config()

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from dvgwm.runtime.backends import resample
 from dvgwm.runtime.backends.backend import EngineSpec
 from dvgwm.runtime.backends.device_array import viewed
-from dvgwm.runtime.backends.tensorrt import Scratch, TensorrtBackend
+from dvgwm.runtime.backends.tensorrt.engine import Scratch, TensorrtBackend
 from dvgwm.runtime.errors import BundleIncompatibleError, EngineLostError, InternalError, ShapeError
 from dvgwm.runtime.sampler import advance
 from dvgwm.runtime.samplers.rows import build_sampler

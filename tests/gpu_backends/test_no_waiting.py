@@ -7,7 +7,7 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 from gpu_doubles import HostDevice
 
-from dvgwm.runtime.backends import onnx_cuda
+from dvgwm.runtime.backends.onnx_cuda import engine as onnx_cuda
 from dvgwm.runtime.bundle.disk import read_bundle
 from dvgwm.runtime.config.plugins import shipped
 from dvgwm.runtime.denoise import Context, paced

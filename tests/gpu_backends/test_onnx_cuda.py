@@ -13,8 +13,9 @@ ort = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 from gpu_doubles import HostDevice
 
-from dvgwm.runtime.backends import onnx_cuda, onnx_packages
-from dvgwm.runtime.backends.onnx import OnnxEngine
+from dvgwm.runtime.backends.onnx import packages as onnx_packages
+from dvgwm.runtime.backends.onnx.engine import OnnxEngine
+from dvgwm.runtime.backends.onnx_cuda import engine as onnx_cuda
 from dvgwm.runtime.bundle.disk import read_bundle
 from dvgwm.runtime.config import plugins
 from dvgwm.runtime.config.plugins import open_backend, shipped

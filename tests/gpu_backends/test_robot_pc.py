@@ -13,7 +13,7 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
 from gpu_doubles import ExecutionContext
 
-from dvgwm.runtime.backends.tensorrt import TensorrtBackend
+from dvgwm.runtime.backends.tensorrt.engine import TensorrtBackend
 from dvgwm.runtime.bundle.disk import read_bundle
 from dvgwm.runtime.config import plugins
 from dvgwm.runtime.errors import ConfigError

@@ -111,7 +111,7 @@ def test_a_name_of_ours_by_another_package_is_refused(install):
 
 
 @pytest.mark.parametrize("text", ["BACKEND = 3", "BACKEND = None", "def BACKEND(): pass\nBACKEND = 'x'"])
-def test_a_backend_that_opens_nothing_is_told(install, text):
+def test_a_backend_without_facts_is_told(install, text):
     install("stray", text, {"backends": "stray = stray:BACKEND"})
     with pytest.raises(ConfigError) as caught:
         open_backend("stray", None)

@@ -11,17 +11,19 @@ import pytest
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
+from dvgwm.runtime import entries
 from dvgwm.runtime.backends.backend import Footprint
+from dvgwm.runtime.backends.facts import MemoryUse
 from dvgwm.runtime.backends.onnx import open_backend
 from dvgwm.runtime.bundle.disk import read_bundle
-from dvgwm.runtime.config.plugins import shipped
+from dvgwm.runtime.config.plugins import backend_facts, memory_use, shipped
 from dvgwm.runtime.errors import ConfigError, EngineMemoryError
 from dvgwm.runtime.pipeline import Pipeline
-from dvgwm.runtime.residency import LIBRARIES, Library, library_of, plan_residency
+from dvgwm.runtime.residency import plan_residency
 from dvgwm.runtime.types import Observation
 
 pytestmark = pytest.mark.ort
-PLAIN = Library(0.0, 0.0, copies=0, latents=0, fused=True, casts=False)
+PLAIN = MemoryUse(0.0, 0.0, copies=0, latents=0, fused=True, casts=False)
 WEIGHTS_GB = {
     "text_encoder": 9.5, "encode_low": 0.1, "encode_high": 0.1, "preview": 11, "refine": 3, "decode_first": 0.2,
     "decode_next": 0.2, "frame_encoder": 0.1, "policy": 1,
@@ -101,7 +103,7 @@ def test_latents_are_held_where_they_are_worked_on(manifest):
 
 def test_a_library_says_what_it_keeps(manifest):
     base, session = 5e9, 1e6
-    kept = Library(base, session, copies=2, latents=0, fused=False, casts=True)
+    kept = MemoryUse(base, session, copies=2, latents=0, fused=False, casts=True)
     weights, working = sum(WEIGHTS_GB.values()) * 1e9, sum(WORKING_GB.values()) * 1e9 + 5 * 0.01e9
     expected = base + weights + 9 * (session + 1e9) + 2 * 10 * working
     assert plan_residency(manifest, 1e15, kept).peak.peak_bytes == pytest.approx(expected)
@@ -145,15 +147,13 @@ def test_a_bundle_of_before_says_that_it_does_not_know(manifest):
 
 
 def test_the_library_is_the_backends_or_the_bundles(manifest):
-    torch = replace(manifest, backend="torch")
-    assert [library_of(manifest, name) for name in (None, "onnx", "onnx_cuda", "tensorrt")] == [
-        LIBRARIES["onnx"],
-        LIBRARIES["onnx"],
-        LIBRARIES["gpu"],
-        LIBRARIES["tensorrt"],
-    ]
-    assert library_of(torch) == LIBRARIES["gpu"]
-    assert [library.streamed > 0 for library in LIBRARIES.values()] == [False, False, True]
+    of_host, of_gpu = backend_facts("onnx").memory, backend_facts("onnx_cuda").memory
+    assert of_host != of_gpu
+    assert [memory_use(manifest, name) for name in (None, "onnx", "onnx_cuda")] == [of_host, of_host, of_gpu]
+    for backend in ("torch", "not_installed"):
+        assert memory_use(replace(manifest, backend=backend)) == of_gpu
+    streaming = [name for name in entries.names("backends") if backend_facts(name).memory.streamed]
+    assert streaming == ["tensorrt"]
 
 
 def test_an_evicted_engine_is_loaded_for_its_stage_and_gives_the_same_bits():
@@ -230,7 +230,7 @@ def test_each_stage_takes_what_was_said_beforehand(given_mb):
     Of a stage far from it the C library may keep ten megabytes more, or less, from one run to the next.
     """
     bundle = read_bundle(shipped("a1_tiny"))
-    residency = plan_residency(bundle.manifest, given_mb * 1e6, LIBRARIES["onnx"])
+    residency = plan_residency(bundle.manifest, given_mb * 1e6, memory_use(bundle.manifest))
     command = [sys.executable, "-c", MEASURE, str(bundle.path), *residency.evicted]
     measured = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
     off = {need.stage: need.peak_bytes / measured[need.stage] - 1 for need in residency.stages}

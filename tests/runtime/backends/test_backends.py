@@ -85,7 +85,7 @@ def backend(request):
 
 def on_the_host():
     """Return ONNX Runtime's backend for a GPU, with the host's memory and the CPU in place of one."""
-    from dvgwm.runtime.backends.onnx_cuda import backend_of
+    from dvgwm.runtime.backends.onnx_cuda.engine import backend_of
 
     place = Path(__file__).parents[2] / "gpu_backends" / "doubles.py"
     spec = importlib.util.spec_from_file_location("doubles_of_gpus", place)

@@ -12,7 +12,7 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 from onnx import TensorProto, helper
 
 from dvgwm.runtime.backends.backend import EngineSpec
-from dvgwm.runtime.backends.onnx import session_options
+from dvgwm.runtime.backends.onnx.engine import session_options
 from dvgwm.runtime.types import TensorSpec
 
 pytestmark = [
@@ -24,7 +24,7 @@ RUN = """
 import sys
 import numpy as np, onnxruntime as ort
 from dvgwm.runtime.backends.backend import EngineSpec
-from dvgwm.runtime.backends.onnx import OnnxEngine, open_backend
+from dvgwm.runtime.backends.onnx.engine import OnnxEngine, open_backend
 from dvgwm.runtime.types import TensorSpec
 from pathlib import Path
 

@@ -15,7 +15,7 @@ from dvgwm.export.interface import engine_spec
 from dvgwm.kernels.modulate import modulate
 from dvgwm.models.graph import Graph
 from dvgwm.runtime.backends.host import HostBackend
-from dvgwm.runtime.backends.torch import TorchBackend, _laid, open_backend
+from dvgwm.runtime.backends.torch.engine import TorchBackend, _laid, open_backend
 from dvgwm.runtime.errors import BundleIncompatibleError, InternalError, ShapeError
 from dvgwm.runtime.samplers.rows import build_sampler
 from dvgwm.runtime.samplers.spec import SamplerSpec

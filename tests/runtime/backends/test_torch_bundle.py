@@ -15,7 +15,7 @@ from dvgwm.export.aoti import export_package, traced, write_weights
 from dvgwm.export.assembly import build_bundle
 from dvgwm.export.interface import engine_spec
 from dvgwm.export.order import STEPS, Order
-from dvgwm.runtime.backends.torch import TorchBackend, _laid, fingerprint, open_backend
+from dvgwm.runtime.backends.torch.engine import TorchBackend, _laid, fingerprint, open_backend
 from dvgwm.runtime.bundle.disk import Bundle, read_bundle
 from dvgwm.runtime.errors import BundleIncompatibleError, ConfigError
 from dvgwm.runtime.pipeline import Pipeline
@@ -68,7 +68,7 @@ def test_a_plan_is_the_same_every_time_and_stops_early_exactly(bundle):
 
 def test_carried_tensors_need_no_copy(bundle, monkeypatch):
     """The decoder's cache comes out with the strides that it goes in with."""
-    from dvgwm.runtime.backends import torch as module
+    from dvgwm.runtime.backends.torch import engine as module
 
     copied = []
 

@@ -19,12 +19,12 @@ from torch._inductor import aoti_load_package
 from dvgwm.kernels.affine_step import affine_step
 from dvgwm.kernels.bridge import bridge
 
-from ..errors import BundleIncompatibleError, InternalError
-from ..sampler import Step
-from ..types import FloatArray, Tensor
-from .backend import EngineSpec
-from .buffers import check_inputs
-from .host import finite
+from ...errors import BundleIncompatibleError, InternalError
+from ...sampler import Step
+from ...types import FloatArray, Tensor
+from ..backend import EngineSpec
+from ..buffers import check_inputs
+from ..host import finite
 
 OPERATORS = ("attention", "attention_8bit", "modulate", "qk_norm_rope", "quantise", "scaled_linear", "spatial_norm")
 """Modules of `dvgwm.kernels` whose operators a package may call: it cannot be loaded before they are registered."""

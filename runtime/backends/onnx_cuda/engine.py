@@ -5,12 +5,12 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from ..errors import ConfigError
-from .backend import EngineSpec
-from .device import DeviceBackend
-from .device_array import Device, empty, viewed
-from .onnx import OnnxEngine, Place, session_options
-from .onnx_packages import REMEDY, check_packages
+from ...errors import ConfigError
+from ..backend import EngineSpec
+from ..device import DeviceBackend
+from ..device_array import Device, empty, viewed
+from ..onnx.engine import OnnxEngine, Place, session_options
+from ..onnx.packages import REMEDY, check_packages
 
 PROVIDER = "CUDAExecutionProvider"
 
@@ -47,7 +47,7 @@ def open_backend(threads: int | None = None) -> DeviceBackend:
             "ONNX_GPU", f"wanted an ONNX Runtime with {PROVIDER}, {ort.__version__} has {', '.join(known)}; {REMEDY}"
         )
     try:
-        from .cuda_device import CudaDevice
+        from ..cuda_device import CudaDevice
     except ImportError as error:
         raise ConfigError("CUDA_CORE", f"wanted cuda-core ({error}); pip install 'dvgwm[onnx-gpu]'") from error
     return backend_of(CudaDevice())

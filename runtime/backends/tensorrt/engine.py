@@ -1,16 +1,16 @@
-"""Engines compiled by TensorRT on this GPU, their memory and launches through cuda-core."""
+"""Compiled engines: their buffers, scratch memory and captures, through cuda-core."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import BundleIncompatibleError, ConfigError, EngineLostError, InternalError, ShapeError
-from ..types import Tensor, TensorSpec
-from .backend import EngineSpec
-from .buffers import check_inputs
-from .device import DeviceBackend
-from .device_array import Device, DeviceArray, Memory, empty, viewed, zeros
-from .tensorrt_build import TensorrtCompiler, deserialized, new_logger
+from ...errors import BundleIncompatibleError, EngineLostError, InternalError, ShapeError
+from ...types import Tensor, TensorSpec
+from ..backend import EngineSpec
+from ..buffers import check_inputs
+from ..device import DeviceBackend
+from ..device_array import Device, DeviceArray, Memory, empty, viewed, zeros
+from .build import TensorrtCompiler, deserialized, new_logger
 
 _DTYPES = {
     "FLOAT": "float32",
@@ -200,14 +200,3 @@ class TensorrtBackend(DeviceBackend):
         runtime = TensorrtRuntime(trt, device)
         super().__init__("tensorrt", device, lambda path, spec: TensorrtEngine(runtime, path, spec))
         self.compiler = TensorrtCompiler(trt, dict(device.facts))
-
-
-def open_backend(threads: int | None = None) -> TensorrtBackend:
-    """Return TensorRT on the first GPU; the host's ``threads`` do not matter to it."""
-    try:
-        import tensorrt
-
-        from .cuda_device import CudaDevice
-    except ImportError as error:
-        raise ConfigError("BACKEND_MISSING", f"tensorrt needs a library that is not installed ({error})") from error
-    return TensorrtBackend(tensorrt, CudaDevice())

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import BundleIncompatibleError
-from ..files import write_atomic
-from .compiling import Building, Report, Source
+from ...errors import BundleIncompatibleError
+from ...files import write_atomic
+from ..compiling import Building, Report, Source
 
 LEVELS = {"here": "NONE", "capability": "SAME_COMPUTE_CAPABILITY", "ampere": "AMPERE_PLUS"}
 
@@ -29,6 +29,7 @@ class TensorrtCompiler:
             errors = (parser.get_error(index) for index in range(parser.num_errors))
             found = "; ".join(f"node {error.node()}: {error.desc()}" for error in errors) or logger.told()
             raise self._refused("TENSORRT_PARSE", "read", source, found)
+        _let_attention_be_split(trt, network)
         config = self._config(builder, building, source)
         self._take_timings(config, timings)
         config.progress_monitor = new_monitor(trt, report)
@@ -78,6 +79,18 @@ class TensorrtCompiler:
             code,
             f"TensorRT {self._trt.__version__} cannot {verb} {source.path.name}: {told}; use --backend onnx_cuda",
         )
+
+
+def _let_attention_be_split(trt: Any, network: Any) -> None:
+    """Let attention be made of other operators if no fused kernel takes it: in float32 none does, nor heads of 8 in any dtype.
+
+    An engine with a fused kernel is the same bytes with and without this.
+    """
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layer.__class__ = trt.IAttentionInputLayer  # the bindings give the base class
+            layer.attention.decomposable = True
 
 
 def deserialized(runtime: Any, engine: Path) -> Any:

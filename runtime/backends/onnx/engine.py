@@ -11,11 +11,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ..errors import BundleIncompatibleError, ConfigError, InternalError
-from ..types import Tensor, TensorSpec
-from .backend import EngineSpec
-from .buffers import Buffers, check_inputs
-from .host import HostBackend
+from ...errors import BundleIncompatibleError, ConfigError, InternalError
+from ...types import Tensor, TensorSpec
+from ..backend import EngineSpec
+from ..buffers import Buffers, check_inputs
+from ..host import HostBackend
 
 LARGE_BYTES = 1 << 30
 _DTYPES = {

@@ -2,7 +2,7 @@
 
 from importlib.metadata import distributions
 
-from ..errors import ConfigError
+from ...errors import ConfigError
 
 PACKAGES = frozenset({"onnxruntime", "onnxruntime-gpu"})
 REMEDY = "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'dvgwm[onnx-gpu]'"
