@@ -51,8 +51,8 @@ gpu-plan:       ## the same on a machine that is lent in pieces: which calls to 
 gpu-tests: links ## the tests that want a GPU, installed or not
 	PYTHONPATH=build/links $(PYTHON) -m pytest -m gpu -p no:cacheprovider -W default
 
-prove-tensorrt: ## on a robot PC: compile a bundle with TensorRT, hold it against the CPU, time it (BUNDLE=engines/dvgwm_5b); goes on where it was
-	$(PYTHON) benchmarks/robot_pc $(if $(BUNDLE),--bundle $(BUNDLE))
+prove-tensorrt: ## on a robot PC: compile a bundle with TensorRT, hold it against the CPU, time it (BUNDLE=engines/dvgwm_5b, BACKEND=tensorrt_rtx); goes on where it was
+	$(PYTHON) benchmarks/robot_pc $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(BACKEND),--backend $(BACKEND))
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -14,11 +14,11 @@ from dvgwm.models.precision import ALWAYS_FLOAT32, Precision, precision
 from dvgwm.models.sizes import Preset
 from dvgwm.runtime import __version__
 from dvgwm.runtime.backends.backend import Backend, EngineSpec
-from dvgwm.runtime.backends.compiling import CompilingBackend
+from dvgwm.runtime.backends.compiling import Compiler, CompilingBackend
 from dvgwm.runtime.bundle.disk import MANIFEST, Bundle, put_bundle, read_bundle, read_manifest, record_of
 from dvgwm.runtime.bundle.manifest import Learned, Manifest, ModelCard, Parity
 from dvgwm.runtime.bundle.prompts import PROMPTS_FILE, save_prompts
-from dvgwm.runtime.config.plugins import open_backend
+from dvgwm.runtime.config.plugins import open_backend, open_compiler
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.pipeline import Pipeline
 
@@ -36,7 +36,7 @@ from .products import Products, Report, make_products
 from .scenes import HELD_OUT, ExampleScene, recorded
 from .tensorrt_operators import unsupported
 from .timing import benchmark
-from .trt import compiled_here
+from .trt import compiled_ahead, compiled_here
 from .verify import Inputs, engine_parity, plan_parity
 from .workshop import Workshop
 
@@ -74,24 +74,19 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     written: a stopped build goes on from them.
     """
     preset = order.checked()
-    backend = open_backend(order.backend, None)
+    backend = open_backend(order.verifies_on, None)
     taken = intake(order, preset)
     learned = _learned(order, preset, taken)
     stored = taken.stored
     reference = compiled = _graphs(order, preset, stored.reference)
-    if unknown := set(order.engines) - {graph.name for graph in reference}:
-        names = ", ".join(graph.name for graph in reference)
-        raise ConfigError("ENGINES", f"wanted --engines of {names}; got {', '.join(sorted(unknown))}")
+    _check_names(order, reference)
     if order.format != "onnx":
         compiled = _graphs(order, preset, stored.networks, precision(order.precision))
     elif stored.networks is not stored.reference:
         compiled = _graphs(order, preset, stored.networks)
     fingerprint = {} if order.format == "onnx" else backend.fingerprint
-    versions = {"torch": str(torch.__version__), "dvgwm": __version__, "source": source_hash(), **fingerprint}
-    tokenizer = hashlib.sha256(taken.tokenizer or b"").hexdigest()
-    facts = [repr(preset), stored.facts, tokenizer, versions, order.precision, order.has_fixed_sizes, order.recording]
-    facts.append(repr(learned))
-    workshop = Workshop.open(order.out.with_name(f".{order.out.name}.build"), facts)
+    compiler = open_compiler(order.backend, None) if order.facts.ahead else None
+    workshop = _workshop(order, preset, taken, repr(learned), fingerprint, compiler)
     share = 1.6 if order.eight_bit else 1.0  # beside the weights in 8 bits lie those that they are made of
     free = order.check_room(max(0, round(share * stored.size_bytes) - workshop.size_bytes))
     tell(f"{stored.size_bytes / 1e9:.1f} GB of weights, {free / 1e9:.0f} GB free")
@@ -111,11 +106,14 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     _check(compiled, products.files, report)
     manifest = with_footprints(manifest, products.files)
     engines: Mapping[str, Path] = {}
+    draft = _draft(workshop, manifest, products)
     if isinstance(backend, CompilingBackend):
-        engines = compiled_here(_draft(workshop, manifest, products), backend, order, report)
+        engines = compiled_here(draft, backend, order, report)
+    elif compiler is not None:
+        ahead, more = compiled_ahead(draft, compiler, order.building(compiler), workshop, report, tell)
+        manifest, products = replace(manifest, compiled=ahead), products.with_more(more)
     if order.steps[-1] == "build":
-        onnx = [graph for graph in compiled if graph.suffix == "onnx"]
-        refused = {graph.name: unsupported(products.files[graph.file]) for graph in onnx}
+        refused = _unsupported(compiled, products)
         return Outcome(None, products.made, products.reused, {}, manifest=manifest, unsupported=refused)
     stored.fill()
     parity = _engine_parities(order, reference, specs, {**products.files, **engines}, backend, report, inputs)
@@ -125,6 +123,30 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     opened = Opened(backend, engines)
     _write_verified(order, replace(manifest, parity=parity), reference, products, workshop, opened, report, shown)
     return _finished(order, workshop, products, opened, report)
+
+
+def _check_names(order: Order, reference: Sequence[Graph]) -> None:
+    if unknown := set(order.engines) - {graph.name for graph in reference}:
+        names = ", ".join(graph.name for graph in reference)
+        raise ConfigError("ENGINES", f"wanted --engines of {names}; got {', '.join(sorted(unknown))}")
+
+
+def _workshop(
+    order: Order,
+    preset: Preset,
+    taken: Intake,
+    learned: str,
+    fingerprint: Mapping[str, str],
+    compiler: Compiler | None,
+) -> Workshop:
+    """Return the work directory beside ``out``, which holds the products of the same order or none."""
+    versions = {"torch": str(torch.__version__), "dvgwm": __version__, "source": source_hash(), **fingerprint}
+    tokenizer = hashlib.sha256(taken.tokenizer or b"").hexdigest()
+    given = [repr(preset), taken.stored.facts, tokenizer, learned]
+    facts = [*given, versions, order.precision, order.has_fixed_sizes, order.recording]
+    if compiler is not None:
+        facts.append([compiler.facts, repr(order.building(compiler))])
+    return Workshop.open(order.out.with_name(f".{order.out.name}.build"), facts)
 
 
 def _learned(order: Order, preset: Preset, taken: Intake) -> Learned | None:
@@ -168,6 +190,11 @@ def _specs(compiled: Sequence[Graph], reference: Sequence[Graph]) -> dict[str, E
         spec = engine_spec(plain)
         specs[graph.name] = spec if graph is plain else replace(engine_spec(graph), flop=spec.flop)
     return specs
+
+
+def _unsupported(compiled: Sequence[Graph], products: Products) -> dict[str, list[str]]:
+    onnx = [graph for graph in compiled if graph.suffix == "onnx"]
+    return {graph.name: unsupported(products.files[graph.file]) for graph in onnx}
 
 
 def _check(compiled: Sequence[Graph], files: Mapping[str, Path], report: Report) -> None:

@@ -9,6 +9,7 @@ INSTALL = "building needs torch and its company: pip install -e '.[export]' in t
 EPILOG = """examples:
   python export/build_engines.py                                  a1_tiny for ONNX Runtime into engines/a1_tiny
   python export/build_engines.py --preset test_tiny --out /tmp/t  every class of the full-size system, tiny
+  python export/build_engines.py --backend tensorrt_rtx           with engines for RTX 30xx, 40xx and 50xx inside
   python export/build_engines.py --instructions tasks.txt         with prompt embeddings of a task list inside
 """
 
@@ -33,13 +34,20 @@ def parser() -> argparse.ArgumentParser:
     options_parser.add_argument(
         "--backend",
         default="onnx",
-        help="engine library of the robot PC: onnx, torch, tensorrt (onnx, and compiled for this GPU) (default: onnx)",
+        help="engine library of the robot PC: onnx, torch, tensorrt (onnx, and compiled for this GPU), tensorrt_rtx (onnx, and "
+        "engines for RTX cards inside, made without a GPU) (default: onnx)",
+    )
+    options_parser.add_argument(
+        "--for",
+        dest="capabilities",
+        metavar="LIST",
+        help="compute capabilities of the engines of tensorrt_rtx (default: 86,89,120, the cards of 30xx, 40xx and 50xx)",
     )
     options_parser.add_argument(
         "--precision",
-        default="float32",
         help="float32 (fp32), float16 (fp16), bfloat16 (bf16), int8_weights, int8, fp8 for onnx; for torch float32, bfloat16, "
-        "fp8, either with _kernel (our attention), fp8_8bit, fp8_fp8 (attention on 8-bit scores, or in FP8) (default: float32)",
+        "fp8, either with _kernel (our attention), fp8_8bit, fp8_fp8 (attention on 8-bit scores, or in FP8) "
+        "(default: float32, for tensorrt_rtx float16)",
     )
     options_parser.add_argument(
         "--calibrate",

@@ -14,10 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dvgwm.models.precision import SHORT
+from dvgwm.runtime import entries
+from dvgwm.runtime.backends.tensorrt_rtx.build import capabilities_of
 from dvgwm.runtime.bundle.disk import MANIFEST
 from dvgwm.runtime.bundle.manifest import Manifest, Parity
 from dvgwm.runtime.commands.line import cache_dir
 from dvgwm.runtime.commands.program import exit_code
+from dvgwm.runtime.config.plugins import backend_facts
 from dvgwm.runtime.config.plugins import shipped as shipped_bundle
 from dvgwm.runtime.display.memory import sizes_table
 from dvgwm.runtime.display.tables import text_table
@@ -57,7 +60,7 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         options.random_weights or 0,
         _steps(options.steps),
         read_instructions(options.instructions) if options.instructions else (),
-        SHORT.get(options.precision, options.precision),
+        _precision(options),
         _weights(options),
         options.layers,
         options.frames,
@@ -70,6 +73,7 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         options.calibrate,
         cache_dir(),
         options.trained_on,
+        capabilities_of(options.capabilities) if options.capabilities else (),
     )
     given = [str(path) for path in (order.base, order.lora, order.weights) if path]
     source = f"weights from {', '.join(given)}" if given else "seeded random weights, untrained"
@@ -104,6 +108,14 @@ def _run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "wall_s": time.perf_counter() - started,
         "peak_memory_bytes": peak_memory_bytes(),
     }
+
+
+def _precision(options: argparse.Namespace) -> str:
+    """Return the precision that was named, else the backend's own; `Order.checked` tells an unknown backend."""
+    if options.precision is not None:
+        return SHORT.get(options.precision, options.precision)
+    usual = backend_facts(options.backend).precision if options.backend in entries.names("backends") else None
+    return usual or "float32"
 
 
 def _weights(options: argparse.Namespace) -> Path | None:

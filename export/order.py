@@ -1,8 +1,7 @@
 """The request for a build: preset, backend, weights; checked before anything is made."""
 
 import shutil
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,13 +9,17 @@ import torch
 from dvgwm.models.precision import GRAPH_PRECISIONS, GraphPrecision, precision
 from dvgwm.models.presets import preset
 from dvgwm.models.sizes import Preset
+from dvgwm.runtime import entries
+from dvgwm.runtime.backends.compiling import Building, Compiler
+from dvgwm.runtime.backends.facts import BackendFacts
 from dvgwm.runtime.bundle.disk import MANIFEST
 from dvgwm.runtime.bundle.tokenizer import check_instruction
+from dvgwm.runtime.config.plugins import backend_facts, open_compiler
 from dvgwm.runtime.errors import ConfigError
 from dvgwm.runtime.files import check_place
+from dvgwm.runtime.profiler import available_memory_bytes
 
 STEPS = ("export", "build", "verify", "benchmark")
-BACKENDS = ("onnx", "torch", "tensorrt")
 ROOM_BYTES = 500e6
 """Free space beside the weights without which nothing is begun."""
 
@@ -29,7 +32,8 @@ class Order:
     shorten the preset (0: all of them). ``base`` is a diffusers pipeline, with a ``lora`` for its transformer merged in.
     Without its ``text_encoder`` a bundle knows the instructions only. With ``engines`` those are verified, and no more.
     With ``static`` no size is left open. ``calibrate`` is a recorded data set, for activations in 8 bits. Engines compiled
-    here are kept in ``cache``. ``trained_on`` is the training data of the weights, if it is at hand.
+    here are kept in ``cache``. ``trained_on`` is the training data of the weights, if it is at hand. ``capabilities`` are the
+    GPUs of engines made ahead; by default they are the compiler's.
     """
 
     preset: str
@@ -51,16 +55,32 @@ class Order:
     calibrate: Path | None = None
     cache: Path | None = None
     trained_on: Path | None = None
+    capabilities: tuple[str, ...] = ()
+
+    @property
+    def facts(self) -> BackendFacts:
+        """The facts of the backend."""
+        return backend_facts(self.backend)
 
     @property
     def format(self) -> str:
         """The form of the engines in the bundle: graphs for onnx and tensorrt, or packages for torch."""
-        return "torch" if self.backend == "torch" else "onnx"
+        return self.facts.runs
 
     @property
     def has_fixed_sizes(self) -> bool:
         """Whether no size is left open: TensorRT compiles for one size of each, and gives no shape of bytes."""
-        return self.static or self.backend == "tensorrt"
+        return self.static or self.facts.sizes_are_fixed
+
+    @property
+    def verifies_on(self) -> str:
+        """The backend of the gate: without a GPU, engines made ahead stand back for the graphs that they are made of."""
+        return self.facts.runs if self.facts.ahead else self.backend
+
+    def building(self, compiler: Compiler) -> Building:
+        """Return how ``compiler`` makes engines ahead."""
+        usual = compiler.usual(self.precision)
+        return replace(usual, capabilities=self.capabilities or usual.capabilities)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,8 +102,9 @@ class Order:
     def checked(self) -> Preset:
         """Return the preset to build; raises `ConfigError` if it cannot be built, or not there."""
         size = preset(self.preset).shortened(self.layers, self.frames)
-        if self.backend not in BACKENDS:
-            raise ConfigError("BACKEND_BUILD", f"wanted --backend {' or '.join(BACKENDS)}; got {self.backend!r}")
+        built = [name for name in entries.names("backends") if backend_facts(name).precision]
+        if self.backend not in built:
+            raise ConfigError("BACKEND_BUILD", f"wanted --backend {' or '.join(built)}; got {self.backend!r}")
         if self.backend == "torch" and size.family == "wan":
             raise ConfigError(
                 "BACKEND_FAMILY", f"{size.name} has no compiled form in this version; build it for --backend onnx"
@@ -96,13 +117,14 @@ class Order:
                 f"wanted --precision {', '.join(GRAPH_PRECISIONS)} for {self.backend}, got {self.precision!r}; "
                 "or --backend torch",
             )
-        elif self.backend == "onnx" and self.dtype == torch.bfloat16 and "verify" in self.steps:
+        elif self.verifies_on == "onnx" and self.dtype == torch.bfloat16 and "verify" in self.steps:
             raise ConfigError(
                 "PRECISION_CPU",
                 f"ONNX Runtime has no {self.precision} convolution on a CPU, so these graphs are not checked here: build them "
                 "with --steps build, and a shortened float32 bundle (--layers 2) for the proof; or with --backend tensorrt",
             )
         self._check_calibration()
+        self._check_ahead()
         if not self.text_encoder and not self.instructions:
             raise ConfigError(
                 "INSTRUCTIONS_NONE",
@@ -128,6 +150,15 @@ class Order:
                 "CALIBRATE", "wanted --calibrate with --precision int8 or fp8 only: nothing else needs it"
             )
 
+    def _check_ahead(self) -> None:
+        if self.facts.ahead:
+            compiler = open_compiler(self.backend, None)
+            compiler.check((), self.building(compiler), self.precision)
+        elif self.capabilities:
+            raise ConfigError(
+                "COMPILE_FOR", f"wanted --for with --backend tensorrt_rtx only; got it with {self.backend}"
+            )
+
     def check_room(self, size_bytes: int) -> int:
         """Return the free bytes for products of ``size_bytes``; raises `ConfigError` if they are too few."""
         disk = next(place for place in (self.out, *self.out.absolute().parents) if place.exists())
@@ -146,14 +177,11 @@ def check_memory(needed_bytes: float, what: str, instead: str) -> None:
 
     If the system does not tell its memory, all fits.
     """
-    with suppress(OSError):
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-        if needed_bytes > available:
-            raise ConfigError(
-                "BUILD_MEMORY",
-                f"{what} wants {needed_bytes / 1e9:.0f} GB of memory, {available / 1e9:.0f} GB are available; {instead}",
-            )
+    if needed_bytes > (available := available_memory_bytes()):
+        raise ConfigError(
+            "BUILD_MEMORY",
+            f"{what} wants {needed_bytes / 1e9:.0f} GB of memory, {available / 1e9:.0f} GB are available; {instead}",
+        )
 
 
 def read_instructions(path: Path) -> tuple[str, ...]:

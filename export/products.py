@@ -39,6 +39,10 @@ class Products:
         """The names of those that were finished before."""
         return tuple(name for name in self.files if name not in self.made)
 
+    def with_more(self, more: "Products") -> "Products":
+        """Return these and ``more`` files."""
+        return Products({**self.files, **more.files}, self.weights, (*self.made, *more.made))
+
 
 def make_products(
     compiled: Sequence[Graph], taken: Intake, workshop: Workshop, report: Report, quantised: bool = False

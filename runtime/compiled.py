@@ -1,7 +1,7 @@
-"""A bundle's graphs as engines that a library compiles on this machine.
+"""A bundle's graphs as engines that a library compiled: ahead, into the bundle, or on this machine.
 
-A bundle never changes; what is compiled of it lies in the user's cache, so that bundles that share a graph share its engine,
-and one with other weights takes them into it.
+A bundle never changes. Engines made here lie in the user's cache: bundles that share a graph share its engine, and one with
+other weights takes them into it.
 """
 
 import hashlib
@@ -13,16 +13,16 @@ from pathlib import Path
 from .backends.backend import EngineSpec
 from .backends.compiling import Compiler, Source
 from .bundle.disk import Bundle
-from .bundle.manifest import StageSpec
+from .bundle.manifest import CompiledEngine, StageSpec
 from .cache import Cache
-from .engine_store import Rebuild, Store
+from .engine_store import Rebuild, Record, Store, record_of
 from .errors import BundleIncompatibleError
 from .stages import batch_sizes
 
 Report = Callable[[str, str, int, int, int, int], None]
-"""Called with a graph, what is done with it, steps done and steps in all, graphs done and graphs in all."""
-Watch = Callable[[], AbstractContextManager[Report]]
-"""Opens what is told of progress, once there is something to be compiled."""
+"""Called with a graph, the phase, steps done and steps in all, graphs done and graphs in all."""
+ShowProgress = Callable[[str], AbstractContextManager[Report]]
+"""Opens a display of progress, once there is something to be compiled; takes the room that this needs, in words."""
 
 
 def sources(bundle: Bundle, stages: Sequence[StageSpec]) -> tuple[Source, ...]:
@@ -51,33 +51,63 @@ def compiled_engines(
     stages: Sequence[StageSpec],
     compiler: Compiler,
     folder: Path,
-    watch: Watch,
+    show: ShowProgress,
     rebuild: Rebuild,
     key: Path | None = None,
 ) -> dict[str, Path]:
-    """Return the compiled engine of every graph, by the graph's name.
+    """Return the compiled engine of every graph, by the graph's name: the bundle's own, else one in ``folder``.
 
-    Those that are not in ``folder`` are made as ``rebuild`` says, each kept as soon as it is done, sealed with ``key`` (one
-    beside the folder where none is named). Where nothing is to be made, raises `BundleIncompatibleError` with what differs and
-    the command.
+    Lacking ones are made as ``rebuild`` says, each kept as soon as it is done, sealed with ``key`` (None: one beside the
+    folder). Raises `BundleIncompatibleError` with the difference and the command if nothing is to be made, and `ConfigError`
+    if the library or this machine cannot make them so.
     """
-    wanted = sources(bundle, stages)
+    wanted, precision = sources(bundle, stages), bundle.manifest.precision
+    building = rebuild.building or compiler.usual(precision)
     store = Store(Cache.at(folder) if key is None else Cache(folder, key), compiler)
-    found = {source.spec.file: store.find(source, rebuild) for source in wanted}
+    found = {
+        source.spec.file: _in_bundle(bundle, source, compiler, rebuild) or store.find(source, rebuild)
+        for source in wanted
+    }
     lacking = [source for source in wanted if found[source.spec.file] is None]
     if lacking and not rebuild.asked:
         others = f", and {len(lacking) - 1} more are lacking" if len(lacking) > 1 else ""
+        shipped = [(made.facts, made.building) for made in _shipped(bundle, lacking[0], compiler)]
+        chosen = "" if compiler.name == "tensorrt" else f" --backend {compiler.name}"
         raise BundleIncompatibleError(
             "ENGINE_UNBUILT",
-            f"{bundle.path}: {lacking[0].path.name} {store.told(lacking[0])}{others}; compile them with "
-            f"`dvgwm-runtime compile --bundle {bundle.path}`, or add --rebuild to this run",
+            f"{bundle.path}: {lacking[0].path.name} {store.told(lacking[0], shipped)}{others}; compile them with "
+            f"`dvgwm-runtime compile --bundle {bundle.path}{chosen}`, or add --rebuild to this run",
         )
     if lacking:
-        with watch() as report:
+        room = compiler.check(lacking, building, precision)
+        with show(room) as report:
             for index, source in enumerate(lacking):
                 told = partial(_report, report, source.spec.file, index, len(lacking))
-                found[source.spec.file] = store.made(source, rebuild, told)
+                found[source.spec.file] = store.made(source, building, rebuild, told)
     return {name: path for name, path in found.items() if path is not None}
+
+
+def record_in(bundle: Bundle, path: Path) -> Record | CompiledEngine:
+    """Return the record of the engine at ``path``: the bundle's own, or one of the cache; raises as `record_of`."""
+    own = (made for made in bundle.manifest.compiled if bundle.path / made.file == path)
+    return next(own, None) or record_of(path)
+
+
+def _in_bundle(bundle: Bundle, source: Source, compiler: Compiler, rebuild: Rebuild) -> Path | None:
+    """Return the bundle's own engine of ``source`` if there is one that runs here, or is made as ``rebuild`` says exactly."""
+    for made in _shipped(bundle, source, compiler):
+        wanted = made.building == rebuild.building or not rebuild.exactly
+        if wanted and not compiler.lacks(made.facts, made.building):
+            return bundle.file(made.file)
+    return None
+
+
+def _shipped(bundle: Bundle, source: Source, compiler: Compiler) -> list[CompiledEngine]:
+    return [
+        made
+        for made in bundle.manifest.compiled
+        if (made.library, made.graph, made.shapes) == (compiler.name, source.spec.file, source.shapes)
+    ]
 
 
 def _report(report: Report, file: str, index: int, total: int, phase: str, done: int, steps: int) -> None:

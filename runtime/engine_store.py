@@ -3,9 +3,9 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,16 @@ from .cache import Cache
 from .files import write_atomic
 from .strict import strict
 
-_AMPERE = 8
-
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """What is to be done where an engine is lacking: nothing, or where ``asked`` it is compiled as ``building`` says.
+    """Whether lacking engines are compiled, and how: as ``building`` says, or if that is None as the compiler does by default.
 
-    With ``exactly`` one that was made in another way is lacking too.
+    With ``exactly`` an engine that was made in another way is lacking too.
     """
 
     asked: bool = False
-    building: Building = field(default_factory=Building)
+    building: Building | None = None
     exactly: bool = False
 
 
@@ -49,26 +47,15 @@ class Record:
         """Return what its seal is of: everything else."""
         return json.dumps(asdict(replace(self, seal="")), sort_keys=True).encode()
 
-    def differs(self, facts: Mapping[str, str]) -> tuple[str, ...]:
-        """Return what this machine lacks for it, fact by fact; nothing where it runs here."""
-        own = dict(self.facts)
-        if self.building.runs_on != "here":
-            own.pop("gpu", None)
-        if self.building.runs_on == "ampere" and int(facts.get("capability", "0").split(".")[0]) >= _AMPERE:
-            own.pop("capability", None)
-        return tuple(
-            f"{name} {value} (here {facts.get(name, 'none')})"
-            for name, value in own.items()
-            if facts.get(name) != value
-        )
-
     def is_of(self, source: Source) -> bool:
         """Return whether it was compiled from this graph for these sizes, whatever its weights."""
         return self.graph == source.graph and self.shapes == source.shapes
 
-    def is_in_place_of(self, source: Source, facts: Mapping[str, str]) -> bool:
-        """Return whether a new engine of ``source``, made for the same GPU, leaves nothing for it to do."""
-        return self.is_of(source) and self.weights == source.weights and self.facts.get("gpu") == facts.get("gpu")
+    def is_replaced_by(self, source: Source, facts: Mapping[str, str], building: Building) -> bool:
+        """Return whether a new engine of ``source`` with these ``facts``, for the same GPUs or more, takes its place."""
+        same_gpus = self.facts.get("gpu") == facts.get("gpu")
+        covered = set(self.building.capabilities) <= set(building.capabilities)
+        return self.is_of(source) and self.weights == source.weights and same_gpus and covered
 
 
 class Store:
@@ -83,14 +70,14 @@ class Store:
         own = (path for path, record in self._running(source, rebuild) if record.weights == source.weights)
         return next(own, None)
 
-    def made(self, source: Source, rebuild: Rebuild, report: Callable[[str, int, int], None]) -> Path:
-        """Return a new engine of ``source``: one of other weights takes these, or else it is compiled.
+    def made(self, source: Source, asked: Building, rebuild: Rebuild, report: Callable[[str, int, int], None]) -> Path:
+        """Return a new engine of ``source``: one of other weights takes these, or else it is compiled as ``asked``.
 
         Older ones of the same for this GPU are removed: of another driver, of another version, made in another way.
         """
-        began, building = time.perf_counter(), rebuild.building
+        began = time.perf_counter()
         self._cache.open()
-        engine = None
+        engine, building = None, asked
         for path, record in self._running(source, rebuild):
             if record.building.refit:
                 report("takes other weights", 0, 1)
@@ -99,9 +86,10 @@ class Store:
                 break
         refitted = engine is not None
         if engine is None:
-            building = rebuild.building
+            building = asked
             engine = self._compiler.compile(source, building, self._folder / f"timings-{self._key()}", report)
-        old = [path for path, record in self._records() if record.is_in_place_of(source, self._compiler.facts)]
+        facts = self._compiler.facts
+        old = [path for path, record in self._records() if record.is_replaced_by(source, facts, building)]
         record = Record(
             self._compiler.name,
             source.spec.file,
@@ -125,18 +113,17 @@ class Store:
                 each.unlink(missing_ok=True)
         return path
 
-    def told(self, source: Source) -> str:
-        """Return why there is no engine of ``source`` that runs here."""
-        of = [record for _, record in self._records() if record.is_of(source)]
-        if not of:
+    def told(self, source: Source, shipped: Sequence[tuple[Mapping[str, str], Building]] = ()) -> str:
+        """Return why there is no engine of ``source`` that runs here, nor one of those ``shipped`` with its bundle."""
+        lacks = self._compiler.lacks
+        differences = [lacks(facts, building) for facts, building in shipped]
+        for _, record in self._records():
+            if record.is_of(source):
+                others = ("other weights",) * (record.weights != source.weights)
+                differences.append((*lacks(record.facts, record.building), *others))
+        if not differences:
             return f"was never compiled for {self._compiler.name}"
-        differ = min(
-            (
-                [*record.differs(self._compiler.facts), *(["other weights"] * (record.weights != source.weights))]
-                for record in of
-            ),
-            key=len,
-        )
+        differ = min(differences, key=len)
         return (
             f"was compiled for {', '.join(differ)}" if differ else "has an engine that is damaged, or not this user's"
         )
@@ -145,7 +132,7 @@ class Store:
         """Yield the engines of the source's graph that run here, whatever their weights, the newest first."""
         for path, record in self._records():
             wanted = record.building == rebuild.building or not rebuild.exactly
-            runs = record.is_of(source) and wanted and not record.differs(self._compiler.facts)
+            runs = record.is_of(source) and wanted and not self._compiler.lacks(record.facts, record.building)
             if runs and self._is_own(path, record) and _is_whole(path, record):
                 yield path, record
 

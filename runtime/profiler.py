@@ -1,11 +1,13 @@
 """Measures where the time goes: spans with host time, device time, work and bytes."""
 
+import math
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 UNATTRIBUTED = "unattributed"
@@ -137,6 +139,14 @@ def peak_memory_bytes() -> int:
     """Return the largest resident size of this process so far."""
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def available_memory_bytes() -> float:
+    """Return the memory that the system can give without swapping; infinity if it does not say."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable:"))
+    return math.inf
 
 
 def _within(span: Span, stage: Span) -> bool:

@@ -242,6 +242,17 @@ def manifest(stages: tuple[StageSpec, ...], rates: Rates) -> Manifest:
     )
 
 
+@pytest.fixture(scope="session")
+def rtx_compiler():
+    """TensorRT for RTX's real builder, which wants no GPU; `trt` is its module."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="the extra tensorrt-rtx is not installed")
+    from dvgwm.runtime.backends.tensorrt_rtx import open_compiler
+
+    compiler = open_compiler()
+    compiler.trt = compiler._trt
+    return compiler
+
+
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
     """Write a fake bundle: ``make_bundle("dvgwm")`` or ``make_bundle("dream4manip")``."""

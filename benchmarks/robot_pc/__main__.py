@@ -1,8 +1,9 @@
-"""Proves a bundle on this robot PC's GPU: compiled by TensorRT, compared with ONNX Runtime on the CPU, timed.
+"""Proves a bundle on this robot PC's GPU: compiled by TensorRT (or for RTX), compared with ONNX Runtime on the CPU, timed.
 
     python benchmarks/robot_pc                         # the shipped bundle; what is recorded is left out
     python benchmarks/robot_pc --bundle engines/dvgwm_5b --rounds 3
     python benchmarks/robot_pc --parts engines plan    # some of it
+    python benchmarks/robot_pc --backend tensorrt_rtx  # on an RTX card; its engines take no other weights: no part lora
 
 It says first what it needs, and what of that is here. Rows go to benchmarks/results/robot_pc.jsonl, one as soon as a part is
 done; stopped or failed, it goes on where it was. It wants no torch.
@@ -27,6 +28,9 @@ def parser() -> argparse.ArgumentParser:
         prog="python benchmarks/robot_pc", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--bundle", type=Path, help="bundle directory, of ONNX graphs (default: the shipped one)")
+    made.add_argument(
+        "--backend", choices=("tensorrt", "tensorrt_rtx"), default="tensorrt", help="the library (default: %(default)s)"
+    )
     made.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
     made.add_argument("--rounds", type=int, default=10, help="timed plans on each library (default: %(default)s)")
     made.add_argument("--out", type=Path, default=RESULTS, help="where rows are appended (default: %(default)s)")
@@ -47,25 +51,27 @@ def main() -> int:
         print(f"E2 PROVE_MISSING wanted dvgwm with ONNX Runtime ({error}); pip install -e '.[onnx]'", file=sys.stderr)
         return 2
     if options.one:
-        run(options.one, Bench.here(options.bundle, options.rounds, options.out, WORK))
+        run(options.one, Bench.here(options.bundle, options.rounds, options.out, WORK, options.backend))
         return 0
-    print(show(options.bundle))
-    if lacking := missing(options.bundle):
+    print(show(options.bundle, options.backend))
+    if lacking := missing(options.bundle, options.backend):
         print(f"E2 PROVE_NEEDS {len(lacking)} of it are not here: {'; '.join(lacking)}", file=sys.stderr)
         return 2
-    bench = Bench.here(options.bundle, options.rounds, options.out, WORK)
+    bench = Bench.here(options.bundle, options.rounds, options.out, WORK, options.backend)
     began = time.monotonic()
-    for name in options.parts:
+    parts = [name for name in options.parts if name != "lora" or options.backend == "tensorrt"]
+    for name in parts:
         if not options.again and recorded(options.out, name, bench.key):
             print(f"{name}: recorded for this code, bundle and GPU (--again does it anew)", flush=True)
             continue
         print(f"{time.monotonic() - began:6.0f} s {name}", flush=True)
         command = [sys.executable, str(HERE), "--one", name, "--rounds", str(options.rounds), "--out", str(options.out)]
+        command += ["--backend", options.backend]
         command += ["--bundle", str(options.bundle)] if options.bundle else []
         # A process each: what one does to the GPU or to the process is none of the next one's.
         if subprocess.run(command, check=False, timeout=LIMIT_S).returncode:
             print(f"{name}: failed; the next run tries it again", flush=True)
-    text, fine = summary(options.out, PARTS, bench.key)
+    text, fine = summary(options.out, parts, bench.key)
     print(text)
     return 0 if fine else 1
 

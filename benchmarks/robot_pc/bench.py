@@ -34,17 +34,17 @@ class Bench:
     out: Path
     rounds: int
     key: str
+    backend: str = "tensorrt"
 
     @classmethod
-    def here(cls, place: Path | None, rounds: int, out: Path, work_in: Path) -> "Bench":
-        """Return what this machine has; the key is that of this code, this bundle and this GPU."""
+    def here(cls, place: Path | None, rounds: int, out: Path, work_in: Path, name: str) -> "Bench":
+        """Return what this machine has for the backend ``name``; the key is that of this code, this bundle and this GPU."""
         bundle = read_bundle(place or plugins.shipped("a1_tiny"), "onnx")
-        backend = plugins.open_backend("tensorrt", None)
+        backend = plugins.open_backend(name, None)
         assert isinstance(backend, CompilingBackend)
-        key = key_of(bundle, backend.compiler.facts)
-        return cls(
-            bundle, partial(plugins.open_backend, threads=None), cache_dir() / "engines", work_in, out, rounds, key
-        )
+        key = key_of(bundle, {**backend.fingerprint, **backend.compiler.facts})
+        opened = partial(plugins.open_backend, threads=None)
+        return cls(bundle, opened, cache_dir() / "engines", work_in, out, rounds, key, name)
 
     def engines(self, backend: Backend, bundle: Bundle | None = None) -> Mapping[str, Path]:
         """Return the engines of the bundle, compiled where they are not there yet."""
@@ -56,7 +56,9 @@ class Bench:
 
 
 @contextmanager
-def _printed() -> Any:
+def _printed(room: str) -> Any:
+    print(f"         {room}" if room else "", end="\n" if room else "", flush=True)
+
     def report(file: str, phase: str, done: int, steps: int, index: int, total: int) -> None:
         if done == 0:
             print(f"         {file} ({index + 1} of {total}): {phase}", flush=True)
@@ -67,10 +69,8 @@ def _printed() -> Any:
 def key_of(bundle: Bundle, facts: Mapping[str, str]) -> str:
     """Return what changes with the code that runs and proves, with the bundle and with the machine."""
     digest = hashlib.sha256(json.dumps([dict(facts), {n: r.sha256 for n, r in bundle.manifest.files.items()}]).encode())
-    for package in ("dvgwm.runtime", "dvgwm.runtime.backends"):
-        for file in sorted(resources.files(package).iterdir(), key=lambda entry: entry.name):
-            if file.name.endswith(".py"):
-                digest.update(file.read_bytes())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    runtime = Path(str(resources.files("dvgwm.runtime")))
+    own = (*runtime.glob("*.py"), *(runtime / "backends").rglob("*.py"), *Path(__file__).parent.glob("*.py"))
+    for path in sorted(own):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

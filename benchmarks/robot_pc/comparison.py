@@ -26,7 +26,7 @@ FLOAT32 = ("frame_encoder.onnx", "policy.onnx", "waypoints.onnx")
 
 def kernels(bench: Bench) -> Found:
     """Hold the shipped kernels between engines against their numpy twins."""
-    backend, rng = bench.open("tensorrt"), np.random.default_rng(0)
+    backend, rng = bench.open(bench.backend), np.random.default_rng(0)
     shape, worst = (1, 3, 16, 30, 45), 0.0
     for spec in (SamplerSpec("ddim_v", 4, 6.0), SamplerSpec("dpmpp_2m", 4, 6.0), SamplerSpec("euler_flow", 4)):
         for step in build_sampler(spec).steps:
@@ -46,7 +46,7 @@ def kernels(bench: Bench) -> Found:
 
 def arrays(bench: Bench) -> Found:
     """Give the backend arrays of other libraries, as far as they are installed, and theirs what it gives."""
-    backend, values = bench.open("tensorrt"), np.arange(12, dtype=np.float32).reshape(3, 4)
+    backend, values = bench.open(bench.backend), np.arange(12, dtype=np.float32).reshape(3, 4)
     found = {}
     for name, take in {"pycuda": _by_pycuda, "cupy": _by_cupy, "torch": _by_torch}.items():
         if find_spec(name) is not None:
@@ -83,7 +83,7 @@ def _by_torch(backend: Backend, values: Any) -> bool:
 
 def engines(bench: Bench) -> Found:
     """Hold every engine against its graph in ONNX Runtime on the CPU, at random inputs; other inputs are the control."""
-    backend = bench.open("tensorrt")
+    backend = bench.open(bench.backend)
     return compared(bench, bench.bundle, backend, bench.engines(backend))
 
 
@@ -137,7 +137,7 @@ def _outputs(backend: Backend, path: Path, source: Source, inputs: Mapping[str, 
 
 def plan(bench: Bench) -> Found:
     """Hold a whole plan and its actions against ONNX Runtime's on the CPU; another seed's is the control."""
-    backend = bench.open("tensorrt")
+    backend = bench.open(bench.backend)
     with Pipeline(bench.bundle, bench.open("onnx")) as pipeline:
         expected, _ = planned(pipeline, 1)
     with Pipeline(bench.bundle, backend, compiled=bench.engines(backend)) as pipeline:

@@ -17,7 +17,7 @@ from dvgwm.runtime.engine_store import record_of
 
 def lora(bench: Bench) -> Found:
     """Put other weights into the engines that are there, and hold them against the changed graphs."""
-    backend = bench.open("tensorrt")
+    backend = bench.open(bench.backend)
     before = bench.engines(backend)
     other = changed(bench.bundle, bench.work / "lora")
     after = bench.engines(backend, other)

@@ -7,33 +7,34 @@ from pathlib import Path
 
 from dvgwm.runtime.backends.cubins import kernel_folder, target_for
 from dvgwm.runtime.bundle.disk import read_bundle
-from dvgwm.runtime.config.plugins import shipped
+from dvgwm.runtime.config.plugins import backend_facts, shipped
 from dvgwm.runtime.errors import DvgwmError
 
 PLANS = 2.5
 """Engines are as large as the weights, once for the bundle and once with other weights."""
 
 
-def needs(bundle: Path | None) -> Iterator[tuple[str, str, str]]:
+def needs(bundle: Path | None, backend: str = "tensorrt") -> Iterator[tuple[str, str, str]]:
     """Yield what is needed, what is here ("" where that is not enough), and the remedy."""
     place = bundle or shipped("a1_tiny")
     yield "a bundle of ONNX graphs", _told(lambda: _bundle(place)), "build one with `python export/build_engines.py`"
     yield "a GPU and its driver", _told(_gpu), "install NVIDIA's driver; pip install 'dvgwm[cuda]'"
-    yield "TensorRT 11", _version("tensorrt"), "pip install 'dvgwm[tensorrt]'"
+    facts = backend_facts(backend)
+    yield backend, _version(facts.library), f"pip install 'dvgwm[{facts.extra}]'"
     yield "ONNX Runtime, to compare with", _version("onnxruntime"), "pip install 'dvgwm[onnx]'"
     yield "kernels for this GPU", _told(_kernels), "make cubins (wants Triton, no GPU), or install a wheel"
     yield "room for engines", _told(lambda: _room(place)), "free some, or set XDG_CACHE_HOME"
 
 
-def show(bundle: Path | None) -> str:
+def show(bundle: Path | None, backend: str = "tensorrt") -> str:
     """Return a line for everything that is needed."""
-    lines = [f"  {what:<30} {found or f'MISSING: {remedy}'}" for what, found, remedy in needs(bundle)]
+    lines = [f"  {what:<30} {found or f'MISSING: {remedy}'}" for what, found, remedy in needs(bundle, backend)]
     return "\n".join(["it needs", *lines])
 
 
-def missing(bundle: Path | None) -> list[str]:
+def missing(bundle: Path | None, backend: str = "tensorrt") -> list[str]:
     """Return what is needed and not here, with the remedy."""
-    return [f"{what}: {remedy}" for what, found, remedy in needs(bundle) if not found]
+    return [f"{what}: {remedy}" for what, found, remedy in needs(bundle, backend) if not found]
 
 
 def _told(look: Callable[[], str]) -> str:

@@ -13,9 +13,10 @@ from rows import append
 from dvgwm.export.scenes import drawn
 from dvgwm.runtime.backends.backend import Backend
 from dvgwm.runtime.backends.compiling import CompilingBackend
+from dvgwm.runtime.compiled import record_in
 from dvgwm.runtime.config.plugins import memory_use
 from dvgwm.runtime.display.latency import work
-from dvgwm.runtime.engine_store import record_of
+from dvgwm.runtime.engine_store import Record
 from dvgwm.runtime.errors import DvgwmError
 from dvgwm.runtime.pipeline import Pipeline
 from dvgwm.runtime.profiler import Profiler
@@ -26,15 +27,16 @@ PAPER_S = 88.7
 
 def compile_all(bench: Bench) -> Found:
     """Compile every engine; what was there is not compiled again."""
-    records = {file: record_of(path) for file, path in bench.engines(bench.open("tensorrt")).items()}
-    seconds = {file: record.seconds for file, record in records.items()}
+    engines = bench.engines(bench.open(bench.backend))
+    records = {file: record_in(bench.bundle, path) for file, path in engines.items()}
+    seconds = {file: record.seconds if isinstance(record, Record) else 0.0 for file, record in records.items()}
     return {"seconds": seconds}, True, f"{len(records)} engines in {sum(seconds.values()):.0f} s"
 
 
 def speed(bench: Bench) -> Found:
     """Time whole plans on every library that is here: a stage's time ends when the GPU is idle."""
     facts: dict[str, Any] = {}
-    for name in ("tensorrt", "onnx_cuda", "onnx"):
+    for name in (bench.backend, "onnx_cuda", "onnx"):
         try:
             backend = bench.open(name)
         except DvgwmError as error:
@@ -42,14 +44,14 @@ def speed(bench: Bench) -> Found:
             continue
         rounds = bench.rounds if name != "onnx" else min(bench.rounds, 2)
         facts[name] = _timed(bench, backend, rounds)
-    fastest = facts["tensorrt"]["plan_s"]
-    told = f"a plan in {fastest:.3f} s with TensorRT"
+    fastest = facts[bench.backend]["plan_s"]
+    told = f"a plan in {fastest:.3f} s with {bench.backend}"
     told += "".join(
         f", {facts[name]['plan_s']:.3f} s with {name}"
         for name in ("onnx_cuda", "onnx")
         if isinstance(facts[name], dict)
     )
-    flop = facts["tensorrt"]["flop"]
+    flop = facts[bench.backend]["flop"]
     facts["paper_s"] = PAPER_S
     return facts, True, f"{told} ({work(flop)}; the paper's takes {PAPER_S} s on its GPU, at its own work)"
 
@@ -78,13 +80,13 @@ def memory(bench: Bench) -> Found:
     """Hold the GPU's memory in use against what was counted beforehand."""
     from cuda.bindings import driver
 
-    backend = bench.open("tensorrt")
+    backend = bench.open(bench.backend)
     engines, before = bench.engines(backend), driver.cuMemGetInfo()[1]
     with Pipeline(bench.bundle, backend, compiled=engines) as pipeline:
         pipeline.warmup()
         planned(pipeline, 1)
         used = before - driver.cuMemGetInfo()[1]
-    library = memory_use(bench.bundle.manifest, "tensorrt")
+    library = memory_use(bench.bundle.manifest, bench.backend)
     counted = plan_residency(bench.bundle.manifest, 1e15, library).peak.peak_bytes - library.base_bytes
     off = used / counted - 1.0
     facts = {"used_bytes": int(used), "counted_bytes": counted, "off": off}
@@ -113,7 +115,7 @@ def run(part: str, bench: Bench) -> None:
         "bundle": bench.bundle.manifest.name,
         "precision": bench.bundle.manifest.precision,
     }
-    backend = bench.open("tensorrt")
+    backend = bench.open(bench.backend)
     assert isinstance(backend, CompilingBackend)
     row |= {"machine": dict(backend.compiler.facts), "took_s": round(time.perf_counter() - began, 1)}
     append(bench.out, row | {"fine": fine, "told": told} | facts)

@@ -1,14 +1,15 @@
-"""The seam to a library that compiles a bundle's graphs on the machine that runs them: what is compiled, how, by what."""
+"""The seam to a library that compiles a bundle's graphs: what is compiled, how, by what."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from ..cache import Cache
 from .backend import Backend, EngineSpec
 
 Report = Callable[[str, int, int], None]
-"""Called with what the library does, the steps done and the steps in all."""
+"""Called with the name of a phase, the steps done and the steps in all."""
 RUNS_ON = ("here", "capability", "ampere")
 """GPUs that an engine runs on: such as this one, all of its compute capability, all from Ampere on (at some speed)."""
 
@@ -29,7 +30,8 @@ class Building:
     """How engines are compiled: in at most ``workspace_gb`` of scratch memory (None: as much as there is), for which GPUs.
 
     ``refit`` lets an engine take other weights later, without being compiled again; ``streamed`` lets weights stay in the
-    host's memory; ``level`` is how long the library looks for fast kernels, 0 to 5.
+    host's memory; ``level`` is how long the library looks for fast kernels, 0 to 5. ``capabilities`` are the compute
+    capabilities of an engine made ahead, such as 8.9; empty for an engine of this machine's GPU.
     """
 
     workspace_gb: float | None = None
@@ -37,10 +39,11 @@ class Building:
     refit: bool = True
     streamed: bool = False
     level: int = 3
+    capabilities: tuple[str, ...] = ()
 
 
 class Compiler(Protocol):
-    """Compiles graphs into engines of one library for one machine."""
+    """Compiles graphs into engines of one library."""
 
     @property
     def name(self) -> str:
@@ -48,22 +51,43 @@ class Compiler(Protocol):
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What engines depend on here: gpu, capability, driver, the library's version."""
+        """The facts that engines depend on: the library's version and, if they are of one GPU, gpu, capability and driver."""
+
+    def usual(self, precision: str) -> Building:
+        """Return how engines of graphs in ``precision`` are compiled if nothing else is asked for."""
+
+    def lacks(self, facts: Mapping[str, str], building: Building) -> tuple[str, ...]:
+        """Return the facts that keep an engine with these ``facts`` from running here, in words; nothing if it runs."""
+
+    def check(self, sources: Sequence[Source], building: Building, precision: str) -> str:
+        """Return the room that compiling ``sources`` takes, in words; empty if it is not known before.
+
+        Raises `ConfigError` if the library has no such ``building`` or no such ``precision`` for it, or the machine has too
+        little memory.
+        """
 
     def compile(self, source: Source, building: Building, timings: Path, report: Report) -> bytes | memoryview:
         """Return the engine of ``source``; ``timings`` keeps what was measured on the way, for the next engine.
 
-        Raises `BundleIncompatibleError` with what the library says where it cannot read the graph or build it.
+        Raises `BundleIncompatibleError` with the library's own words if it cannot read the graph or build it.
         """
 
     def refit(self, engine: Path, source: Source) -> bytes | memoryview | None:
-        """Return the engine of the same graph with the weights of ``source``; None where that is refused."""
+        """Return the engine of the same graph with the weights of ``source``; None if that is refused."""
 
 
 @runtime_checkable
 class CompilingBackend(Backend, Protocol):
-    """A backend whose engines are compiled here from a bundle's graphs."""
+    """A backend whose engines are compiled from a bundle's graphs, here or when the bundle was built."""
 
     @property
     def compiler(self) -> Compiler:
-        """What compiles them."""
+        """Its compiler."""
+
+
+@runtime_checkable
+class CachingBackend(Backend, Protocol):
+    """A backend whose engines make code at their first run."""
+
+    def keep_in(self, cache: Cache) -> None:
+        """Keep that code in ``cache``, for later processes."""

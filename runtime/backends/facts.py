@@ -37,7 +37,8 @@ class BackendFacts:
     ``open`` takes a number of CPU threads (None: the library's own choice) and imports the library: an ImportError says which
     one is missing, and ``extra`` installs it. ``runs`` is the backend that bundles are built for, ``library`` the module that
     `doctor` looks for and ``purpose`` its words. ``precision`` is the default of a build, None if no bundle is built for this
-    name. ``sizes_are_fixed``: an engine is compiled for one size of each input. ``ahead`` opens a compiler that needs no GPU.
+    name; ``suffix`` ends the files of its engines. ``sizes_are_fixed``: an engine is compiled for one size of each input.
+    ``ahead`` opens a compiler that needs no GPU.
     """
 
     name: str
@@ -48,5 +49,6 @@ class BackendFacts:
     purpose: str
     memory: MemoryUse
     precision: str | None = None
+    suffix: str = ""
     sizes_are_fixed: bool = False
     ahead: Callable[[], Compiler] | None = None

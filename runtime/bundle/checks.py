@@ -4,8 +4,11 @@ Nothing is allocated here and no file is opened. The kinds of stages are in `kin
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from ..backends.backend import EngineSpec
+from ..backends.onnx import FACTS as ONNX
+from ..backends.torch import FACTS as TORCH
 from ..types import TensorSpec
 from .findings import Finding, agree, impossible, number_in
 from .kinds import KINDS, Made
@@ -15,8 +18,10 @@ LONGEST_NAME = 128
 MOST_STAGES = 32
 PICTURE_NUMBERS = 8 * 12 * 3
 """Of a coarse picture: rows, columns, colours."""
-SUFFIXES: Mapping[str, str] = {"onnx": ".onnx", "torch": ".pt2"}
-"""How the engine files of a backend end, for those that we know."""
+MOST_COMPILED = 256
+COMPILED_SUFFIX = ".plan"
+SUFFIXES: Mapping[str, str] = {facts.name: facts.suffix for facts in (ONNX, TORCH)}
+"""The end of an engine file's name, by backend."""
 
 
 def findings(manifest: Manifest) -> Iterator[Finding]:
@@ -28,6 +33,7 @@ def findings(manifest: Manifest) -> Iterator[Finding]:
         yield from number_in("the count of stages", len(manifest.pipeline), 1, MOST_STAGES)
         return
     yield from _engines(manifest)
+    yield from _compiled(manifest)
     yield from _pipeline(manifest)
 
 
@@ -95,6 +101,22 @@ def _engines(manifest: Manifest) -> Iterator[Finding]:
             for name in () if taken is None else taken.__slots__:
                 yield from number_in(f"{where}: footprint.{name}", getattr(taken, name), 0, 1e15)
             yield from _tensors(where, engine)
+
+
+def _compiled(manifest: Manifest) -> Iterator[Finding]:
+    engines = {engine.file: engine for stage in manifest.pipeline for engine in stage.engines.values()}
+    yield from number_in("the count of compiled engines", len(manifest.compiled), 0, MOST_COMPILED)
+    for made in manifest.compiled:
+        where = f"compiled engine {made.file}"
+        yield from _named(f"{where}: library", made.library)
+        if made.file not in manifest.files or not made.file.endswith(COMPILED_SUFFIX):
+            yield Finding("STAGE_FILE", f"{where}: it is not among the files, or does not end in {COMPILED_SUFFIX}")
+        inputs = engines[made.graph].inputs if made.graph in engines else ()
+        fits = made.shapes.keys() == {spec.name for spec in inputs} and all(
+            agree(replace(spec, shape=made.shapes[spec.name]), spec) for spec in inputs
+        )
+        if not inputs or not fits:
+            yield Finding("ENGINE_SHAPE", f"{where}: its sizes are not those of the inputs of {made.graph!r}")
 
 
 def _tensors(where: str, engine: EngineSpec) -> Iterator[Finding]:

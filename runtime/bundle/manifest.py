@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from ..backends.backend import EngineSpec
+from ..backends.compiling import Building
 from ..errors import BundleCorruptError, BundleIncompatibleError
 from ..samplers.spec import SamplerSpec
 from ..strict import UnknownKeyError, strict
@@ -159,6 +160,21 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class CompiledEngine:
+    """An engine in the bundle's ``file``: ``library`` compiled it ahead from a ``graph``, for these ``shapes`` of its inputs.
+
+    ``facts`` are the library's version, ``building`` has the GPUs.
+    """
+
+    library: str
+    graph: str
+    file: str
+    shapes: Mapping[str, tuple[int, ...]]
+    facts: Mapping[str, str]
+    building: Building
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A bundle's account of itself."""
 
@@ -177,6 +193,7 @@ class Manifest:
     parity: Mapping[str, Parity]
     files: Mapping[str, FileRecord]
     learned: Learned | None = None
+    compiled: tuple[CompiledEngine, ...] = ()
 
     def stage(self, name: str) -> StageSpec:
         """Return the stage called ``name``; raises `BundleIncompatibleError` if there is none."""

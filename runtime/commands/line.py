@@ -38,12 +38,19 @@ def cache_dir() -> Path:
         return Path(tempfile.gettempdir()) / f"dvgwm-{os.geteuid()}"
 
 
+def _capabilities(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Return the compute capabilities in the option's ``value``."""
+    from ..backends.tensorrt_rtx.build import capabilities_of
+
+    return None if value is None else capabilities_of(value)
+
+
 bundle_options = together(
     click.option("--bundle", type=Place(), help="Bundle directory (default: the shipped one)."),
     click.option(
         "--backend",
         type=Registered("backends"),
-        help="Engine library: tensorrt, or the one that the bundle was built for (default).",
+        help="Engine library: tensorrt, tensorrt_rtx, or the one that the bundle was built for (default).",
     ),
     click.option("--threads", type=Positive, help="CPU threads of the engines (default: one per core)."),
     click.option("--sampler", "preview_sampler", help="Preview sampler, such as ddim_v, dpmpp_2m."),
@@ -63,7 +70,7 @@ bundle_options = together(
 rebuild_option = click.option(
     "--rebuild",
     is_flag=True,
-    help="Compile first what this GPU lacks of the bundle's engines (--backend tensorrt).",
+    help="Compile first the engines that this GPU lacks (--backend tensorrt, tensorrt_rtx).",
 )
 
 
@@ -233,28 +240,39 @@ def doctor(context: click.Context, /, **options: Any) -> None:
 @click.option(
     "--runs-on",
     type=click.Choice(["here", "capability", "ampere"]),
-    default="here",
-    show_default=True,
-    help="GPUs: such as this one, all of its compute capability, all from Ampere on.",
+    help="TensorRT: GPUs such as this one (default), all of its compute capability, all from Ampere on.",
 )
 @click.option(
-    "--refit/--no-refit", default=True, show_default=True, help="Let engines take other weights later, as of a LoRA."
+    "--for",
+    "capabilities",
+    callback=_capabilities,
+    metavar="LIST",
+    help="TensorRT for RTX: compute capabilities (default: 86,89,120, the cards of 30xx, 40xx and 50xx).",
 )
-@click.option("--streamed", is_flag=True, help="Let weights stay in the host's memory, where the GPU's is too small.")
 @click.option(
-    "--level", type=click.IntRange(0, 5), default=3, show_default=True, help="How long fast kernels are looked for."
+    "--refit/--no-refit",
+    default=None,
+    help="TensorRT: let engines take other weights later, as of a LoRA (default: --refit).",
 )
+@click.option(
+    "--streamed",
+    is_flag=True,
+    default=None,
+    help="Let weights stay in the host's memory, if the GPU's is too small.",
+)
+@click.option("--level", type=click.IntRange(0, 5), help="TensorRT: how long it looks for fast kernels (default: 3).")
 @bundle_options
 @config_option
 def compile_engines(**options: Any) -> None:
-    """Compile a bundle's graphs for this GPU and keep the engines in the cache, for --backend tensorrt.
+    """Compile a bundle's graphs and keep the engines in the cache, for --backend tensorrt or tensorrt_rtx.
 
-    Engines there already are kept; stopped in the middle it goes on with the next engine when it is run again.
+    TensorRT compiles for this GPU; TensorRT for RTX needs none, and makes one engine for several. Engines there already are
+    kept; stopped in the middle it goes on with the next engine when it is run again.
     """
     from ..config.settings import CompilingSettings, settings
     from .compilation import compile_bundle
 
-    options["backend"] = options["backend"] or "tensorrt"
+    options["backend"] = options["backend"] or ("tensorrt_rtx" if options["capabilities"] else "tensorrt")
     _finish(compile_bundle(settings(CompilingSettings, options, cache_dir())))
 
 

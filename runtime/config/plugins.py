@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.backend import Backend
+from ..backends.compiling import Compiler, CompilingBackend
 from ..backends.facts import GPU_MEMORY, BackendFacts, MemoryUse
 from ..bundle.disk import MANIFEST, Bundle, read_bundle, read_manifest
 from ..bundle.manifest import Manifest
@@ -48,6 +49,28 @@ def missing_library(facts: BackendFacts, error: ImportError) -> ConfigError:
     """Return the error of a backend whose library cannot be imported."""
     needed = f"{facts.name} needs a library that is not installed ({error})"
     return ConfigError("BACKEND_MISSING", f"{needed}; pip install 'dvgwm[{facts.extra}]'")
+
+
+def open_compiler(name: str, threads: int | None) -> Compiler:
+    """Return the compiler of the backend called ``name``; raises `ConfigError` as `open_backend`, or if it has none."""
+    facts = backend_facts(name)
+    if facts.ahead is not None:
+        try:
+            return facts.ahead()
+        except ImportError as error:
+            raise missing_library(facts, error) from error
+    backend = open_backend(name, threads)
+    if isinstance(backend, CompilingBackend):
+        return backend.compiler
+    raise compiles_nothing(backend)
+
+
+def compiles_nothing(backend: Backend) -> ConfigError:
+    """Return the error of a compilation with a backend of graphs."""
+    wanted = " or ".join(name for name in names("backends") if backend_facts(name).sizes_are_fixed)
+    return ConfigError(
+        "BACKEND_COMPILE", f"{backend.name} runs what is in the bundle and compiles nothing; wanted --backend {wanted}"
+    )
 
 
 def memory_use(manifest: Manifest, backend: str | None = None) -> MemoryUse:

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..backends.backend import Backend
-from ..backends.compiling import Building, CompilingBackend
+from ..backends.compiling import CachingBackend, Compiler, CompilingBackend
 from ..bundle.disk import Bundle
 from ..cache import Cache
-from ..compiled import Watch, compiled_engines
-from ..engine_store import Rebuild, record_of
+from ..compiled import ShowProgress, compiled_engines, record_in
+from ..engine_store import Rebuild
 from ..errors import ConfigError, EngineMemoryError
 from ..pipeline import Overrides, Pipeline
 from ..residency import GB, Residency, plan_residency
@@ -43,16 +43,18 @@ class EngineSettings:
         return plugins.find_bundle(self.bundle, self.backend, places, instruction)
 
     @contextmanager
-    def open(self, watch: Watch, bundle: Bundle | None = None) -> Iterator[Pipeline]:
-        """Open the engines of ``bundle``, or of `find`'s; ``watch`` is told of every compilation."""
+    def open(self, show: ShowProgress, bundle: Bundle | None = None) -> Iterator[Pipeline]:
+        """Open the engines of ``bundle``, or of `find`'s; ``show`` shows a compilation."""
         bundle = bundle or self.find()
         backend = plugins.open_backend(self.backend or bundle.manifest.backend, self.threads)
         residency = Residency((), ())
         if self.memory_gb is not None:
             library = plugins.memory_use(bundle.manifest, self.backend)
             residency = plan_residency(bundle.manifest, self.memory_gb * GB, library)
-        engines = self._compiled(bundle, backend, watch)
-        if whole := [file for file in residency.streamed if not record_of(engines[file]).building.streamed]:
+        engines = self._compiled(bundle, backend, show)
+        if isinstance(backend, CachingBackend):
+            backend.keep_in(Cache.at(self.cache))
+        if whole := [file for file in residency.streamed if not record_in(bundle, engines[file]).building.streamed]:
             raise EngineMemoryError(
                 "MEMORY_STREAM",
                 f"{', '.join(whole)} would fit into {self.memory_gb:g} GB with weights from the host's memory; compile it so "
@@ -61,28 +63,32 @@ class EngineSettings:
         with Pipeline(bundle, backend, self.cache, self.overrides, residency.evicted, engines) as pipeline:
             yield pipeline
 
-    def compile(self, watch: Watch) -> Mapping[str, Path]:
-        """Return the engine of every graph of the bundle, compiled if it is not there yet; raises as `open`."""
-        bundle = self.find()
-        return self._compiled(
-            bundle, plugins.open_backend(self.backend or bundle.manifest.backend, self.threads), watch
-        )
+    def compile(self, show: ShowProgress, choices: Mapping[str, Any]) -> tuple[Bundle, Mapping[str, Path]]:
+        """Return the bundle and the engine of each of its graphs, compiled with these ``choices`` if it is not there yet.
 
-    def _compiled(self, bundle: Bundle, backend: Backend, watch: Watch) -> Mapping[str, Path]:
+        Raises as `open`. No GPU is looked for if the compiler needs none.
+        """
+        bundle = self.find()
+        compiler = plugins.open_compiler(self.backend or bundle.manifest.backend, self.threads)
+        building = replace(compiler.usual(bundle.manifest.precision), **choices)
+        rebuild = Rebuild(True, building, exactly=True)
+        return bundle, self._engines(bundle, compiler, show, rebuild)
+
+    def _compiled(self, bundle: Bundle, backend: Backend, show: ShowProgress) -> Mapping[str, Path]:
         """Return the engines compiled for the bundle; none if the backend runs graphs as they are.
 
         Raises `ConfigError` if such a backend is asked to compile.
         """
         if isinstance(backend, CompilingBackend):
-            stages = [self.overrides.applied(stage) for stage in bundle.manifest.pipeline]
-            folder, key = self.cache / "engines", Cache.at(self.cache).key
-            return compiled_engines(bundle, stages, backend.compiler, folder, watch, self.rebuild, key)
+            return self._engines(bundle, backend.compiler, show, self.rebuild)
         if self.rebuild.asked:
-            raise ConfigError(
-                "BACKEND_COMPILE",
-                f"{backend.name} runs what is in the bundle and compiles nothing; wanted --backend tensorrt",
-            )
+            raise plugins.compiles_nothing(backend)
         return {}
+
+    def _engines(self, bundle: Bundle, compiler: Compiler, show: ShowProgress, rebuild: Rebuild) -> Mapping[str, Path]:
+        stages = [self.overrides.applied(stage) for stage in bundle.manifest.pipeline]
+        folder, key = self.cache / "engines", Cache.at(self.cache).key
+        return compiled_engines(bundle, stages, compiler, folder, show, rebuild, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +170,21 @@ class ReadinessSettings:
 
 @dataclass(frozen=True, slots=True)
 class CompilingSettings:
-    """Engines to compile on this machine."""
+    """Engines to compile, and the options that were given: see `backends.compiling.Building`."""
 
     engines: EngineSettings
+    workspace_gb: float | None = None
+    runs_on: str | None = None
+    refit: bool | None = None
+    streamed: bool | None = None
+    level: int | None = None
+    capabilities: tuple[str, ...] | None = None
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The options that were given, by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "engines"}
+        return {name: value for name, value in named.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,17 +219,9 @@ def settings(kind: type[T], options: Mapping[str, Any], cache: Path) -> T:
         cache,
         Overrides(**own(Overrides)),
         options["memory_gb"],
-        _rebuild(options),
+        Rebuild(asked=options.get("rebuild", False)),
     )
     return kind(**own(kind), engines=engines)
-
-
-def _rebuild(options: Mapping[str, Any]) -> Rebuild:
-    """Return the scope of compilation: nothing, with --rebuild the lacking engines, or as the command `compile` says."""
-    if "runs_on" not in options:
-        return Rebuild(asked=options.get("rebuild", False))
-    building = Building(**{field.name: options[field.name] for field in fields(Building)})
-    return Rebuild(asked=True, building=building, exactly=True)
 
 
 def _driver_settings(path: Path | None) -> dict[str, Any]:

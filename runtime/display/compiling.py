@@ -10,11 +10,13 @@ from ..compiled import Report
 
 
 @contextmanager
-def compiling_progress() -> Iterator[Report]:
-    """Show on standard error which engine is compiled, of how many, and how far it is."""
+def compiling_progress(room: str) -> Iterator[Report]:
+    """Show on standard error the ``room`` that compiling takes, then the engine, of how many, and its progress."""
     texts = TextColumn("{task.description}"), TextColumn("{task.fields[phase]}")
     columns = texts[0], BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), texts[1]
     with Progress(*columns, console=Console(stderr=True)) as progress:
+        if room:
+            progress.console.print(room, markup=False, highlight=False, soft_wrap=True)
         task = progress.add_task("compiling", total=None, phase="")
 
         def report(file: str, phase: str, done: int, steps: int, index: int, total: int) -> None:

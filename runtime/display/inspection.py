@@ -16,6 +16,7 @@ from rich.table import Table
 
 from .. import __version__, entries
 from ..backends.onnx.packages import check_packages
+from ..backends.tensorrt_rtx.build import gpus_of
 from ..bundle.disk import Bundle, read_bundle
 from ..bundle.manifest import Learned, Manifest, StageSpec
 from ..config import plugins
@@ -59,6 +60,7 @@ def show(path: Path, deep: bool = False) -> dict[str, Any]:
         "backend": manifest.backend,
         "preset": manifest.model.preset,
         "trained": manifest.model.trained,
+        "capabilities": sorted({each for made in manifest.compiled for each in made.building.capabilities}),
         "bytes": sum(record.size for record in manifest.files.values()),
         "stages": [stage.name for stage in manifest.pipeline],
         "verified": True,
@@ -178,11 +180,21 @@ def _facts(manifest: Manifest) -> Table:
         + ", ".join(f"{n} [{u}]" for n, u in zip(action.names, action.units, strict=True)),
         "rates": f"replan every {manifest.rates.replan_every or 'never'}, act every {manifest.rates.act_every} actions",
         "text": f"{manifest.text.tokenizer}, at most {manifest.text.max_tokens} tokens",
+        "engines inside": _compiled(manifest),
         "files": f"{len(manifest.files)} files, {size / 1e6:.1f} MB",
     }
     for name, value in rows.items():
         table.add_row(name, escape(printable(value)))
     return table
+
+
+def _compiled(manifest: Manifest) -> str:
+    """Return libraries, versions and GPUs of the engines that the bundle holds beside its graphs."""
+    made = {
+        f"{', '.join(f'{key} {value}' for key, value in engine.facts.items())}, for {gpus_of(engine.building)}"
+        for engine in manifest.compiled
+    }
+    return "; ".join(sorted(made)) or "none: its graphs run as they are, or are compiled on the robot PC"
 
 
 def _stages(manifest: Manifest) -> Table:

@@ -25,6 +25,14 @@ def bindings(tmp_path_factory):
 
 
 @pytest.fixture
+def rtx_world(rtx_compiler):
+    """The double of a machine with an RTX 4090: its bindings are over the real libraries, where no engine runs."""
+    made = doubles.World(rtx_compiler.trt)
+    made.device, made.wants = doubles.HostDevice("NVIDIA GeForce RTX 4090", "8.9"), {}
+    return made
+
+
+@pytest.fixture
 def world(bindings):
     """What stands behind the bindings in a test."""
     made = doubles.World(bindings)

@@ -20,7 +20,8 @@ FUNCTIONS = (
     "initLibNvInferPlugins",
 )  # fmt: skip
 LIBRARIES = {"libnvinfer.so.11": FUNCTIONS, "libnvinfer_plugin.so.11": (), "libnvonnxparser.so.11": ()}
-OURS = "tensorrt_bindings.tensorrt."
+ALIASES = {"nvonnxparser::IParserError": "ParserError", "nvinfer1::IRuntimeCache": "IRuntimeCache"}
+"""Classes that the bindings' docstrings call by their C++ names."""
 ONNX_TYPES = {
     "tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(uint8)": "UINT8", "tensor(int32)": "INT32",
     "tensor(int64)": "INT64",
@@ -71,10 +72,23 @@ class World:
 
     def __init__(self, trt):
         self.trt, self.calls = trt, []
-        self.unreadable, self.unbuildable, self.refitted = "", False, True
+        self.capturable, self.code, self.loaded = True, b"", None
+        self.refitted = True
         self.streamable, self.refittable = 0, True
         self.known_timings = b"timings"
         self._sessions = {}
+
+    def real(self, kind):
+        """Return the class of the bindings that a docstring calls ``kind``, None for a type of Python's."""
+        package = self.trt.__name__
+        prefix = f"{package}.{package.removesuffix('_bindings')}."
+        name = ALIASES.get(kind) or (kind.removeprefix(prefix) if kind.startswith(prefix) else None)
+        return name and getattr(self.trt, name)
+
+    def default(self, name):
+        """Return a new double of the bindings' class ``name``."""
+        real = getattr(self.trt, name)
+        return BEHAVIOUR.get(real.__name__, Double)(self, real)
 
     def session(self, graph):
         """Return ONNX Runtime's session of a graph, which it is as long as anybody has an engine of it."""
@@ -142,10 +156,8 @@ class Double:
         self.state[name] = value
 
     def _default(self, kind):
-        kind = {"nvonnxparser::IParserError": f"{OURS}ParserError"}.get(kind, kind)
-        if kind.startswith(OURS):
-            real = getattr(self.world.trt, kind.removeprefix(OURS))
-            return BEHAVIOUR.get(real.__name__, Double)(self.world, real)
+        if real := self.world.real(kind):
+            return self.world.default(real.__name__)
         return {"bool": True, "int": 0, "str": "", "None": None}[kind]
 
 
@@ -162,8 +174,7 @@ def _checked(world, function, arguments, where):
 
 
 def _fits(world, value, kind):
-    if kind.startswith(OURS):
-        real = getattr(world.trt, kind.removeprefix(OURS))
+    if real := world.real(kind):
         return issubclass(value.real, real) if isinstance(value, Double) else isinstance(value, real)
     if kind == "typing.SupportsInt":
         return isinstance(value, int) and not isinstance(value, bool)
@@ -175,32 +186,14 @@ def _fits(world, value, kind):
 class OnnxParser(Double):
     def on_parse_from_file(self, model):
         self.given[0].state["graph"] = model
-        return not self.world.unreadable
-
-    def on_num_errors(self):
-        return 1 if self.world.unreadable else 0
-
-
-class ParserError(Double):
-    def on_node(self):
-        return 7
-
-    def on_desc(self):
-        return self.world.unreadable
+        return True
 
 
 class Builder(Double):
     def on_build_serialized_network(self, network, config):
-        if self.world.unbuildable:
-            self.given[0].log(self.world.trt.ILogger.Severity.ERROR, "no tactic fits")
-            self.given[0].log(self.world.trt.ILogger.Severity.INFO, "not to be told")
-            return None
         monitor = config.progress_monitor
-        monitor.phase_start("Building", None, 2)
-        monitor.phase_start("Inner", "Building", 5)
-        for step in range(2):
-            monitor.step_complete("Inner", step)
-            assert monitor.step_complete("Building", step)
+        monitor.phase_start("Building", None, 1)
+        monitor.step_complete("Building", 0)
         monitor.phase_finish("Building")
         if Path(network.state["graph"]).stat().st_size > 100:  # else it is none, and nobody runs it
             self.world.session(network.state["graph"])
@@ -222,7 +215,7 @@ class BuilderConfig(Double):
         return cache.state.get("bytes", b"") in (b"", self.world.known_timings)
 
     def on_create_timing_cache(self, serialized):
-        cache = self._default(f"{OURS}ITimingCache")
+        cache = self.world.default("ITimingCache")
         cache.state["bytes"] = bytes(serialized)
         return cache
 
@@ -245,7 +238,7 @@ class OnnxParserRefitter(Double):
 
 class Runtime(Double):
     def on_deserialize_cuda_engine(self, data):
-        engine = self._default(f"{OURS}ICudaEngine")
+        engine = self.world.default("ICudaEngine")
         if bytes(data[:1]) != b"{":
             self.given[0].log(self.world.trt.ILogger.Severity.ERROR, "another version wrote it")
             return None
@@ -304,12 +297,37 @@ class CudaEngine(Double):
         return json.dumps(self.state["plan"]).encode()
 
     def on_create_execution_context(self, strategy):
-        context = self._default(f"{OURS}IExecutionContext")
+        """TensorRT takes a strategy, TensorRT for RTX a configuration, too."""
+        if isinstance(strategy, Double):
+            assert strategy.state["strategy"] == self.world.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = self.world.default("IExecutionContext")
         context.state.update(of=self, addresses={}, shapes={}, scratch=0)
         return context
 
 
+class RuntimeConfig(Double):
+    """How an engine of TensorRT for RTX runs."""
+
+    def on_set_execution_context_allocation_strategy(self, strategy):
+        self.state["strategy"] = strategy
+
+
+class RuntimeCache(Double):
+    """The code of an engine's first run."""
+
+    def on_deserialize(self, blob):
+        self.world.loaded = bytes(blob)
+        return True
+
+    def on_serialize(self):
+        return self.world.code
+
+
 class ExecutionContext(Double):
+    def on_is_stream_capturable(self, stream):
+        assert stream == self.world.device.stream
+        return self.world.capturable
+
     def on_set_input_shape(self, name, shape):
         self.state["shapes"][name] = tuple(shape)
         return True
@@ -359,18 +377,19 @@ def _dtype(part):
 
 BEHAVIOUR = {
     "Builder": Builder, "IBuilderConfig": BuilderConfig, "ICudaEngine": CudaEngine, "IExecutionContext": ExecutionContext,
-    "IOptimizationProfile": OptimizationProfile, "ITimingCache": TimingCache, "OnnxParser": OnnxParser,
-    "OnnxParserRefitter": OnnxParserRefitter, "ParserError": ParserError, "Refitter": Refitter, "Runtime": Runtime,
+    "IOptimizationProfile": OptimizationProfile, "IRuntimeCache": RuntimeCache,
+    "IRuntimeConfig": RuntimeConfig, "ITimingCache": TimingCache, "OnnxParser": OnnxParser,
+    "OnnxParserRefitter": OnnxParserRefitter, "Refitter": Refitter, "Runtime": Runtime,
 }  # fmt: skip
 
 
 class HostDevice:
     """`device_array.Device` on the host's memory: what is captured is done when it is replayed, and freed memory is seen."""
 
-    facts = {"gpu": "none", "capability": "9.0", "driver": "580.95"}  # noqa: RUF012
     stream = 4711
 
-    def __init__(self):
+    def __init__(self, gpu="none", capability="9.0"):
+        self.facts = {"gpu": gpu, "capability": capability, "driver": "580.95"}
         self.most = 0
         self.blocks, self.recorded, self.followed, self.replays, self.steps = {}, None, [], 0, 0
         self.waits = []

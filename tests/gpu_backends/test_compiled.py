@@ -44,7 +44,7 @@ def watched():
     """What opens progress, and what it was told."""
 
     @contextmanager
-    def watch():
+    def watch(room):
         watch.opened += 1
         yield lambda *told: watch.told.append(told)
 

@@ -155,7 +155,7 @@ def test_the_command_says_first_what_it_needs(tmp_path):
         pytest.skip("this machine has a GPU and TensorRT: the proof itself ran")
     assert done.stdout.startswith("it needs\n")
     assert "a bundle of ONNX graphs" in done.stdout
-    assert "TensorRT 11" in done.stdout
+    assert "tensorrt " in done.stdout
     assert "MISSING: pip install 'dvgwm[tensorrt]'" in done.stdout
     assert done.stderr.startswith("E2 PROVE_NEEDS")
     assert not (tmp_path / "rows").exists()

@@ -22,4 +22,5 @@ FACTS = BackendFacts(
     # sizes, from the second run on, and keeps what it had before.
     memory=MemoryUse(88e6, 2e6, copies=2, latents=4, fused=False, casts=True),
     precision="float32",
+    suffix=".onnx",
 )

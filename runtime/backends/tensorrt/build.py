@@ -1,24 +1,45 @@
-"""Compiles ONNX graphs with TensorRT, whose builder wants a GPU even to read one, and gives engines other weights."""
+"""Compiles ONNX graphs with TensorRT, and gives engines other weights. Its builder wants a GPU even to read a graph."""
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import BundleIncompatibleError
+from ...errors import BundleIncompatibleError, ConfigError
 from ...files import write_atomic
 from ..compiling import Building, Report, Source
 
 LEVELS = {"here": "NONE", "capability": "SAME_COMPUTE_CAPABILITY", "ampere": "AMPERE_PLUS"}
+_AMPERE = 8
 
 
 class TensorrtCompiler:
     """`compiling.Compiler` with the module ``trt``, on the machine that ``facts`` describe."""
 
-    name = "tensorrt"
+    name, title = "tensorrt", "TensorRT"
 
-    def __init__(self, trt: Any, facts: dict[str, str]) -> None:
-        self._trt, self.facts = trt, facts | {"tensorrt": str(trt.__version__)}
+    def __init__(self, trt: Any, facts: Mapping[str, str]) -> None:
+        self._trt, self.facts = trt, dict(facts) | {self.name: str(trt.__version__)}
+
+    def usual(self, precision: str) -> Building:
+        return Building()
+
+    def lacks(self, facts: Mapping[str, str], building: Building) -> tuple[str, ...]:
+        own = dict(facts)
+        if building.runs_on != "here":
+            own.pop("gpu", None)
+        if building.runs_on == "ampere" and int(self.facts.get("capability", "0").split(".")[0]) >= _AMPERE:
+            own.pop("capability", None)
+        return differing(own, self.facts)
+
+    def check(self, sources: Sequence[Source], building: Building, precision: str) -> str:
+        if building.capabilities:
+            raise ConfigError(
+                "COMPILE_FOR",
+                "TensorRT compiles for the GPU that it runs on; take --runs-on capability or ampere for others, or --for with "
+                "--backend tensorrt_rtx",
+            )
+        return ""
 
     def compile(self, source: Source, building: Building, timings: Path, report: Report) -> memoryview:
         trt, logger = self._trt, new_logger(self._trt)
@@ -27,17 +48,17 @@ class TensorrtCompiler:
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(source.path)):
             errors = (parser.get_error(index) for index in range(parser.num_errors))
-            found = "; ".join(f"node {error.node()}: {error.desc()}" for error in errors) or logger.told()
+            found = "; ".join(f"node {error.node()} ({error.node_operator()}): {error.desc()}" for error in errors)
+            found = " ".join(found.split()) or logger.told()
             raise self._refused("TENSORRT_PARSE", "read", source, found)
         _let_attention_be_split(trt, network)
         config = self._config(builder, building, source)
-        self._take_timings(config, timings)
+        self._tune(config, building, timings)
         config.progress_monitor = new_monitor(trt, report)
-        engine = builder.build_serialized_network(network, config)
+        engine = self._built(builder, network, config, timings)
         if engine is None:
             raise self._refused("TENSORRT_BUILD", "compile", source, logger.told())
-        write_atomic(timings, bytes(config.get_timing_cache().serialize()))
-        return memoryview(engine)
+        return engine
 
     def refit(self, engine: Path, source: Source) -> memoryview | None:
         trt, logger = self._trt, new_logger(self._trt)
@@ -53,12 +74,9 @@ class TensorrtCompiler:
         trt, config = self._trt, builder.create_builder_config()
         if building.workspace_gb is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(building.workspace_gb * 1e9))
-        config.builder_optimization_level = building.level
-        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, LEVELS[building.runs_on])
         config.clear_flag(trt.BuilderFlag.TF32)  # a float32 engine is within 1e-4 of its network; TF32 is not
-        for flag, wanted in (("REFIT", building.refit), ("WEIGHT_STREAMING", building.streamed)):
-            if wanted:
-                config.set_flag(getattr(trt.BuilderFlag, flag))
+        if building.streamed:
+            config.set_flag(trt.BuilderFlag.WEIGHT_STREAMING)
         if open_inputs := [
             spec.name for spec in source.spec.inputs if any(isinstance(size, str) for size in spec.shape)
         ]:
@@ -68,17 +86,37 @@ class TensorrtCompiler:
             config.add_optimization_profile(profile)
         return config
 
-    def _take_timings(self, config: Any, timings: Path) -> None:
-        """Begin with what was measured before, or anew where that was on another GPU or version."""
+    def _tune(self, config: Any, building: Building, timings: Path) -> None:
+        """Set the library's own options, and begin with the measurements of ``timings`` if they are of this GPU and version."""
+        trt = self._trt
+        config.builder_optimization_level = building.level
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, LEVELS[building.runs_on])
+        if building.refit:
+            config.set_flag(trt.BuilderFlag.REFIT)
         known = timings.read_bytes() if timings.is_file() else b""
         if not config.set_timing_cache(config.create_timing_cache(known), False):
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
+    def _built(self, builder: Any, network: Any, config: Any, timings: Path) -> memoryview | None:
+        """Return the engine, None if the library refuses it; ``timings`` holds its measurements afterwards."""
+        engine = builder.build_serialized_network(network, config)
+        if engine is None:
+            return None
+        write_atomic(timings, bytes(config.get_timing_cache().serialize()))
+        return memoryview(engine)
+
     def _refused(self, code: str, verb: str, source: Source, told: str) -> BundleIncompatibleError:
         return BundleIncompatibleError(
             code,
-            f"TensorRT {self._trt.__version__} cannot {verb} {source.path.name}: {told}; use --backend onnx_cuda",
+            f"{self.title} {self._trt.__version__} cannot {verb} {source.path.name}: {told}; use --backend onnx_cuda",
         )
+
+
+def differing(wanted: Mapping[str, str], found: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the facts in ``wanted`` that are others in ``found``, in words."""
+    return tuple(
+        f"{name} {value} (here {found.get(name, 'none')})" for name, value in wanted.items() if found.get(name) != value
+    )
 
 
 def _let_attention_be_split(trt: Any, network: Any) -> None:
@@ -94,13 +132,13 @@ def _let_attention_be_split(trt: Any, network: Any) -> None:
 
 
 def deserialized(runtime: Any, engine: Path) -> Any:
-    """Return the engine in the file ``engine``, None where TensorRT refuses it; its bytes are read as they are wanted."""
+    """Return the engine in the file ``engine``, None if TensorRT refuses it; its bytes are read when they are needed."""
     with engine.open("rb") as file:
         return runtime.deserialize_cuda_engine(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def new_logger(trt: Any) -> Any:
-    """Return a logger of ``trt`` whose `told` is the last errors that TensorRT logged."""
+    """Return a logger of ``trt``; its `told` returns the last errors."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -109,7 +147,7 @@ def new_logger(trt: Any) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                self._lines.append(message.strip())
+                self._lines.append(" ".join(message.split()))
 
         def told(self) -> str:
             return "; ".join(self._lines[-3:]) or "it does not say why"

@@ -47,14 +47,15 @@ class TensorrtEngine:
         if self._engine is None:
             raise BundleIncompatibleError(
                 "ENGINE_LOAD",
-                f"TensorRT {trt.__version__} cannot load {path.name}: {runtime.logger.told()}; --rebuild it",
+                f"{runtime.title} {trt.__version__} cannot load {path.name}: {runtime.logger.told()}; --rebuild it",
             )
         _check_interface(self._engine, spec)
         self._streamed = self._engine.streamable_weights_size > 0
         if self._streamed:
             self._engine.weight_streaming_budget_v2 = self._engine.get_weight_streaming_automatic_budget()
         self._scratch.reserve(int(self._engine.device_memory_size_v2))
-        self._context: Any = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        self._context, self._keep_code = runtime.context(self._engine, path)
+        self._can_capture = runtime.can_capture
         if self._context is None:
             raise EngineLostError("ENGINE_CONTEXT", f"{spec.file} has no room to run: {runtime.logger.told()}")
         self._shapes = self._fixed_shapes()
@@ -96,12 +97,14 @@ class TensorrtEngine:
             self._held = seen  # what is read must not be freed before it is
             self._bind(seen | outputs)
             self._execute()
+            self._keep_code()
             return outputs
         for name, place in self._inputs.items():
             self._device.copy(place.address, seen[name].address, place.nbytes)
         (self._replay or self._execute)()
-        if self._replay is None and not self._streamed:  # what TensorRT does at first only is done by now
-            self._replay = self._device.capture(self._execute)
+        if self._replay is None and not self._streamed and self._can_capture(self._context):
+            self._replay = self._device.capture(self._execute)  # the library's work of a first run is done by now
+        self._keep_code()
         return outputs
 
     def _check(self, tensors: Mapping[str, DeviceArray]) -> None:
@@ -184,13 +187,24 @@ def _is_as(found: tuple[str, tuple[int, ...]] | None, item: TensorSpec | None) -
 
 
 class TensorrtRuntime:
-    """What all engines of a process share: TensorRT's runtime, the device, the memory that they work in."""
+    """The library's runtime, the device and the scratch memory, which all engines of a process share."""
+
+    title = "TensorRT"
 
     def __init__(self, trt: Any, device: Device) -> None:
         self.trt, self.device = trt, device
         self.logger = new_logger(trt)
         self.runtime = trt.Runtime(self.logger)
         self.scratch = Scratch(device)
+
+    def context(self, engine: Any, path: Path) -> tuple[Any, Callable[[], None]]:
+        """Return a context of ``engine`` in memory of ours, None for lack of room, and a call to make after each run."""
+        strategy = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        return engine.create_execution_context(strategy), lambda: None
+
+    def can_capture(self, context: Any) -> bool:
+        """Return whether a run of ``context`` can be captured."""
+        return True
 
 
 class TensorrtBackend(DeviceBackend):
@@ -199,4 +213,4 @@ class TensorrtBackend(DeviceBackend):
     def __init__(self, trt: Any, device: Device) -> None:
         runtime = TensorrtRuntime(trt, device)
         super().__init__("tensorrt", device, lambda path, spec: TensorrtEngine(runtime, path, spec))
-        self.compiler = TensorrtCompiler(trt, dict(device.facts))
+        self.compiler = TensorrtCompiler(trt, device.facts)

@@ -20,4 +20,5 @@ FACTS = BackendFacts(
     purpose="building bundles; never needed to run one of graphs",
     memory=GPU_MEMORY,
     precision="float32",
+    suffix=".pt2",
 )
