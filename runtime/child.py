@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .errors import LINE, DvgwmError
@@ -25,11 +26,18 @@ KEPT_BYTES, MOST_BYTES = 16_384, 65_536
 class Child:
     """A process with ``main`` of a module and an order in JSON, and the log of its output.
 
-    It inherits the descriptors ``pass_fds``, and is begun with the signals ``blocked``.
+    It inherits the descriptors ``pass_fds``, and begins in ``folder`` (None: here) with the signals ``blocked`` and this
+    ``environment`` (None: ours).
     """
 
     def __init__(
-        self, module: str, order: Mapping[str, Any], pass_fds: Sequence[int], blocked: Iterable[int] = ()
+        self,
+        module: str,
+        order: Mapping[str, Any],
+        pass_fds: Sequence[int],
+        blocked: Iterable[int] = (),
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         # Memory: a pipe that is not read would block who writes, at any moment and for good.
         self._log = os.memfd_create(LOG)
@@ -42,7 +50,8 @@ class Child:
                 stdout=self._log,
                 stderr=self._log,
                 start_new_session=True,
-                env=_without_working_directory(os.environ),
+                cwd=folder,
+                env=_without_working_directory(os.environ if environment is None else environment),
             )
         except BaseException:
             os.close(self._log)

@@ -9,6 +9,7 @@ pytest.importorskip("torch", reason="the export extra is not installed")
 from onnx import TensorProto, helper
 
 from dvgwm.export.tensorrt_operators import _TYPES, SUPPORTED, unsupported
+from dvgwm.runtime.backends.tensorrt.build import new_logger
 from dvgwm.runtime.config.plugins import shipped
 
 pytestmark = pytest.mark.torch
@@ -80,6 +81,57 @@ def test_each_thing_that_is_refused_is_said(tmp_path, operator, inputs, attribut
     found = one(tmp_path, operator, inputs, **attributes)
     assert len(found) == len(said), found
     assert all(part in line for part, line in zip(said, found, strict=True))
+
+
+PARTIAL = {
+    "DeformConv": "a plugin of TensorRT's, and none of TensorRT for RTX",
+    "Mod": "of floats with fmod alone",
+    "Pad": "of paddings, which are one number for each axis",
+    "RotaryEmbedding": "of caches with sizes of their own",
+    "Slice": "of starts and axes of one length",
+    "Tile": "of repeats, one for each axis",
+}
+"""Operators whose inputs are not four axes of four, and why."""
+
+
+def graphs_of(operator, tmp_path):
+    """Yield a valid graph of the operator for each of our types that ONNX allows it, inputs of four axes, and the type."""
+    schema = onnx.defs.get_schema(operator, 23)
+    for kind in (F, H, TensorProto.BFLOAT16, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, B):
+        told = f"tensor({TensorProto.DataType.Name(kind).lower()})"
+        inputs = [schema.inputs[min(index, len(schema.inputs) - 1)] for index in range(schema.min_input)]
+        if not 1 <= len(inputs) <= 3 or not all(told in parameter.types for parameter in inputs):
+            continue
+        types = schema.outputs[0].types
+        given = {"tensor(bool)": TensorProto.BOOL, "tensor(int64)": TensorProto.INT64}
+        result = given.get(next(iter(types)), kind) if len(types) == 1 else F if operator == "Cast" else kind
+        attributes = {"Cast": {"to": F}, "Concat": {"axis": 0}}.get(operator, {})
+        names = {name: (kind, [1, 4, 4, 4]) for name in "abc"[: len(inputs)]}
+        node = helper.make_node(operator, list(names), ["y"], **attributes)
+        path = written(tmp_path / "g.onnx", [node], names, {"y": (result, ["p", "q", "r", "s"])})
+        try:
+            onnx.checker.check_model(str(path), full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+            continue  # it wants other sizes
+        yield TensorProto.DataType.Name(kind), path
+
+
+def test_the_list_is_that_of_the_real_parser(rtx_compiler, tmp_path):
+    """Every operator on it with every type, as far as one shape of inputs goes, in TensorRT for RTX's own parser."""
+    trt = rtx_compiler.trt
+    logger = new_logger(trt)
+    builder, asked, other = trt.Builder(logger), 0, []
+    newer = {"Upsample", "Scatter", "TensorScatter"}  # or older than the opset
+    known = [name for name in SUPPORTED if name not in {*PARTIAL, *newer} and onnx.defs.has(name)]
+    for operator in known:
+        for kind, path in graphs_of(operator, tmp_path):
+            network = builder.create_network()  # which the parser does not keep
+            taken = trt.OnnxParser(network, logger).parse_from_file(str(path))
+            asked += 1
+            if taken == bool(unsupported(path)):
+                other.append(f"{operator} of {kind}: {'taken' if taken else 'refused'} by the parser")
+    assert other == []
+    assert asked > 350
 
 
 def test_constants_made_of_constants_are_constants(tmp_path):

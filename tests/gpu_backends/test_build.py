@@ -66,6 +66,39 @@ def test_an_engine_that_computes_something_else_fails_the_gate(world, backend, t
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.thorough
+def test_a_bundle_with_engines_for_rtx_cards_is_made_without_a_gpu_and_twice_the_same(rtx_compiler, tmp_path):
+    """By the real builder: graphs in float16, through their gate on the CPU, and an engine beside each of them."""
+    bundles, told = [], []
+    for name in ("one", "two"):
+        order = Order("a1_tiny", "tensorrt_rtx", tmp_path / name, 3, STEPS[:3], layers=1, frames=9, precision="float16")
+        made = assembly.build_bundle(order, lambda *_: None, told.append)
+        bundles.append(made.bundle.manifest)
+        assert {file for file in made.made if file.endswith(".plan")} == {
+            engine.file for engine in bundles[-1].compiled
+        }
+    first, second = bundles
+    assert len(first.compiled) == len({engine.file for stage in first.pipeline for engine in stage.engines.values()})
+    assert {engine.building.capabilities for engine in first.compiled} == {("8.6", "8.9", "12.0")}
+    assert {(*engine.facts.items(),) for engine in first.compiled} == {
+        (("tensorrt_rtx", rtx_compiler.trt.__version__),)
+    }
+    assert first.files == second.files, "the same bytes"
+    assert any("GeForce RTX 50" in line and "GB of memory" in line for line in told)
+    assert first.parity, "the graphs passed their gates"
+
+
+def test_what_engines_for_rtx_cards_cannot_be_is_refused_before_anything_is_made(rtx_compiler, tmp_path):
+    order = Order("a1_tiny", "tensorrt_rtx", tmp_path / "b", 0, precision="fp8", calibrate=tmp_path)
+    with pytest.raises(ConfigError, match=r"in fp8, got 8\.6"):
+        replace(order, capabilities=("8.6", "8.9")).checked()
+    with pytest.raises(ConfigError, match="wanted --for with --backend tensorrt_rtx only"):
+        Order("a1_tiny", "onnx", tmp_path / "b", 0, capabilities=("8.6",)).checked()
+    with pytest.raises(ConfigError, match="not checked here"):
+        replace(order, precision="bfloat16", calibrate=None).checked()
+    assert order.building(rtx_compiler).capabilities == ("8.9", "12.0")
+
+
 def test_bfloat16_is_verified_where_it_can_be(tmp_path):
     order = Order("test_tiny", "tensorrt", tmp_path / "b", 0, precision="bfloat16")
     assert order.checked().name == "test_tiny"

@@ -3,7 +3,7 @@
 import mmap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import BundleIncompatibleError, ConfigError
 from ...files import write_atomic
@@ -42,6 +42,26 @@ class TensorrtCompiler:
         return ""
 
     def compile(self, source: Source, building: Building, timings: Path, report: Report) -> memoryview:
+        prepared = self._prepared(source, building, report)
+        self._tune(prepared.config, building, timings)
+        engine = prepared.builder.build_serialized_network(prepared.network, prepared.config)
+        if engine is None:
+            raise self._refused("TENSORRT_BUILD", "compile", source, prepared.logger.told())
+        write_atomic(timings, bytes(prepared.config.get_timing_cache().serialize()))
+        return memoryview(engine)
+
+    def refit(self, engine: Path, source: Source) -> memoryview | None:
+        trt, logger = self._trt, new_logger(self._trt)
+        refitted = deserialized(trt.Runtime(logger), engine)
+        if refitted is None or not refitted.refittable:
+            return None
+        refitter = trt.Refitter(refitted, logger)
+        if not trt.OnnxParserRefitter(refitter, logger).refit_from_file(str(source.path)):
+            return None
+        return memoryview(refitted.serialize()) if refitter.refit_cuda_engine() else None
+
+    def _prepared(self, source: Source, building: Building, report: Report) -> "Prepared":
+        """Return the parsed graph of ``source``, ready to be built; raises `BundleIncompatibleError` if it cannot be read."""
         trt, logger = self._trt, new_logger(self._trt)
         builder = trt.Builder(logger)
         network = builder.create_network()  # of the graph's types: TensorRT 11 has no other
@@ -53,22 +73,8 @@ class TensorrtCompiler:
             raise self._refused("TENSORRT_PARSE", "read", source, found)
         _let_attention_be_split(trt, network)
         config = self._config(builder, building, source)
-        self._tune(config, building, timings)
         config.progress_monitor = new_monitor(trt, report)
-        engine = self._built(builder, network, config, timings)
-        if engine is None:
-            raise self._refused("TENSORRT_BUILD", "compile", source, logger.told())
-        return engine
-
-    def refit(self, engine: Path, source: Source) -> memoryview | None:
-        trt, logger = self._trt, new_logger(self._trt)
-        refitted = deserialized(trt.Runtime(logger), engine)
-        if refitted is None or not refitted.refittable:
-            return None
-        refitter = trt.Refitter(refitted, logger)
-        if not trt.OnnxParserRefitter(refitter, logger).refit_from_file(str(source.path)):
-            return None
-        return memoryview(refitted.serialize()) if refitter.refit_cuda_engine() else None
+        return Prepared(builder, network, config, logger, parser)
 
     def _config(self, builder: Any, building: Building, source: Source) -> Any:
         trt, config = self._trt, builder.create_builder_config()
@@ -97,19 +103,21 @@ class TensorrtCompiler:
         if not config.set_timing_cache(config.create_timing_cache(known), False):
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
-    def _built(self, builder: Any, network: Any, config: Any, timings: Path) -> memoryview | None:
-        """Return the engine, None if the library refuses it; ``timings`` holds its measurements afterwards."""
-        engine = builder.build_serialized_network(network, config)
-        if engine is None:
-            return None
-        write_atomic(timings, bytes(config.get_timing_cache().serialize()))
-        return memoryview(engine)
-
     def _refused(self, code: str, verb: str, source: Source, told: str) -> BundleIncompatibleError:
         return BundleIncompatibleError(
             code,
             f"{self.title} {self._trt.__version__} cannot {verb} {source.path.name}: {told}; use --backend onnx_cuda",
         )
+
+
+class Prepared(NamedTuple):
+    """A graph, ready to be built; the parser holds its weights."""
+
+    builder: Any
+    network: Any
+    config: Any
+    logger: Any
+    parser: Any
 
 
 def differing(wanted: Mapping[str, str], found: Mapping[str, str]) -> tuple[str, ...]:

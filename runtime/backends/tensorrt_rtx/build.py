@@ -4,6 +4,7 @@ The facts are those of release 1.7 and of NVIDIA's support matrix for it.
 """
 
 import mmap
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,9 @@ from typing import Any
 from ...errors import ConfigError, RecordingError
 from ...profiler import available_memory_bytes
 from ..backend import Footprint
-from ..compiling import Building, Source
+from ..compiling import Building, Report, Source
 from ..tensorrt.build import TensorrtCompiler, differing
+from .apart import compile_apart
 
 GPUS: Mapping[str, str] = {
     "8.0": "A100, A30",
@@ -77,31 +79,30 @@ class RtxCompiler(TensorrtCompiler):
     def refit(self, engine: Path, source: Source) -> None:
         return None
 
-    def _tune(self, config: Any, building: Building, timings: Path) -> None:
-        """Name the GPUs; a run brings its own memory, as a captured one has to. Streamed weights allow neither."""
-        trt = self._trt
+    def compile(self, source: Source, building: Building, timings: Path, report: Report) -> memoryview:
+        """As `compiling.Compiler.compile`; the engine's bytes lie in a file without a name, which takes no memory."""
+        with tempfile.TemporaryFile(dir=timings.parent) as file:
+            compile_apart(source, building, file.fileno(), report)
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def write(self, source: Source, building: Building, descriptor: int, report: Report) -> None:
+        """Write the engine of ``source`` to an open file; raises as `compile`.
+
+        In a process that did something else before, the outputs of a graph may be written in another order.
+        """
+        prepared = self._prepared(source, building, report)
+        config, trt = prepared.config, self._trt
         config.num_compute_capabilities = len(building.capabilities)
         for index, capability in enumerate(building.capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}"), index)
-        if not building.streamed:
+        if not building.streamed:  # which streamed weights do not allow
             config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-
-    def _built(self, builder: Any, network: Any, config: Any, timings: Path) -> memoryview | None:
-        """Return the engine, whose bytes lie in a file without a name: in memory they would be one copy of the weights more."""
-        with tempfile.TemporaryFile(dir=timings.parent) as file:
-            writer = _new_writer(self._trt, file)
-            try:
-                is_built = builder.build_serialized_network_to_stream(network, config, writer)
-                file.flush()
-            except OSError as error:
-                writer.error = error
-            if writer.error is not None:
-                raise RecordingError(
-                    "CACHE_WRITE", f"cannot write an engine to {timings.parent}: {writer.error.strerror}"
-                )
-            if not is_built:
-                return None
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        writer = _new_writer(trt, descriptor)
+        is_built = prepared.builder.build_serialized_network_to_stream(prepared.network, config, writer)
+        if writer.error is not None:
+            raise RecordingError("CACHE_WRITE", f"cannot write an engine: {writer.error.strerror}; free some space")
+        if not is_built:
+            raise self._refused("TENSORRT_BUILD", "compile", source, prepared.logger.told())
 
 
 def gpus_of(building: Building) -> str:
@@ -159,8 +160,8 @@ def _number(capability: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _new_writer(trt: Any, file: Any) -> Any:
-    """Return a stream writer of ``trt`` into ``file``; the bindings swallow an exception, so `error` keeps it."""
+def _new_writer(trt: Any, descriptor: int) -> Any:
+    """Return a stream writer of ``trt`` to an open file; the bindings swallow an exception, so `error` keeps it."""
 
     class Writer(trt.IStreamWriter):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -168,10 +169,12 @@ def _new_writer(trt: Any, file: Any) -> Any:
             self.error: OSError | None = None
 
         def write(self, data: bytes) -> int:
+            left = memoryview(data)
             try:
-                return int(file.write(data))
+                while left:
+                    left = left[os.write(descriptor, left) :]
             except OSError as error:
                 self.error = error
-                return 0
+            return len(data) - len(left)
 
     return Writer()

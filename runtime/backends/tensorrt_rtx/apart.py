@@ -1,0 +1,84 @@
+"""One engine's compilation in a process of its own.
+
+The builder writes the outputs of a graph in the order of their addresses. In a new process, which holds nothing that depends on
+the user or the place of the graph, the same graph gives the same bytes. Its memory goes back to the system, and its crash is an
+error of ours.
+"""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...child import Child, end_process
+from ...errors import BundleIncompatibleError, DvgwmError, RecordingError
+from ...strict import strict
+from ..compiling import Building, Report, Source
+
+MODULE = "dvgwm.runtime.backends.tensorrt_rtx.apart"
+_KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Of numpy, which is imported and not used: other threads would take memory at any moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompileOrder:
+    """The source, how it is compiled, and the descriptors of the engine's file and of the progress, five digits each."""
+
+    source: Source
+    building: Building
+    engine: str
+    progress: str
+
+
+def compile_apart(source: Source, building: Building, descriptor: int, report: Report) -> None:
+    """Write the engine of ``source`` to an open file; raises as `RtxCompiler.write`, also if the process dies."""
+    told, telling = os.pipe()
+    order = CompileOrder(replace(source, path=Path(source.path.name)), building, f"{descriptor:05}", f"{telling:05}")
+    try:
+        environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _ONE_THREAD
+        words = json.loads(json.dumps(asdict(order), default=str))
+        child = Child(MODULE, words, (descriptor, telling), folder=source.path.parent, environment=environment)
+    finally:
+        os.close(telling)
+    try:
+        with os.fdopen(told) as lines:
+            for line in lines:
+                report(*json.loads(line))
+        code = child.process.wait()
+        error = child.error((BundleIncompatibleError, RecordingError))
+        if code:
+            ended = signal.Signals(-code).name if code < 0 else f"code {code}"
+            said = child.said().rpartition("\n")[2]
+            raise error or BundleIncompatibleError(
+                "TENSORRT_DIED", f"the builder of {source.path.name} ended with {ended}: {said or 'it said nothing'}"
+            )
+    finally:
+        child.process.kill()
+        child.process.wait()
+        child.close()
+
+
+def run(order: CompileOrder) -> DvgwmError | None:
+    """Compile as ``order`` says; returns the error that ended it."""
+    import tensorrt_rtx_bindings
+
+    from .build import RtxCompiler
+
+    def report(*step: Any) -> None:
+        os.write(int(order.progress), f"{json.dumps(step)}\n".encode())
+
+    try:
+        RtxCompiler(tensorrt_rtx_bindings).write(order.source, order.building, int(order.engine), report)
+    except DvgwmError as error:
+        return error
+    return None
+
+
+def main() -> None:
+    """Run the order on the command line."""
+    error = run(strict(json.loads(sys.argv[1]), CompileOrder))
+    end_process(0 if error is None else error.exit_code, error)
