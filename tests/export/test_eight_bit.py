@@ -32,11 +32,12 @@ from dvgwm.export.verify import engine_parity
 from dvgwm.models.graph import ATTENTION_OPSET, Graph
 from dvgwm.models.precision import GraphPrecision
 from dvgwm.models.weights import save_tensors
+from dvgwm.runtime.backends.compiling import Source
 from dvgwm.runtime.backends.onnx import open_backend
 from dvgwm.runtime.bundle.disk import read_bundle
 from dvgwm.runtime.bundle.manifest import InputContract
 from dvgwm.runtime.config.plugins import shipped
-from dvgwm.runtime.errors import ConfigError
+from dvgwm.runtime.errors import BundleIncompatibleError, ConfigError
 from dvgwm.runtime.record.lerobot import Episode, Schema
 from dvgwm.runtime.record.writer import finish, write_episodes
 
@@ -148,6 +149,27 @@ def apart(exported, engine):
     expected = exported[1](tokens(9)).numpy()
     got = engine.run({"state": tokens(9).numpy()})["velocity"]
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("name", ["int8_weights", "int8", "fp8"])
+def test_a_denoiser_in_8_bits_compiles_for_the_cards_that_have_them(rtx_compiler, exported, tmp_path, name):
+    """In TensorRT for RTX's real builder: the QuantizeLinear and DequantizeLinear of a layer are all that it goes by."""
+    kind = {"int8_weights": WEIGHTS, "int8": BOTH["int8"], "fp8": BOTH["fp8"]}[name]
+    quantised(exported, tmp_path, kind)
+    graph = exported[2]
+    shapes = {"state": tuple(graph.inputs["state"].shape)}
+    source = Source(tmp_path / "preview.onnx", engine_spec(graph), shapes, "g", "w")
+    building = rtx_compiler.usual(name)
+    with (tmp_path / "engine").open("wb") as file:
+        rtx_compiler.write(source, building, file.fileno(), lambda *_: None)
+    assert (tmp_path / "engine").stat().st_size > 10_000
+    if name == "fp8":
+        older = replace(building, capabilities=("8.6",))
+        with (
+            (tmp_path / "none").open("wb") as file,
+            pytest.raises(BundleIncompatibleError, match="Cannot compile for target"),
+        ):
+            rtx_compiler.write(source, older, file.fileno(), lambda *_: None)
 
 
 def test_the_linear_layers_are_those_of_attention_and_feed_forward_in_every_block(exported):
