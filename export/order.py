@@ -69,7 +69,7 @@ class Order:
 
     @property
     def has_fixed_sizes(self) -> bool:
-        """Whether no size is left open: TensorRT compiles for one size of each, and gives no shape of bytes."""
+        """Whether no size is left open: TensorRT compiles for one size of each."""
         return self.static or self.facts.sizes_are_fixed
 
     @property

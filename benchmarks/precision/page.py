@@ -5,7 +5,8 @@ from pathlib import Path
 
 TOLD = {
     "float32": "weights in half precision where nothing is lost by it, as it ships",
-    "float16": "transformers, VAE and text encoder; policy, frame encoder, waypoints and linear codecs stay in float32",
+    "float16": "transformers, VAE and text encoder; policy, frame encoder, waypoints and linear codecs stay in float32 "
+    "(`--backend tensorrt_rtx` builds it by default)",
     "bfloat16": "by torch, compiled: ONNX Runtime has no bfloat16 convolution on a CPU",
     "int8_weights": "float16, the linear layers of the transformers' blocks with int8 weights, one scale for each output",
     "int8": "the same, and what inner blocks multiply is in int8 too, smoothed over channels; ranges from recorded scenes",
