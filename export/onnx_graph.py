@@ -12,6 +12,7 @@ from dvgwm.runtime.errors import BundleCorruptError
 
 from .shared_weights import Place, referred
 from .tracing import dynamic_shapes, quiet
+from .translations import TRANSLATIONS
 
 
 def export_onnx(
@@ -39,6 +40,7 @@ def export_onnx(
             dynamic_shapes=dynamic_shapes(inputs, dynamic),
             verbose=False,
             optimize=False,
+            custom_translation_table=TRANSLATIONS,
         )
         assert program is not None
         with referred(program.model, weights or {}):

@@ -141,6 +141,9 @@ def session_options(spec: EngineSpec, threads: int | None = None) -> ort.Session
     # By default a product with 8-bit weights is taken of rounded tokens, which the graph does not say: a1_tiny's latents were
     # off by .019 where they are by .0135, and nothing was faster.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    # By default a session's threads look for work for a while after a run. Those of nine sessions took the cores from the
+    # engine that ran next: a plan of a1_tiny took 1.5 times as long.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # A stated number leaves threads unpinned: pinned ones waited twice as long beside another busy process.
     options.intra_op_num_threads = threads or _usable_cores()
     if sum(_bytes(output) for output in spec.outputs) > LARGE_BYTES:
