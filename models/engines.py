@@ -61,8 +61,10 @@ class DecodeEngine(nn.Module):
         super().__init__()
         self.codec, self.cache_names, self.first, self.quantise = codec, cache_names, first, quantise
         self.dtype = dtype
-        self.register_buffer("mean", torch.tensor(scaling.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(scaling.std).view(-1, 1, 1), persistent=False)
+        # Beside the codec, which may be on a GPU: the graph of the next chunk is made by a run of the first.
+        place = next((tensor.device for tensor in codec.state_dict(keep_vars=True).values()), None)
+        self.register_buffer("mean", torch.tensor(scaling.mean, device=place).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(scaling.std, device=place).view(-1, 1, 1), persistent=False)
 
     def forward(self, latents: Tensor, *cache: Tensor) -> Any:
         """Return the frames, uint8 (with ``quantise``) or float32 in [0, 1], then the cache's tensors.

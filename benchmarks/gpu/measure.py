@@ -183,6 +183,20 @@ def working_bytes(work: Callable[[], object], device: str) -> int | None:
     return torch.cuda.max_memory_allocated() - before
 
 
+def forget_peak(device: str) -> None:
+    """Give back what nobody holds, and begin the count of the most memory anew."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak(device: str) -> dict[str, int | None]:
+    """Return the most bytes that tensors took since `forget_peak`, and the most that torch had of the device for them."""
+    if device != "cuda":
+        return {"held_bytes": None, "reserved_bytes": None}
+    return {"held_bytes": torch.cuda.max_memory_allocated(), "reserved_bytes": torch.cuda.max_memory_reserved()}
+
+
 def weight_bytes(module: torch.nn.Module) -> int:
     """Return the memory of a module's parameters and buffers, shared ones once."""
     tensors = {tensor.data_ptr(): tensor.nbytes for tensor in (*module.parameters(), *module.buffers())}

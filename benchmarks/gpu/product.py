@@ -30,7 +30,7 @@ from dvgwm.runtime.profiler import Profiler
 from dvgwm.runtime.types import Observation
 
 from .code import ROOT
-from .measure import Bench, ratio
+from .measure import Bench, forget_peak, peak, ratio
 from .setting import fastest
 from .size import size_of
 
@@ -149,6 +149,7 @@ def measure(bench: Bench, name: str, bundle: Bundle) -> None:
     contract = bundle.manifest.input
     image = np.random.default_rng(1).integers(0, 256, (contract.height_px, contract.width_px, 3), np.uint8)
     seen = [Observation({contract.camera: image}, np.zeros(len(bundle.manifest.action.names)), 0.0)]
+    forget_peak(bench.device)  # which the build of the engines made
     backend, started = open_backend(), time.perf_counter()
     with Pipeline(bundle, backend) as pipeline:
         loaded_s, started = time.perf_counter() - started, time.perf_counter()
@@ -177,6 +178,6 @@ def measure(bench: Bench, name: str, bundle: Bundle) -> None:
     wall_s = statistics.median(walls[1:])
     bench.row(
         "plan", variant=name, median_s=wall_s, max_s=max(walls[1:]), first_s=walls[0], loaded_s=loaded_s,
-        warmup_s=warmup_s, held_bytes=torch.cuda.max_memory_allocated() if bench.device == "cuda" else None,
+        warmup_s=warmup_s, **peak(bench.device),
         against_paper=ratio(PAPER_S, wall_s) if bench.preset == "dvgwm_5b" else None, uncaptured=uncaptured, loss="bounded",
     )  # fmt: skip

@@ -28,6 +28,7 @@ def write_report(file: Path, facts: Mapping[str, object]) -> str:
         *product(file, gpu, preset),
         advice(found, preset),
         *attention(file, gpu, preset),
+        *earlier(file, gpu, preset),
         *refusals(file, gpu, preset),
         "",
         f"Rows: {file}",
@@ -63,6 +64,15 @@ def table(found: tuple[Setting, ...], preset: str) -> list[str]:
     return lines
 
 
+def earlier(file: Path, gpu: object, preset: str) -> list[str]:
+    """Return the table of the rows that an earlier form of this benchmark left, if it measured this network on this card."""
+    found = settings(file, gpu, None) if preset == PAPER_PRESET else ()
+    if not found:
+        return []
+    title = "Old rows, of other code: not to be compared with those above (their error is that of latents after three steps)."
+    return ["", title, "", *table(found, preset)]
+
+
 def plans(file: Path, gpu: object, preset: str) -> list[Row]:
     """Return the rows of whole plans through the product on this card, the newest last."""
     rows = (row for row in read(file) if row["part"] == "plan" and row["name"] == "plan" and "median_s" in row)
@@ -93,7 +103,8 @@ def advice(found: tuple[Setting, ...], preset: str) -> str:
     chosen = best(found)
     if chosen is None:
         return "Which setting to use: measure preview, refine and decode first."
-    command = f"python export/build_engines.py --preset {preset} --backend torch --precision {chosen.name}"
+    # Measured packages have no open sizes (`product.graph_of`).
+    command = f"python export/build_engines.py --preset {preset} --backend torch --static --precision {chosen.name}"
     others = [each for each in found if each.name not in OURS and each.plan_s is not None]
     nearest = min(others, key=lambda each: each.plan_s, default=None)
     beside = f"; {nearest.name} {_seconds(nearest.plan_s)}" if nearest else ""

@@ -16,7 +16,8 @@ AS_FAST = 1.02
 class Setting:
     """What a plan takes in one setting, stage by stage, and its floor; None for what was not measured.
 
-    ``error`` is how far latents are from float32's after a few steps, ``gb`` the memory of weights and of the hungriest stage.
+    ``error`` is the relative L2 of velocities against float32's, the larger of preview and refiner; ``gb`` is the memory of
+    weights and of the hungriest stage.
     """
 
     name: str
@@ -33,8 +34,11 @@ class Setting:
         return _sum(self.preview_s, self.refine_s, self.decode_s)
 
 
-def settings(file: Path, gpu: object, preset: str) -> tuple[Setting, ...]:
-    """Return every setting of which this card has a row, diffusers' first, from the newest rows of each."""
+def settings(file: Path, gpu: object, preset: str | None) -> tuple[Setting, ...]:
+    """Return every setting of which this card has a row, diffusers' first, from the newest rows of each.
+
+    Without a ``preset`` they are of rows that name none: those of the first form of this benchmark, of `dvgwm_5b`.
+    """
     newest: dict[tuple[str, str], Row] = {}
     for row in read(file):
         if row.get("gpu") == gpu and row.get("preset") == preset and row.get("variant"):

@@ -46,6 +46,19 @@ def recorded(file, *more):
     return file
 
 
+def test_rows_of_other_code_are_shown_as_old(tmp_path):
+    """The first form of this benchmark named no network in its rows: they were all passed over."""
+    file = recorded(tmp_path / "rows.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps({name: row[name] for name in row if name != "preset"}) + "\n" for row in rows))
+    page = write_report(file, FACTS)
+    assert "Neither preview nor refiner is measured yet." in page
+    old = page.split("Old rows, of other code")[1]
+    assert "| fp8_kernel | 8.30 s |" in old
+    assert fastest(file, GPU, "dvgwm_5b", True) == "fp8_kernel"
+    assert "Old rows" not in write_report(recorded(tmp_path / "new.jsonl"), FACTS)
+
+
 def test_a_settings_plan_is_its_steps_and_its_decoder(tmp_path):
     found = {each.name: each for each in settings(recorded(tmp_path / "rows.jsonl"), GPU, "dvgwm_5b")}
     assert list(found) == list(FORWARDS), "diffusers' first"
@@ -92,7 +105,10 @@ def test_the_last_page_says_what_to_use_and_what_did_not_run(tmp_path):
     assert "from a bundle in fp8_kernel: 10.10 s a plan, 8.8 x faster than the paper's 88.7 s" in page
     assert "preview 8.40 s" in page
     assert "Without a captured graph: policy.pt2 (no)." in page
-    assert "`python export/build_engines.py --preset dvgwm_5b --backend torch --precision fp8_kernel` (9.86 s" in page
+    assert (
+        "`python export/build_engines.py --preset dvgwm_5b --backend torch --static --precision fp8_kernel` (9.86 s"
+        in page
+    )
     assert "Did not run: decode, diffusers compile: out of memory" in page
     assert file.with_suffix(".png").stat().st_size > 10_000
     other = write_report(file, {**FACTS, "gpu": None})
@@ -159,7 +175,7 @@ def test_a_parts_hash_is_of_what_it_runs_and_of_nothing_else(tmp_path, monkeypat
     } <= ours
     assert not {path for path in ours if path.startswith(("robots/", "models/", "training/"))}
     denoisers = {path.relative_to(code.ROOT).as_posix() for path in code.files_of("benchmarks.gpu.denoisers")}
-    assert {"models/fused.py", "models/dit.py", "kernels/modulate.py", "runtime/samplers/rows.py"} <= denoisers
+    assert {"models/fused.py", "models/dit.py", "kernels/modulate.py"} <= denoisers
     assert "export/graphs.py" in {
         path.relative_to(code.ROOT).as_posix() for path in code.files_of("benchmarks.gpu.product")
     }

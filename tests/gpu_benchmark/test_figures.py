@@ -1,0 +1,102 @@
+"""What a GPU's hour would measure wrongly: each fault is found here without one, on shapes or on a small network."""
+
+from types import SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the export extra is not installed")
+pytest.importorskip("diffusers", reason="the export extra is not installed")
+
+from benchmarks.gpu import calls, denoisers, product
+from benchmarks.gpu.denoisers import Denoiser, floor_s
+from benchmarks.gpu.measure import relative
+from benchmarks.gpu.parts import PARTS
+from benchmarks.gpu.report import advice
+from benchmarks.gpu.setting import Setting
+from dvgwm.export.graphs import graphs
+from dvgwm.models.networks import build
+from dvgwm.models.precision import precision
+from dvgwm.models.presets import preset
+
+pytestmark = pytest.mark.torch
+TINY = preset("test_tiny")
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "fp8_kernel"])
+def test_every_graph_is_made_where_its_networks_are(name):
+    """On shapes alone, as on a GPU: a constant that stays on the host cannot be computed with."""
+    made = graphs(TINY, build(TINY, 0, "meta"), precision(name))
+    assert {graph.name for graph in made} >= {*product.ENGINES}
+    for graph in made:
+        if graph.name in product.ENGINES:
+            graph.module.to("meta")
+            with torch.no_grad():
+                out = graph.module(*(tensor.to("meta") for tensor in graph.inputs.values()))
+            assert all(tensor.device.type == "meta" for tensor in (out if isinstance(out, tuple) else (out,)))
+
+
+@pytest.fixture
+def bench():
+    return SimpleNamespace(device="cpu", small=True, place_for=lambda numbers: "cpu", ceilings=dict)
+
+
+def test_the_error_sees_attention(bench, monkeypatch):
+    """Queries that are off by a tenth change the velocity; with random norms attention is nearly uniform and hides them."""
+
+    def error(peaked):
+        monkeypatch.setattr(denoisers, "PEAKED", peaked)
+        made = Denoiser(bench, TINY, TINY.preview, TINY.low, 2, flow=False)
+        network = made.plain.float()
+        exact = made.velocity(made.engine(network))
+        for block in network.transformer_blocks:
+            block.attn1.norm_q.weight.mul_(1.1)
+        return relative(made.velocity(made.engine(network)), exact)
+
+    assert error(denoisers.PEAKED) > 2 * error(1.0)
+
+
+def test_a_floor_is_of_the_rates_that_a_variant_uses():
+    rates = {"bf16": 1.0, "fp8": 2.0}
+    work = {"flop": 100.0, "attention_flop": 40.0, "layers": 6}
+    inner = 60.0 * 4 / 6
+    assert floor_s(**work, name="bfloat16_kernel", rates=rates) == 100.0
+    assert floor_s(**work, name="fp8_kernel", rates=rates) == pytest.approx(100.0 - inner / 2)
+    assert floor_s(**work, name="fp8_8bit", rates=rates) == pytest.approx(100.0 - (inner + 20.0) / 2)
+    assert floor_s(**work, name="fp8_fp8", rates=rates) == pytest.approx(100.0 - (inner + 40.0) / 2)
+    assert floor_s(**work, name="bfloat16", rates={"bf16": 1.0}) is None
+
+
+def test_a_plans_memory_is_counted_without_that_of_its_build(monkeypatch):
+    order = []
+
+    class OpenedError(Exception):
+        pass
+
+    def opened(*arguments):
+        order.append("pipeline")
+        raise OpenedError
+
+    monkeypatch.setattr(product, "forget_peak", lambda device: order.append("forget"))
+    monkeypatch.setattr(product, "Pipeline", opened)
+    contract = SimpleNamespace(camera="scene", height_px=8, width_px=8)
+    manifest = SimpleNamespace(input=contract, action=SimpleNamespace(names=("x",)))
+    with pytest.raises(OpenedError):
+        product.measure(SimpleNamespace(device="cpu"), "fp8_kernel", SimpleNamespace(manifest=manifest))
+    assert order == ["forget", "pipeline"]
+
+
+def test_measured_packages_are_those_of_the_printed_command():
+    setting = Setting("fp8_kernel", 8.0, 0.9, 0.7, 6.0, 7e-4, 16.0)
+    assert " --static --precision fp8_kernel`" in advice((setting,), "dvgwm_5b")
+    made = [fixed for fixed in (product._named(TINY, "preview", graphs(TINY, build(TINY, 0))),) if fixed.dynamic]
+    assert not made
+
+
+def test_attention_is_measured_first_and_a_plan_right_after_the_decoder(tmp_path):
+    order = list(PARTS)
+    assert order[:2] == ["ceilings", "attention"]
+    assert order[order.index("decode") + 1] == "plan"
+    packed = calls.packed(list(PARTS.values()), {part.name: part.minutes for part in PARTS.values()})
+    names = [[part.name for part in call] for call in packed]
+    after = next(index for index, call in enumerate(names) if "decode" in call)
+    assert "plan" in names[after] + names[after + 1][:1]
