@@ -18,7 +18,7 @@ from dvgwm.models.fused import FusedTransformer
 from dvgwm.models.precision import PRECISIONS
 from dvgwm.models.sizes import DiT, Preset
 
-from .measure import Bench, first_call, ratio, relative, timed, weight_bytes, working_bytes
+from .measure import Bench, first_call, ratio, relative, timed, watched_card, weight_bytes, working_bytes
 from .size import size_of
 
 OURS = ("bfloat16", "bfloat16_kernel", "fp8", "fp8_kernel", "fp8_8bit", "fp8_fp8")
@@ -186,11 +186,12 @@ def measure(bench: Bench, title: str, denoiser: Denoiser, name: str, calls: int)
     if denoiser.reference is not None:
         likeness["relative_l2"] = relative(denoiser.velocity(run, torch.bfloat16), denoiser.reference)
     memory = working_bytes(work, bench.device)
-    found = timed(work, bench.rounds, bench.device)
+    with watched_card(bench.device) as card:
+        found = timed(work, bench.rounds, bench.device)
     median = found["median_s"]
     eager, compiled = bench.median(title, "diffusers eager"), bench.median(title, "diffusers compile")
     bench.row(
-        title, variant=name, **found, calls=calls, stage_s=calls * median, first_call_s=start,
+        title, variant=name, **found, **card, calls=calls, stage_s=calls * median, first_call_s=start,
         weight_bytes=held, working_bytes=memory, flop=denoiser.flop, rate=denoiser.flop / median,
         floor_s=denoiser.floor_s(name), share_of_floor=ratio(denoiser.floor_s(name), median),
         **beside(median, eager=eager, compile=compiled), **likeness,

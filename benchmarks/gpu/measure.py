@@ -2,7 +2,10 @@
 
 import json
 import math
+import re
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -160,6 +163,26 @@ def replayed(work: Callable[[], object], rounds: int, device: str, inner: int = 
         return launched | {"launched_s": launched["median_s"], "timed": f"launches: {str(error).strip()[:120]}"}
     found = {name: taken / inner for name, taken in timed(graph.replay, rounds, device).items()}
     return found | {"launched_s": launched["median_s"], "timed": "graph"}
+
+
+@contextmanager
+def watched_card(device: str) -> Iterator[dict[str, float]]:
+    """Yield the medians of the card's clock and power during the block, filled in at its end; empty if nobody tells them."""
+    found: dict[str, float] = {}
+    tool = shutil.which("nvidia-smi") if device == "cuda" else None
+    if tool is None:
+        yield found
+        return
+    query = [tool, "-i", "0", "--query-gpu=clocks.sm,power.draw", "--format=csv,noheader,nounits", "-lms", "100"]
+    with subprocess.Popen(query, stdout=subprocess.PIPE, text=True) as watching:
+        try:
+            yield found
+        finally:
+            watching.terminate()
+            told = watching.stdout.read() if watching.stdout else ""
+    rows = re.findall(r"^\s*([\d.]+), *([\d.]+)\s*$", told, re.MULTILINE)
+    for name, values in zip(("clock_mhz", "power_w"), zip(*rows, strict=True), strict=False):
+        found[name] = statistics.median(map(float, values))
 
 
 def first_call(work: Callable[[], object], device: str) -> float:

@@ -1,5 +1,8 @@
 """What a GPU's hour would measure wrongly: each fault is found here without one, on shapes or on a small network."""
 
+import os
+import time
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -7,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("diffusers", reason="the export extra is not installed")
 
-from benchmarks.gpu import calls, denoisers, product
+from benchmarks.gpu import calls, decoder, denoisers, product
 from benchmarks.gpu.denoisers import Denoiser, floor_s
-from benchmarks.gpu.measure import relative
+from benchmarks.gpu.measure import relative, watched_card
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.report import advice
 from benchmarks.gpu.setting import Setting
@@ -17,6 +20,7 @@ from dvgwm.export.graphs import graphs
 from dvgwm.models.networks import build
 from dvgwm.models.precision import precision
 from dvgwm.models.presets import preset
+from dvgwm.runtime.backends.torch import open_backend
 
 pytestmark = pytest.mark.torch
 TINY = preset("test_tiny")
@@ -100,3 +104,56 @@ def test_attention_is_measured_first_and_a_plan_right_after_the_decoder(tmp_path
     names = [[part.name for part in call] for call in packed]
     after = next(index for index, call in enumerate(names) if "decode" in call)
     assert "plan" in names[after] + names[after + 1][:1]
+
+
+def test_the_decoder_is_measured_as_the_product_runs_it_and_with_cudnns_search(monkeypatch):
+    """The search may change the bits of a plan from process to process: the product leaves it off, whoever had it on."""
+    measured, rows = {}, []
+    work = dict.fromkeys(
+        ("diffusers eager", "bfloat16", "bfloat16, early exit", f"bfloat16{decoder.SEARCHED}"),
+        lambda: torch.zeros(1, 9, 2, 2, 3, dtype=torch.uint8),
+    )
+    monkeypatch.setattr(decoder, "Decoders", lambda size, device: SimpleNamespace(works=lambda: work))
+
+    def timed(work, rounds, device):
+        measured[names[-1]] = torch.backends.cudnn.benchmark
+        return {"median_s": 1.0}
+
+    names = []
+
+    @contextmanager
+    def trying(title, name):
+        names.append(name)
+        yield
+
+    monkeypatch.setattr(decoder, "timed", timed)
+    monkeypatch.setattr(decoder, "size_of", lambda bench: None)
+    bench = SimpleNamespace(
+        device="cpu", small=True, rounds=1, trying=trying, wanted=lambda title, names: names, refused=lambda *_: False,
+        median=lambda *_: 1.0, row=lambda title, **row: rows.append(row),
+    )  # fmt: skip
+    before = torch.backends.cudnn.benchmark
+    try:
+        torch.backends.cudnn.benchmark = True
+        decoder.run_decode(bench)
+        open_backend(1)
+        assert torch.backends.cudnn.benchmark is False
+    finally:
+        torch.backends.cudnn.benchmark = before
+    assert measured == {name: name.endswith(decoder.SEARCHED) for name in work}
+    assert {row["variant"] for row in rows} == set(work)
+
+
+def test_clock_and_power_are_those_of_the_timed_runs(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\necho 'not a row'\nfor clock in 1980 1500 1710; do echo \"$clock, 698.5\"; done\nexec sleep 60\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with watched_card("cuda") as card:
+        time.sleep(0.5)
+    assert card == {"clock_mhz": 1710.0, "power_w": 698.5}
+    with watched_card("cpu") as card:
+        pass
+    assert card == {}

@@ -253,5 +253,6 @@ def open_backend(threads: int | None = None) -> TorchBackend:
     """Return torch on the first GPU, or without one on ``threads`` CPU threads; torch chooses their number if None."""
     if threads is not None:
         torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False  # a search may find another kernel in another process, of other bits
     torch.backends.cudnn.allow_tf32 = False  # a float32 engine is within 1e-4 of its network; TF32 convolutions are not
     return TorchBackend(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
