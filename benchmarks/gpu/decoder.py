@@ -17,7 +17,7 @@ from .size import size_of
 
 TITLE = "decode"
 SEARCHED = ", cuDNN's search"
-"""Ends the variants whose convolutions are tried first, once each. The product does not try them: another one may be the fastest
+"""Ends the variants whose convolutions are tried first, once each. The product does not try them: another may be the fastest
 in another process, and the bits of a plan change with it."""
 LOOKED_AT = 8
 """Frames of every variant that are compared."""

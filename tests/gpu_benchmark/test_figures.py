@@ -146,9 +146,7 @@ def test_the_decoder_is_measured_as_the_product_runs_it_and_with_cudnns_search(m
 
 def test_clock_and_power_are_those_of_the_timed_runs(tmp_path, monkeypatch):
     tool = tmp_path / "nvidia-smi"
-    tool.write_text(
-        "#!/bin/sh\necho 'not a row'\nfor clock in 1980 1500 1710; do echo \"$clock, 698.5\"; done\nexec sleep 60\n"
-    )
+    tool.write_text('#!/bin/sh\necho none\nfor clock in 1980 1500 1710; do echo "$clock, 698.5"; done\nexec sleep 60\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with watched_card("cuda") as card:
