@@ -40,7 +40,7 @@ def export_onnx(
             dynamic_shapes=dynamic_shapes(inputs, dynamic),
             verbose=False,
             optimize=False,
-            custom_translation_table=TRANSLATIONS,
+            custom_translation_table=dict(TRANSLATIONS),
         )
         assert program is not None
         with referred(program.model, weights or {}):
