@@ -26,8 +26,8 @@ def export_onnx(
 ) -> None:
     """Write ``module`` to ``path`` as ONNX; ``inputs`` are example tensors in the order of forward's parameters.
 
-    ``dynamic`` maps those whose first size is chosen at run time to that size's name. ``weights``, by their names in
-    ``module``, are read from where they are beside ``path``: their numbers are not looked at, so the module may be hollow.
+    ``dynamic`` maps inputs with a first size chosen at run time to the size's name. ``weights``, by their names in
+    ``module``, are read from their place beside ``path``: their numbers are not looked at, so the module may be hollow.
     """
     with quiet():
         program = torch.onnx.export(

@@ -69,12 +69,12 @@ class Order:
 
     @property
     def has_fixed_sizes(self) -> bool:
-        """Whether no size is left open: TensorRT compiles for one size of each."""
+        """True if no size is left open: TensorRT compiles for one size of each."""
         return self.static or self.facts.sizes_are_fixed
 
     @property
     def verifies_on(self) -> str:
-        """The backend of the gate: without a GPU, engines made ahead stand back for the graphs that they are made of."""
+        """The backend of the gate: engines made ahead stand back for their graphs, as there may be no GPU."""
         return self.facts.runs if self.facts.ahead else self.backend
 
     def building(self, compiler: Compiler) -> Building:

@@ -28,7 +28,7 @@ APART = "float."
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """The bundle's ``files`` by name, which of them are each part's ``weights``, and which were ``made`` now."""
+    """The bundle's ``files`` by name, each part's ``weights`` among them, and the names of those ``made`` now."""
 
     files: Mapping[str, Path]
     weights: Mapping[str, Sequence[Path]]
@@ -36,7 +36,7 @@ class Products:
 
     @property
     def reused(self) -> tuple[str, ...]:
-        """The names of those that were finished before."""
+        """The names of products finished before."""
         return tuple(name for name in self.files if name not in self.made)
 
     def with_more(self, more: "Products") -> "Products":
@@ -47,9 +47,9 @@ class Products:
 def make_products(
     compiled: Sequence[Graph], taken: Intake, workshop: Workshop, report: Report, quantised: bool = False
 ) -> Products:
-    """Return the products of the ``compiled`` graphs and of what was ``taken`` in; those that are finished are kept.
+    """Return the products of the ``compiled`` graphs and of the networks ``taken`` in; finished ones are kept.
 
-    Where some are to be ``quantised`` their files are set apart by their names.
+    If some are to be ``quantised``, their files are set apart by their names.
     """
     files: dict[str, Path] = {}
     made: list[str] = []
@@ -83,7 +83,7 @@ def make_products(
 
 
 def _graph_files(graph: Graph, networks: Networks, known: Mapping[str, Mapping[str, Place]]) -> dict[str, Write]:
-    """Return what writes each file of ``graph``; an ONNX graph reads its weights from where they are ``known`` to be."""
+    """Return a writer of each file of ``graph``; an ONNX graph reads its weights from their ``known`` places."""
     if graph.suffix == "onnx":
 
         def write(path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Whether TensorRT's ONNX parser takes a graph: every operator, its types and restrictions, against the published list.
+"""The operators of TensorRT's ONNX parser, their types and restrictions, by the published list; and a graph held against it.
 
 The list is onnx-tensorrt's docs/operators.md for TensorRT 10.15, the newest at hand; 11 adds to it. If the parser of TensorRT
-for RTX, which runs on a CPU, says otherwise, it is believed: a test holds the list against it. Passing the list proves no
+for RTX says otherwise, it is believed: it runs on a CPU, and a test holds the list against it. Passing the list proves no
 engine; a builder does.
 """
 
@@ -57,7 +57,7 @@ SUPPORTED = {name: types for types, names in _TYPES.items() for name in names.sp
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """What a restriction looks at: the elements' type and the rank of every value, and the numbers of constants."""
+    """The facts for a restriction: the elements' type and the rank of every value, and the names of constants."""
 
     types: Mapping[str, str]
     ranks: Mapping[str, int]
@@ -65,7 +65,7 @@ class Graph:
 
 
 def unsupported(path: Path) -> list[str]:
-    """Return what TensorRT's list does not take in the graph at ``path``: one line for each operator and reason."""
+    """Return the operators in the graph at ``path`` outside TensorRT's list: one line for each operator and reason."""
     model = shape_inference.infer_shapes(onnx.load(path, load_external_data=False))
     found = [
         f"opset {entry.version} of {entry.domain or 'ai.onnx'}"

@@ -1,4 +1,4 @@
-"""Operators of torch in other words than the exporter's own, if those are slow in ONNX Runtime on a CPU.
+"""Operators of torch in other words than the exporter's own, if its words are slow in ONNX Runtime on a CPU.
 
 The weights stay as they are.
 """
@@ -20,7 +20,7 @@ MOST_WEIGHTS = 1 << 18
 def mish(x: Any) -> Any:
     """Return x tanh(softplus(x)) of float32 numbers by one exponential: x n / (n + 2), n = e (e + 2), e = exp(x).
 
-    As `Mish` it is Softplus and Tanh, which take six times as long.
+    As `Mish` it is Softplus and Tanh and takes six times as long.
     """
     e = op.Exp(op.Min(x, op.Constant(value_float=LARGEST)))
     two = op.Constant(value_float=2.0)

@@ -1,4 +1,4 @@
-"""Compiled engines of a bundle that is being built: on this GPU for the gate, or ahead of time into the bundle."""
+"""Compiled engines of an unfinished bundle: on this GPU for the gate, or ahead of time into the bundle."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -49,7 +49,7 @@ def compiled_ahead(
 ) -> tuple[tuple[CompiledEngine, ...], Products]:
     """Return an engine of every graph of ``bundle`` as ``building`` says, and their files.
 
-    ``tell`` hears the room that this takes before it begins. Raises `ConfigError` if the machine has too little, and
+    ``tell`` hears the room for it beforehand. Raises `ConfigError` if the machine has too little, and
     `BundleIncompatibleError` if the library cannot read a graph, or build it.
     """
     engines, files, new = list[CompiledEngine](), dict[str, Path](), list[str]()

@@ -1,4 +1,4 @@
-"""A bundle's graphs as engines that a library compiled: ahead, into the bundle, or on this machine.
+"""A bundle's graphs as compiled engines: made ahead, into the bundle, or on this machine.
 
 A bundle never changes. Engines made here lie in the user's cache: bundles that share a graph share its engine, and one with
 other weights takes them into it.
@@ -26,7 +26,7 @@ ShowProgress = Callable[[str], AbstractContextManager[Report]]
 
 
 def sources(bundle: Bundle, stages: Sequence[StageSpec]) -> tuple[Source, ...]:
-    """Return every graph of the bundle once, with the sizes that its inputs have in these ``stages``."""
+    """Return every graph of the bundle once, with the sizes of its inputs in these ``stages``."""
     found: dict[str, Source] = {}
     for stage in stages:
         sizes = batch_sizes(stage)
@@ -94,7 +94,7 @@ def record_in(bundle: Bundle, path: Path) -> Record | CompiledEngine:
 
 
 def _in_bundle(bundle: Bundle, source: Source, compiler: Compiler, rebuild: Rebuild) -> Path | None:
-    """Return the bundle's own engine of ``source`` if there is one that runs here, or is made as ``rebuild`` says exactly."""
+    """Return the bundle's own engine of ``source`` if one runs here and is made as ``rebuild`` asks."""
     for made in _shipped(bundle, source, compiler):
         wanted = made.building == rebuild.building or not rebuild.exactly
         if wanted and not compiler.lacks(made.facts, made.building):

@@ -1,4 +1,4 @@
-"""Compiled engines in a folder, each with a record of what it is of: found by that, made where they are lacking."""
+"""Compiled engines in a folder, each with a record of its source: found by it, made if they are lacking."""
 
 import hashlib
 import json
@@ -17,9 +17,9 @@ from .strict import strict
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """Whether lacking engines are compiled, and how: as ``building`` says, or if that is None as the compiler does by default.
+    """The order to compile lacking engines if ``asked``, as ``building`` says; None: as the compiler does by default.
 
-    With ``exactly`` an engine that was made in another way is lacking too.
+    With ``exactly`` an engine made in another way is lacking too.
     """
 
     asked: bool = False
@@ -29,7 +29,7 @@ class Rebuild:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one compiled engine is of, where it runs and how it was made; ``refitted`` where it took over its weights."""
+    """The source of one compiled engine, its GPU and its making; ``refitted`` if it took over its weights."""
 
     library: str
     name: str
@@ -44,7 +44,7 @@ class Record:
     seal: str = ""
 
     def sealed_by(self) -> bytes:
-        """Return what its seal is of: everything else."""
+        """Return the bytes under its seal: everything else."""
         return json.dumps(asdict(replace(self, seal="")), sort_keys=True).encode()
 
     def is_of(self, source: Source) -> bool:
@@ -59,14 +59,14 @@ class Record:
 
 
 class Store:
-    """Compiled engines in this user's cache, as ``compiler`` makes them on this machine: code that runs as it lies there."""
+    """Compiled engines in this user's cache, as ``compiler`` makes them on this machine: code, run as it lies there."""
 
     def __init__(self, cache: Cache, compiler: Compiler) -> None:
         self._cache, self._compiler = cache.inside(compiler.name), compiler
         self._folder = self._cache.folder
 
     def find(self, source: Source, rebuild: Rebuild) -> Path | None:
-        """Return the engine of ``source`` that runs here, None where there is none."""
+        """Return an engine of ``source`` for this machine, None if there is none."""
         own = (path for path, record in self._running(source, rebuild) if record.weights == source.weights)
         return next(own, None)
 
@@ -114,7 +114,7 @@ class Store:
         return path
 
     def told(self, source: Source, shipped: Sequence[tuple[Mapping[str, str], Building]] = ()) -> str:
-        """Return why there is no engine of ``source`` that runs here, nor one of those ``shipped`` with its bundle."""
+        """Return why no engine of ``source`` runs here, of the cache or ``shipped`` with its bundle."""
         lacks = self._compiler.lacks
         differences = [lacks(facts, building) for facts, building in shipped]
         for _, record in self._records():
@@ -129,7 +129,7 @@ class Store:
         )
 
     def _running(self, source: Source, rebuild: Rebuild) -> Iterator[tuple[Path, Record]]:
-        """Yield the engines of the source's graph that run here, whatever their weights, the newest first."""
+        """Yield this machine's engines of the source's graph, of any weights, the newest first."""
         for path, record in self._records():
             wanted = record.building == rebuild.building or not rebuild.exactly
             runs = record.is_of(source) and wanted and not self._compiler.lacks(record.facts, record.building)
@@ -142,7 +142,7 @@ class Store:
         return owned and self._cache.is_sealed(record.seal, record.sealed_by())
 
     def _records(self) -> list[tuple[Path, Record]]:
-        """Return every engine with its record, the newest first; what is no record is passed over."""
+        """Return every engine with its record, the newest first; an unreadable record is passed over."""
         found = []
         for path in self._folder.glob("*.plan") if self._cache.exists() else ():
             with suppress(OSError, ValueError, RecursionError):
@@ -150,12 +150,12 @@ class Store:
         return [(path, record) for _, path, record in sorted(found, key=lambda each: each[0], reverse=True)]
 
     def _key(self, *facts: Any) -> str:
-        """Return a file's name, which changes with this machine and with each of the ``facts``."""
+        """Return a file's name; it changes with this machine and with each of the ``facts``."""
         return hashlib.sha256(json.dumps([self._compiler.facts, facts], sort_keys=True).encode()).hexdigest()[:24]
 
 
 def record_of(path: Path) -> Record:
-    """Return the record of the engine at ``path``; raises OSError or ValueError where it has none."""
+    """Return the record of the engine at ``path``; raises OSError or ValueError if it has none."""
     return strict(json.loads(path.with_suffix(".json").read_bytes()), Record)
 
 

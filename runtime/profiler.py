@@ -1,4 +1,4 @@
-"""Measures where the time goes: spans with host time, device time, work and bytes."""
+"""Measured spans of time: host time, device time, work and bytes."""
 
 import math
 import resource
@@ -17,7 +17,7 @@ class Timeline(Protocol):
     """A device's own time line (`backends.backend.Backend`): the host gives it work and is far ahead of it."""
 
     def mark(self) -> Any | None:
-        """Return where the device will be when it has done what it was given; None where it has no time of its own."""
+        """Return a mark behind all work given until now; None if the device has no time of its own."""
 
     def elapsed(self, start: Any, end: Any) -> float:
         """Return the seconds between two marks, after waiting for the second."""
@@ -27,8 +27,8 @@ class Timeline(Protocol):
 class Span:
     """One timed piece of work; ``depth`` 0 is a stage, 1 a part of one.
 
-    ``start_s`` and ``duration_s`` are the host's. On a device with time of its own a part's are those of giving it the work;
-    ``device_start_s``, on the host's clock, and ``device_s`` are then when and how long it worked, else None.
+    ``start_s`` and ``duration_s`` are the host's. On a device with time of its own a part's times are of giving it the
+    work; ``device_start_s``, on the host's clock, and ``device_s`` are then its own times, else None.
     """
 
     name: str
@@ -64,9 +64,9 @@ class Profiler:
 
     @contextmanager
     def span(self, name: str, flop: float = 0.0, nbytes: int = 0, on: Timeline | None = None) -> Iterator[None]:
-        """Time what runs inside, on the time line of the device ``on``, too.
+        """Time the block, on the time line of the device ``on``, too.
 
-        The outermost span has to end when the device is idle: then what it and its parts took there is read.
+        The outermost span has to end when the device is idle: then the marks of it and its parts are read.
         """
         depth, self._depth = self._depth, self._depth + 1
         if depth == 0:
@@ -84,7 +84,7 @@ class Profiler:
                     self._read_marks(on)
 
     def _read_marks(self, device: Timeline) -> None:
-        """Tell the spans what they took on ``device``, whose time meets the host's where the outermost of them began."""
+        """Fill in the spans' times on ``device``; its clock meets the host's at the start of the outermost span."""
         outermost, origin, _ = self._marks[-1]
         for index, begun, ended in self._marks:
             start_s = self.spans[outermost].start_s + device.elapsed(origin, begun)
@@ -94,9 +94,9 @@ class Profiler:
         self._marks.clear()
 
     def summary(self, wall_s: float) -> tuple[StageRow, ...]:
-        """Return a row per stage in order of first appearance, then what no stage accounts for: they sum to ``wall_s``.
+        """Return a row per stage in order of first appearance, then the rest of the time: they sum to ``wall_s``.
 
-        The work of a stage is its own and that of its parts.
+        The work of a stage is its own and its parts'.
         """
         rows = []
         for name in dict.fromkeys(span.name for span in self._started() if span.depth == 0):
@@ -142,7 +142,7 @@ def peak_memory_bytes() -> int:
 
 
 def available_memory_bytes() -> float:
-    """Return the memory that the system can give without swapping; infinity if it does not say."""
+    """Return the system's memory without swapping; infinity if it does not say."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
         return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable:"))

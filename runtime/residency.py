@@ -1,4 +1,4 @@
-"""What fits: which engines stay in memory, which are loaded for their stage alone, and how much each stage takes."""
+"""The plan of memory: engines kept, engines loaded for their stage alone, and each stage's peak."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ SIZES_GB = (8, 12, 16, 24, 32, 48, 80)
 
 @dataclass(frozen=True, slots=True)
 class StageNeed:
-    """How much memory a stage takes at its peak, and which engines are loaded for it alone."""
+    """A stage's memory at its peak, and the engines loaded for it alone."""
 
     stage: str
     peak_bytes: float
@@ -25,9 +25,9 @@ class StageNeed:
 
 @dataclass(frozen=True, slots=True)
 class Residency:
-    """What stays in memory, what is ``evicted`` but for its own stage, and the peak of every stage.
+    """The engines ``evicted`` but for their own stage, and the peak of every stage; all others stay in memory.
 
-    Of engines that are ``streamed`` the weights stay in the host's memory.
+    The weights of ``streamed`` engines stay in the host's memory.
     """
 
     evicted: tuple[str, ...]
@@ -36,16 +36,16 @@ class Residency:
 
     @property
     def peak(self) -> StageNeed:
-        """The stage that takes most."""
+        """The stage with the largest peak."""
         return max(self.stages, key=lambda need: need.peak_bytes)
 
 
 def plan_residency(manifest: Manifest, memory_bytes: float, library: MemoryUse) -> Residency:
-    """Return what stays in memory so that no stage takes more than ``memory_bytes``: as much as can.
+    """Return the residency with the most engines in memory and no stage above ``memory_bytes``.
 
-    The text encoder goes first, which a known instruction does not need; then, again and again, the largest engine that the
-    stage at the peak does not use. Where a stage does not fit alone and the library can, its own weights are streamed. Raises
-    `EngineMemoryError` with the smallest change that would fit.
+    The text encoder goes first, as a known instruction does not need it; then, again and again, the largest engine not used by
+    the stage at the peak. If a stage does not fit alone and the library can, its own weights are streamed. Raises
+    `EngineMemoryError` with the smallest change to make it fit.
     """
     found = _first_within(manifest, memory_bytes, library)
     if found.peak.peak_bytes > memory_bytes:
@@ -72,7 +72,7 @@ CHANGES: tuple[tuple[str, tuple[str, ...], float, float], ...] = (
 
 
 def _smallest_change(manifest: Manifest, memory_bytes: float, library: MemoryUse, peak: StageNeed) -> str:
-    """Return the first change with which the bundle would fit, or how much memory it wants."""
+    """Return the first change to make the bundle fit, or the memory to give."""
     for option, precisions, weights, working in CHANGES:
         if manifest.precision in precisions:
             changed = replace(manifest, pipeline=tuple(_shrunk(stage, weights, working) for stage in manifest.pipeline))
@@ -102,7 +102,7 @@ def _shrunk(stage: StageSpec, weights: float, working: float) -> StageSpec:
 
 
 def _first_within(manifest: Manifest, memory_bytes: float, library: MemoryUse) -> Residency:
-    """Return the first residency within ``memory_bytes``, or the one that takes least where none is."""
+    """Return the first residency within ``memory_bytes``, or the smallest if none is."""
     everything = tuple(_engines(manifest.pipeline))
     alone = _with(manifest, everything, library)
     while alone.peak.peak_bytes > memory_bytes and (large := _streamable(manifest, alone, library)):
@@ -114,7 +114,7 @@ def _first_within(manifest: Manifest, memory_bytes: float, library: MemoryUse) -
 
 
 def _idle(manifest: Manifest, residency: Residency, library: MemoryUse) -> str:
-    """Return the next engine to evict, empty where the stage at the peak uses all that are left."""
+    """Return the next engine to evict; empty if the stage at the peak uses all others."""
     texts = (stage for stage in manifest.pipeline if stage.kind == "encode_text")
     used = {engine.file for engine in manifest.stage(residency.peak.stage).engines.values()}
     left = {file: spec for file, spec in _engines(manifest.pipeline).items() if file not in {*residency.evicted, *used}}
@@ -125,7 +125,7 @@ def _idle(manifest: Manifest, residency: Residency, library: MemoryUse) -> str:
 
 
 def _streamable(manifest: Manifest, residency: Residency, library: MemoryUse) -> str:
-    """Return the largest engine of the stage at the peak whose weights can be streamed and are not, empty where none is."""
+    """Return the next engine to stream, the largest of the stage at the peak; empty if there is none."""
     used = {engine.file: engine for engine in manifest.stage(residency.peak.stage).engines.values()}
     left = {file: spec for file, spec in used.items() if library.streamed and file not in residency.streamed}
     return max(left, key=lambda file: _of(left[file]).weights_bytes, default="")
@@ -156,7 +156,7 @@ def _engines(stages: Iterable[StageSpec]) -> dict[str, EngineSpec]:
 
 
 def _held(spec: EngineSpec, library: MemoryUse, streamed: bool = False) -> float:
-    """Return what an engine that is loaded takes, whether it runs or not."""
+    """Return the memory of a loaded engine, also while it is idle."""
     taken = _of(spec)
     cast = taken.cast_bytes if library.casts else 0
     weights = taken.weights_bytes * (library.streamed if streamed else 1.0)

@@ -1,4 +1,4 @@
-"""Bundles for the fake backend, in the shapes of both systems; what needs a GPU is skipped where there is none."""
+"""Bundles for the fake backend, in the shapes of both systems; without a GPU, its tests are skipped."""
 
 import fcntl
 import gc
@@ -244,7 +244,7 @@ def manifest(stages: tuple[StageSpec, ...], rates: Rates) -> Manifest:
 
 @pytest.fixture(scope="session")
 def rtx_compiler():
-    """TensorRT for RTX's real builder, which wants no GPU; `trt` is its module."""
+    """TensorRT for RTX's real builder, without a GPU; `trt` is its module."""
     pytest.importorskip("tensorrt_rtx_bindings", reason="the extra tensorrt-rtx is not installed")
     from dvgwm.runtime.backends.tensorrt_rtx import open_compiler
 
@@ -261,12 +261,12 @@ def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
 
 @pytest.fixture(scope="module")
 def module_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A fake bundle that a module's tests share, and leave as it is."""
+    """A fake bundle, shared by a module's tests and never changed."""
     return bundles_in(tmp_path_factory.mktemp("module"))()
 
 
 def bundles_in(tmp_path: Path) -> Callable[..., Bundle]:
-    """Return what writes fake bundles into a folder."""
+    """Return a writer of fake bundles into a folder."""
 
     def make(system: str = "dvgwm", name: str = "bundle") -> Bundle:
         stages, rates = (dvgwm_stages(), Rates(8, 8, 1)) if system == "dvgwm" else (dream_stages(), Rates(0, 1, 8))
@@ -313,7 +313,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def hold_section(request: pytest.FixtureRequest) -> Callable[[str, str, str], None]:
-    """Hold a section of a page in docs/, by its heading, against what a test made; write it with ``--write-pages``."""
+    """Hold a section of a page in docs/, by its heading, against a test's own; write it with ``--write-pages``."""
 
     def hold(name: str, heading: str, made: str) -> None:
         page = Path(__file__).parents[1] / "docs" / name
@@ -332,7 +332,7 @@ def hold_section(request: pytest.FixtureRequest) -> Callable[[str, str, str], No
 
 @dataclass(frozen=True)
 class Soak:
-    """What the fuzzes of tests/soak draw from: a seed, and whether all of it is drawn."""
+    """The source of the fuzzes of tests/soak: a seed, and whether all of it is drawn."""
 
     seed: int
     all: bool
@@ -346,10 +346,10 @@ def soak(request: pytest.FixtureRequest) -> Soak:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Give every core a worker that takes whole files, where folders are tested and pytest-xdist is installed.
+    """Give every core a worker for whole files, if folders are tested and pytest-xdist is installed.
 
-    ``-n 0`` keeps all in this process, as does a GPU: it has room for one. What is thorough is left out where nothing was
-    asked for: no file or folder, no marker, no name; so is what downloads another Triton.
+    ``-n 0`` keeps all in this process, as does a GPU: it has room for one. Thorough tests are left out if nothing was asked
+    for: no file or folder, no marker, no name; so are downloads of another Triton.
     """
     folders = any(Path(argument).is_dir() for argument in config.args)
     if folders and not GPU and not WORKER and getattr(config.option, "numprocesses", 0) is None:
@@ -380,7 +380,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
-    """Keep the other workers' tests and one that is ``alone`` from running at the same time."""
+    """Keep the other workers' tests and an ``alone`` one from running at the same time."""
     if not WORKER:
         return (yield)
     alone = item.get_closest_marker("alone")
@@ -402,7 +402,7 @@ def pytest_runtest_protocol(item, nextitem):
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item, nextitem):
-    """Fail where a file's tests leave this process with another priority: what it starts has it too, beside real-time tests."""
+    """Fail if a file's tests leave this process with another priority: its children have it too, beside real-time tests."""
     done = yield
     if nextitem is None or nextitem.path != item.path:
         left = os.sched_getscheduler(0)
@@ -413,7 +413,7 @@ def pytest_runtest_teardown(item, nextitem):
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """What installs a package of somebody else's here, by its name, text and entry points, for processes started here too."""
+    """An installer of somebody else's package, by its name, text and entry points, for processes started here too."""
 
     def add(name, text, entry_points, folder=None):
         folder = folder or tmp_path / "site"

@@ -24,7 +24,7 @@ LOOKED_AT = 8
 
 
 class Decoders:
-    """One VAE in bf16 and what decodes its latents 1 T C h w to uint8 frames."""
+    """One VAE in bf16 and its decoders of latents 1 T C h w to uint8 frames."""
 
     def __init__(self, size: Preset, device: str) -> None:
         assert isinstance(size.codec, VaeSize)
@@ -43,7 +43,7 @@ class Decoders:
         )
 
     def works(self) -> dict[str, Callable[[], Tensor]]:
-        """Return every variant; compiling is in place, so that what is not compiled comes before."""
+        """Return every variant; compiling is in place, so the compiled ones come last."""
         needed = 1 + (self.size.frames - 1) // 8  # for the first half of a plan's actions
         needed += (needed - CHUNKS[0]) % CHUNKS[1]
         return {
@@ -81,7 +81,7 @@ class Decoders:
 
 
 def run_decode(bench: Bench) -> None:
-    """The decoder: all 49 frames, the exact early exit after what half of a plan's actions need, and theirs compiled."""
+    """The decoder: all 49 frames, the exact early exit for half of a plan's actions, and theirs compiled."""
     decoders, theirs = None, "diffusers eager"
     shown: dict[str, Tensor] = {}
     # Theirs takes minutes on a CPU.

@@ -1,4 +1,4 @@
-"""The full-size networks: what a user would pick (diffusers, eager and compiled) beside ours, in turn in one process."""
+"""The full-size networks: diffusers' (eager and compiled, as a user would) beside ours, in turn in one process."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -33,12 +33,12 @@ torch._dynamo.config.fail_on_recompile_limit_hit = True
 
 
 def ours(bench: Bench) -> tuple[str, ...]:
-    """Return the precisions that this device has instructions for."""
+    """Return the precisions of this device's instructions."""
     return OURS if bench.has_fp8 else OURS[:2]
 
 
 def chosen_attention(device: str, heads: int, width: int) -> str:
-    """Return the backend that torch chooses by itself for attention of this form."""
+    """Return torch's own choice of a backend for attention of this form."""
     tensors = [torch.randn(1, heads, 512, width, device=device, dtype=torch.bfloat16) for _ in range(3)]
     with torch.profiler.profile(acc_events=True) as seen:
         scaled_dot_product_attention(*tensors)
@@ -47,7 +47,7 @@ def chosen_attention(device: str, heads: int, width: int) -> str:
 
 
 class Denoiser:
-    """One transformer at one size: its inputs, every variant of it, and its float32 reference where wanted, if it fits."""
+    """One transformer at one size: its inputs, every variant of it, and its float32 reference on demand, if it fits."""
 
     def __init__(
         self, bench: Bench, size: Preset, dit: DiT, pixels: tuple[int, int], branches: int, flow: bool,
@@ -78,7 +78,7 @@ class Denoiser:
         self.plain = nn.Module.to(nn.Module.to(transformer, torch.bfloat16), bench.device)
 
     def engine(self, network: nn.Module) -> Run:
-        """Return state and time to velocity, through the engine that bundles are made of."""
+        """Return state and time to velocity, through the engine of a bundle."""
         made = DenoiseEngine(network, self.dit, self.grid, self.size.latent_frames, self.flow).to(self.bench.device)
 
         def run(state: Tensor, time: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class Denoiser:
         return run(self.state.to(dtype), self.time).float().clone()
 
     def variants(self) -> dict[str, Callable[[], tuple[Run, int]]]:
-        """Return what makes each variant and counts its weights' bytes: diffusers eager, compiled, then ours by precision.
+        """Return a maker of each variant, with its weights' bytes: diffusers eager, compiled, then ours by precision.
 
         They are made in this order, one at a time. Compiled means block by block, theirs as ours.
         """
@@ -127,7 +127,7 @@ class Denoiser:
         return self.engine(fused), weight_bytes(fused)
 
     def _count(self, branches: int) -> tuple[float, float]:
-        """Return the work of one forward, and that of attention in it, counted on shapes alone."""
+        """Return the work of one forward, and attention's share of it, counted on shapes alone."""
         with torch.device("meta"):
             network = build_transformer(self.dit, self.size, 1)
             network.set_attn_processor(CogVideoXAttnProcessor2_0())
@@ -140,12 +140,12 @@ class Denoiser:
         return counter.get_total_flops(), 4 * branches * self.dit.layers * tokens**2 * width
 
     def floor_s(self, name: str) -> float | None:
-        """Return the shortest time that this machine's measured matrix rates allow a variant, None before they are."""
+        """Return a variant's time at this machine's measured matrix rates, None before they are measured."""
         return floor_s(self.flop, self.attention_flop, self.dit.layers, name, self.bench.ceilings())
 
 
 def floor_s(flop: float, attention_flop: float, layers: int, name: str, rates: Mapping[str, float]) -> float | None:
-    """Return the seconds of the work at the matrix ``rates`` that the variant ``name`` uses, None before they are measured.
+    """Return the seconds of the work at the matrix ``rates`` of the variant ``name``, None before they are measured.
 
     In FP8 are the products of all blocks but the first and the last. Attention on 8-bit scores multiplies values in bfloat16.
     """
@@ -158,7 +158,7 @@ def floor_s(flop: float, attention_flop: float, layers: int, name: str, rates: M
 
 
 def attention_of(denoiser: Denoiser, name: str) -> str:
-    """Return which attention a variant computes with."""
+    """Return the attention of a variant, in words."""
     if name in OURS:
         kind = PRECISIONS[name].attention
         return "the library's" if kind == "library" else f"ours ({kind})"
@@ -178,7 +178,7 @@ def run_denoiser(bench: Bench, stage: str, make: Callable[[], Denoiser], calls: 
 
 
 def measure(bench: Bench, title: str, denoiser: Denoiser, name: str, calls: int) -> None:
-    """Record one forward of one variant; what it holds is free when this returns."""
+    """Record one forward of one variant; its memory is free when this returns."""
     state = denoiser.state.bfloat16()
     run, held = denoiser.variants()[name]()
     work = partial(run, state, denoiser.time)
@@ -201,7 +201,7 @@ def measure(bench: Bench, title: str, denoiser: Denoiser, name: str, calls: int)
 
 
 def beside(median: float, **baselines: float | None) -> dict[str, float]:
-    """Return the time of every baseline that is recorded in shares of this one's."""
+    """Return the time of every recorded baseline in shares of this one's."""
     return {f"against_{name}": taken / median for name, taken in baselines.items() if taken is not None}
 
 

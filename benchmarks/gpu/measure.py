@@ -39,30 +39,30 @@ class Bench:
 
     @property
     def small(self) -> bool:
-        """Whether this is a trial on a machine without a GPU: sizes shrink, the code is the same."""
+        """True for a trial on a machine without a GPU: sizes shrink, the code is the same."""
         return self.device != "cuda"
 
     @property
     def has_fp8(self) -> bool:
-        """Whether the device has instructions for FP8; on a CPU the plain twins run."""
+        """True if the device has instructions for FP8; on a CPU the plain twins run."""
         return self.small or torch.cuda.get_device_capability() >= (8, 9)
 
     def place_for(self, numbers: int) -> str:
-        """Return where a network of so many numbers is made in float32: the device, or the host where it would not fit."""
+        """Return the place of a network of so many numbers in float32: the device, or the host if it would not fit."""
         if self.small:
             return self.device
         free, _ = torch.cuda.mem_get_info()
         return self.device if ROOM * 4 * numbers + WORKING_BYTES < free else "cpu"
 
     def row(self, name: str, **figures: object) -> None:
-        """Write one row at once, so that a run cut short keeps what it had, and show it."""
+        """Write one row at once, so a run cut short keeps its rows, and show it."""
         row = self.rows.add(name, figures)
         shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
         hidden = self.rows.facts.keys() | {"key", "part"}
         print("  ".join(f"{key}={value}" for key, value in shown.items() if key not in hidden), flush=True)
 
     def median(self, name: str, variant: str) -> float | None:
-        """Return the recorded seconds of a variant, None where it has none."""
+        """Return the recorded seconds of a variant, None if it has none."""
         return (self.rows.find(name, variant) or {}).get("median_s")
 
     def refused(self, name: str, variant: str) -> bool:
@@ -70,7 +70,7 @@ class Bench:
         return "refused" in (self.rows.find(name, variant) or {})
 
     def wanted(self, name: str, variants: Iterable[str]) -> Iterator[str]:
-        """Yield the variants of which there is no row yet."""
+        """Yield the variants without a row."""
         for variant in variants:
             if self.rows.find(name, variant) is None:
                 yield variant
@@ -108,12 +108,12 @@ class Bench:
 
 
 def running_file(rows: Path) -> Path:
-    """Return where a part says what it measures: who finds it there knows what a process died of."""
+    """Return the file with the part's present variant: it tells the cause of a process's death."""
     return rows.with_suffix(".running")
 
 
 def ratio(over: float | None, under: float | None) -> float | None:
-    """Return a quotient, None where either is not known."""
+    """Return a quotient, None if either is not known."""
     return None if over is None or under is None else over / under
 
 
@@ -124,7 +124,7 @@ def synchronize(device: str) -> None:
 
 
 def seconds(work: Callable[[], object], device: str) -> float:
-    """Return the time of one run, on the device's clock where it has one."""
+    """Return the time of one run, on the device's clock if it has one."""
     if device != "cuda":
         started = time.perf_counter()
         work()
@@ -139,7 +139,7 @@ def seconds(work: Callable[[], object], device: str) -> float:
 
 
 def timed(work: Callable[[], object], rounds: int, device: str) -> dict[str, float]:
-    """Return median and maximum seconds of ``work``, its launches among them, after two runs that do not count."""
+    """Return median and maximum seconds of ``work``, its launches among them, after two uncounted runs."""
     taken = [seconds(work, device) for _ in range(rounds + 2)][2:]
     return {"median_s": statistics.median(taken), "max_s": max(taken)}
 
@@ -147,7 +147,7 @@ def timed(work: Callable[[], object], rounds: int, device: str) -> dict[str, flo
 def replayed(work: Callable[[], object], rounds: int, device: str, inner: int = 10) -> dict[str, object]:
     """`timed` on a CUDA graph of ``inner`` runs, seconds of one: no Python and no launch is in the figure.
 
-    With launches it is ``launched_s``; ``timed`` says what ``median_s`` is of: "graph", "host" on a CPU, or why no graph holds
+    With launches it is ``launched_s``; ``timed`` is the kind of ``median_s``: "graph", "host" on a CPU, or why no graph holds
     the work. It has to have run once before.
     """
     launched = timed(work, rounds, device)
@@ -194,7 +194,7 @@ def first_call(work: Callable[[], object], device: str) -> float:
 
 
 def working_bytes(work: Callable[[], object], device: str) -> int | None:
-    """Return the most device memory that one run takes beside what is held before it (weights, other variants)."""
+    """Return the peak of device memory in one run, beside the memory held before it (weights, other variants)."""
     if device != "cuda":
         work()
         return None
@@ -207,14 +207,14 @@ def working_bytes(work: Callable[[], object], device: str) -> int | None:
 
 
 def forget_peak(device: str) -> None:
-    """Give back what nobody holds, and begin the count of the most memory anew."""
+    """Give back unused memory, and begin the count of the peak anew."""
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak(device: str) -> dict[str, int | None]:
-    """Return the most bytes that tensors took since `forget_peak`, and the most that torch had of the device for them."""
+    """Return the peak of the tensors' bytes since `forget_peak`, and of torch's reserve for them."""
     if device != "cuda":
         return {"held_bytes": None, "reserved_bytes": None}
     return {"held_bytes": torch.cuda.max_memory_allocated(), "reserved_bytes": torch.cuda.max_memory_reserved()}

@@ -1,7 +1,7 @@
-"""The parts of the benchmark in the order of their worth: what each is made of, how long it takes, what it needs.
+"""The parts of the benchmark in the order of their worth: module, minutes, requirements.
 
-Attention comes first, as it decides most in least time. `plan` comes right after `decode`: a machine that is idle is given
-back, and what was built on it is gone.
+Attention comes first, as it decides most in least time. `plan` comes right after `decode`: an idle machine is given back,
+and the engines on it are gone.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ DISTRIBUTIONS = {"PIL": "Pillow", "cuda": "cuda-core"}
 class Part:
     """One part: its ``module``, and its ``minutes`` on an H200 at full size, thought, or ``measured`` of an earlier form of it.
 
-    A variant that takes longer than ``limit_s`` has no end.
+    A variant above ``limit_s`` has no end.
     """
 
     name: str
@@ -32,19 +32,19 @@ class Part:
 
     @property
     def code(self) -> str:
-        """A hash of the code that the part runs."""
+        """A hash of the part's code."""
         return hash_of(f"{PACKAGE}.{self.module}")
 
     @property
     def libraries(self) -> tuple[str, ...]:
-        """The libraries that the part cannot do without."""
+        """The libraries needed by the part."""
         return tuple(
             sorted({*libraries_of(f"{PACKAGE}.{self.module}"), "triton"})
         )  # without it the twins would be timed
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What has to be installed first, as pip calls it."""
+        """The packages to install first, by pip's names."""
         return tuple(wanted(name) for name in self.libraries if not here(name))
 
 
@@ -75,7 +75,7 @@ def here(library: str) -> bool:
 
 
 def wanted(library: str) -> str:
-    """Return the requirement that installs ``library``, as this project states it; its name where it states none."""
+    """Return the project's requirement for ``library``; its name if there is none."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     stated = [
         *project["dependencies"],

@@ -1,4 +1,4 @@
-"""Plans through the product: every engine of a setting compiled as a user's build does it, then `Pipeline` on that bundle."""
+"""Plans through the product: every engine of a setting compiled as by a user's build, then `Pipeline` on the bundle."""
 
 import statistics
 import time
@@ -43,7 +43,7 @@ PLANS = 3
 
 
 def run_plan(bench: Bench) -> None:
-    """Build what is not built yet, then plan; the prompt's embedding is in the bundle, as after a product's first plan."""
+    """Build the lacking engines, then plan; the prompt's embedding is in the bundle, as after a product's first plan."""
     name = fastest(bench.rows.file, bench.rows.facts["gpu"], bench.preset, bench.has_fp8)
     folder = ROOT / "build" / "gpu" / f"{bench.preset}-{name}-{bench.rows.key}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def _named(size: Preset, engine: str, made: Sequence[Graph]) -> Graph:
 
 
 def cut(size: Preset, engine: str) -> Preset:
-    """Return ``size`` with one layer only in the networks that ``engine`` is not of: they need not fit beside it."""
+    """Return ``size`` with one layer only in the networks of other engines: they need not fit beside it."""
     assert size.refiner is not None
     return replace(
         size,
@@ -95,14 +95,14 @@ def cut(size: Preset, engine: str) -> Preset:
 
 @dataclass(frozen=True)
 class Built:
-    """An engine that lies in the folder: what the manifest says of it, and how long each step took and what it became."""
+    """An engine in the folder: its interface for the manifest, and the seconds and sizes of its build."""
 
     spec: EngineSpec
     figures: dict[str, float]
 
 
 def read_engine(path: Path) -> Built:
-    """Return what is noted of an engine."""
+    """Return the notes on an engine."""
     return msgspec.json.decode(path.read_bytes(), type=Built)
 
 
@@ -127,7 +127,7 @@ def built(graph: Graph, plain: Graph, folder: Path, device: str) -> Built:
 def bundle_in(folder: Path, size: Preset, name: str) -> Bundle:
     """Return the bundle of the engines in ``folder``, with a random embedding for its instruction.
 
-    Raises FileNotFoundError where an engine was refused.
+    Raises FileNotFoundError if an engine was refused.
     """
     specs = {engine: read_engine(folder / f"{engine}.json").spec for engine in ENGINES}
     text = EngineSpec("text_encoder.pt2", (), (), {}, 0.0)  # which is left out

@@ -65,7 +65,7 @@ def table(found: tuple[Setting, ...], preset: str) -> list[str]:
 
 
 def earlier(file: Path, gpu: object, preset: str) -> list[str]:
-    """Return the table of the rows that an earlier form of this benchmark left, if it measured this network on this card."""
+    """Return the table of an earlier benchmark's rows, if it measured this network on this card."""
     found = settings(file, gpu, None) if preset == PAPER_PRESET else ()
     if not found:
         return []
@@ -80,7 +80,7 @@ def plans(file: Path, gpu: object, preset: str) -> list[Row]:
 
 
 def product(file: Path, gpu: object, preset: str) -> list[str]:
-    """Return what a plan takes through the product, where that was measured: a line, and its stages."""
+    """Return the seconds of a plan through the product, if measured: a line, and its stages."""
     measured = plans(file, gpu, preset)
     if not measured:
         return ["Through the product: not measured yet (part `plan`)."]
@@ -99,7 +99,7 @@ def product(file: Path, gpu: object, preset: str) -> list[str]:
 
 
 def advice(found: tuple[Setting, ...], preset: str) -> str:
-    """Return which setting to use on this card, and why."""
+    """Return the setting to use on this card, and why."""
     chosen = best(found)
     if chosen is None:
         return "Which setting to use: measure preview, refine and decode first."
@@ -112,7 +112,7 @@ def advice(found: tuple[Setting, ...], preset: str) -> str:
 
 
 def attention(file: Path, gpu: object, preset: str) -> list[str]:
-    """Return the rate of every form of attention, fastest first: what `kernels.attention.FORMS` and tiles ought to say."""
+    """Return the rate of every form of attention, fastest first: the order for `kernels.attention.FORMS` and tiles."""
     lines = []
     for shape, rates in attention_rates(file, gpu, preset).items():
         ordered = sorted(rates.items(), key=lambda pair: -pair[1])
@@ -123,7 +123,7 @@ def attention(file: Path, gpu: object, preset: str) -> list[str]:
 
 
 def refusals(file: Path, gpu: object, preset: str) -> list[str]:
-    """Return what did not run, and why, the last word on each."""
+    """Return the variants without a figure, and why, the last word on each."""
     last: dict[tuple[str, str], Row] = {}
     for row in read(file):
         if row.get("gpu") == gpu and row.get("preset") == preset and "variant" in row:

@@ -1,4 +1,4 @@
-"""Which setting to use on a card: the fastest of ours among the rows, and what a plan takes in each."""
+"""The setting to use on a card: the fastest of ours among the rows, and the seconds of a plan in each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ AS_FAST = 1.02
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a plan takes in one setting, stage by stage, and its floor; None for what was not measured.
+    """A plan's seconds in one setting, stage by stage, and its floor; None if not measured.
 
     ``error`` is the relative L2 of velocities against float32's, the larger of preview and refiner; ``gb`` is the memory of
     weights and of the hungriest stage.
@@ -35,9 +35,9 @@ class Setting:
 
 
 def settings(file: Path, gpu: object, preset: str | None) -> tuple[Setting, ...]:
-    """Return every setting of which this card has a row, diffusers' first, from the newest rows of each.
+    """Return this card's settings, diffusers' first, from the newest rows of each.
 
-    Without a ``preset`` they are of rows that name none: those of the first form of this benchmark, of `dvgwm_5b`.
+    Without a ``preset`` they are of rows without one: the first form of this benchmark measured `dvgwm_5b` alone.
     """
     newest: dict[tuple[str, str], Row] = {}
     for row in read(file):
@@ -71,7 +71,7 @@ def _setting(name: str, rows: Mapping[tuple[str, str], Row]) -> Setting:
 
 
 def best(found: tuple[Setting, ...]) -> Setting | None:
-    """Return the setting of ours to use: the most exact of those that are as fast as the fastest."""
+    """Return the setting of ours to use: the most exact of the fastest."""
     ours = [(setting.plan_s, setting) for setting in found if setting.name in OURS and setting.plan_s is not None]
     if not ours:
         return None
@@ -80,7 +80,7 @@ def best(found: tuple[Setting, ...]) -> Setting | None:
 
 
 def fastest(file: Path, gpu: object, preset: str, has_fp8: bool) -> str:
-    """Return the precision to build in: what the rows say, or before there are any the one that was best on an H200."""
+    """Return the precision to build in: the rows' best, or without rows the best on an H200."""
     chosen = best(settings(file, gpu, preset))
     return chosen.name if chosen else "fp8_kernel" if has_fp8 else "bfloat16_kernel"
 

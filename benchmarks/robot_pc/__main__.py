@@ -1,11 +1,11 @@
 """Proves a bundle on this robot PC's GPU: compiled by TensorRT (or for RTX), compared with ONNX Runtime on the CPU, timed.
 
-    python benchmarks/robot_pc                         # the shipped bundle; what is recorded is left out
+    python benchmarks/robot_pc                         # the shipped bundle; recorded parts are left out
     python benchmarks/robot_pc --bundle engines/dvgwm_5b --rounds 3
     python benchmarks/robot_pc --parts engines plan    # some of it
     python benchmarks/robot_pc --backend tensorrt_rtx  # on an RTX card; its engines take no other weights: no part lora
 
-It says first what it needs, and what of that is here. Rows go to benchmarks/results/robot_pc.jsonl, one as soon as a part is
+It tells first its needs and the missing ones. Rows go to benchmarks/results/robot_pc.jsonl, one as soon as a part is
 done; stopped or failed, it goes on where it was. It wants no torch.
 """
 
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Prove what is not recorded yet, print what came of it, and return how the worst part ended."""
+    """Prove all unrecorded parts, print the outcome, and return the worst part's exit code."""
     options = parser().parse_args()
     try:
         from bench import Bench

@@ -1,4 +1,4 @@
-"""What is proven on what: the bundle, its libraries, where engines and rows go."""
+"""The proof's subject: the bundle, its libraries, the places of engines and rows."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ Found = tuple[dict[str, Any], bool, str]
 
 @dataclass(frozen=True)
 class Bench:
-    """What is proven on what: a bundle, how its backends are opened, where engines and rows go."""
+    """The proof's subject: a bundle, a way to open its backends, the places of engines and rows."""
 
     bundle: Bundle
     open: Callable[[str], Backend]
@@ -38,7 +38,7 @@ class Bench:
 
     @classmethod
     def here(cls, place: Path | None, rounds: int, out: Path, work_in: Path, name: str) -> "Bench":
-        """Return what this machine has for the backend ``name``; the key is that of this code, this bundle and this GPU."""
+        """Return the subject on this machine, by the backend ``name``; its key is of this code, this bundle and this GPU."""
         bundle = read_bundle(place or plugins.shipped("a1_tiny"), "onnx")
         backend = plugins.open_backend(name, None)
         assert isinstance(backend, CompilingBackend)
@@ -47,7 +47,7 @@ class Bench:
         return cls(bundle, opened, cache_dir() / "engines", work_in, out, rounds, key, name)
 
     def engines(self, backend: Backend, bundle: Bundle | None = None) -> Mapping[str, Path]:
-        """Return the engines of the bundle, compiled where they are not there yet."""
+        """Return the engines of the bundle, compiled if they are not there yet."""
         if not isinstance(backend, CompilingBackend):
             return {}
         of = bundle or self.bundle
@@ -67,7 +67,7 @@ def _printed(room: str) -> Any:
 
 
 def key_of(bundle: Bundle, facts: Mapping[str, str]) -> str:
-    """Return what changes with the code that runs and proves, with the bundle and with the machine."""
+    """Return a hash of the code of runtime and proof, of the bundle and of the machine."""
     digest = hashlib.sha256(json.dumps([dict(facts), {n: r.sha256 for n, r in bundle.manifest.files.items()}]).encode())
     runtime = Path(str(resources.files("dvgwm.runtime")))
     own = (*runtime.glob("*.py"), *(runtime / "backends").rglob("*.py"), *Path(__file__).parent.glob("*.py"))

@@ -1,4 +1,4 @@
-"""Parts of the proof that compare numbers: kernels, arrays of other libraries, every engine, whole plans."""
+"""The proof's comparisons of numbers: kernels, arrays of other libraries, every engine, whole plans."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -45,7 +45,7 @@ def kernels(bench: Bench) -> Found:
 
 
 def arrays(bench: Bench) -> Found:
-    """Give the backend arrays of other libraries, as far as they are installed, and theirs what it gives."""
+    """Give the backend arrays of other libraries, as far as they are installed, and them its own."""
     backend, values = bench.open(bench.backend), np.arange(12, dtype=np.float32).reshape(3, 4)
     found = {}
     for name, take in {"pycuda": _by_pycuda, "cupy": _by_cupy, "torch": _by_torch}.items():

@@ -1,4 +1,4 @@
-"""The part of the proof that puts other weights into engines that are there."""
+"""The proof's part `lora`: other weights put into existing engines."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from dvgwm.runtime.engine_store import record_of
 
 
 def lora(bench: Bench) -> Found:
-    """Put other weights into the engines that are there, and hold them against the changed graphs."""
+    """Put other weights into the existing engines, and hold them against the changed graphs."""
     backend = bench.open(bench.backend)
     before = bench.engines(backend)
     other = changed(bench.bundle, bench.work / "lora")
@@ -36,7 +36,7 @@ def lora(bench: Bench) -> Found:
 
 
 def changed(bundle: Bundle, place: Path, share: float = 1.02) -> Bundle:
-    """Return a copy of the bundle at ``place``, all matrices that its preview's graph reads times ``share``."""
+    """Return a copy of the bundle at ``place``, all matrices of its preview's graph times ``share``."""
     names = bundle.weights_of("preview.onnx")
     shutil.rmtree(place, ignore_errors=True)
     files = {name: bundle.path / name for name in bundle.manifest.files}
@@ -55,7 +55,7 @@ def changed(bundle: Bundle, place: Path, share: float = 1.02) -> Bundle:
 
 
 def _same_layout(original: Path, target: Path, tensors: Mapping[str, Any]) -> None:
-    """Write ``tensors`` where the file at ``original`` has them: a graph refers to bytes, not to names."""
+    """Write ``tensors`` at their offsets in the file ``original``: a graph refers to bytes, not to names."""
     data = bytearray(original.read_bytes())
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])

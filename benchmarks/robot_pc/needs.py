@@ -1,4 +1,4 @@
-"""What the proof needs of a machine, what of that is here, and what to do about the rest."""
+"""The proof's needs of a machine: found, or missing with a remedy."""
 
 import importlib.util
 import shutil
@@ -15,7 +15,7 @@ PLANS = 2.5
 
 
 def needs(bundle: Path | None, backend: str = "tensorrt") -> Iterator[tuple[str, str, str]]:
-    """Yield what is needed, what is here ("" where that is not enough), and the remedy."""
+    """Yield each need, the finding ("" if it is not enough), and the remedy."""
     place = bundle or shipped("a1_tiny")
     yield "a bundle of ONNX graphs", _told(lambda: _bundle(place)), "build one with `python export/build_engines.py`"
     yield "a GPU and its driver", _told(_gpu), "install NVIDIA's driver; pip install 'dvgwm[cuda]'"
@@ -27,13 +27,13 @@ def needs(bundle: Path | None, backend: str = "tensorrt") -> Iterator[tuple[str,
 
 
 def show(bundle: Path | None, backend: str = "tensorrt") -> str:
-    """Return a line for everything that is needed."""
+    """Return a line for each need."""
     lines = [f"  {what:<30} {found or f'MISSING: {remedy}'}" for what, found, remedy in needs(bundle, backend)]
     return "\n".join(["it needs", *lines])
 
 
 def missing(bundle: Path | None, backend: str = "tensorrt") -> list[str]:
-    """Return what is needed and not here, with the remedy."""
+    """Return the missing needs, with the remedy."""
     return [f"{what}: {remedy}" for what, found, remedy in needs(bundle, backend) if not found]
 
 

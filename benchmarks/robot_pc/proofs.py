@@ -1,4 +1,4 @@
-"""The parts of the proof by name, and those that time and measure."""
+"""The parts of the proof by name; the timings and the memory."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ PAPER_S = 88.7
 
 
 def compile_all(bench: Bench) -> Found:
-    """Compile every engine; what was there is not compiled again."""
+    """Compile every engine; one found is not compiled again."""
     engines = bench.engines(bench.open(bench.backend))
     records = {file: record_in(bench.bundle, path) for file, path in engines.items()}
     seconds = {file: record.seconds if isinstance(record, Record) else 0.0 for file, record in records.items()}
@@ -34,7 +34,7 @@ def compile_all(bench: Bench) -> Found:
 
 
 def speed(bench: Bench) -> Found:
-    """Time whole plans on every library that is here: a stage's time ends when the GPU is idle."""
+    """Time whole plans on every installed library: a stage's time ends when the GPU is idle."""
     facts: dict[str, Any] = {}
     for name in (bench.backend, "onnx_cuda", "onnx"):
         try:
@@ -77,7 +77,7 @@ def _timed(bench: Bench, backend: Backend, rounds: int) -> dict[str, Any]:
 
 
 def memory(bench: Bench) -> Found:
-    """Hold the GPU's memory in use against what was counted beforehand."""
+    """Hold the GPU's memory in use against the count beforehand."""
     from cuda.bindings import driver
 
     backend = bench.open(bench.backend)

@@ -1,4 +1,4 @@
-"""The seam to a library that compiles a bundle's graphs: what is compiled, how, by what."""
+"""The seam to a library that compiles a bundle's graphs: source, build options, compiler."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ RUNS_ON = ("here", "capability", "ampere")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A graph to compile, its inputs' ``shapes`` in this run, and the sha256 of the graph and of the weights that it reads."""
+    """A graph to compile, its inputs' ``shapes`` in this run, and the sha256 of the graph and of its weights."""
 
     path: Path
     spec: EngineSpec
@@ -27,10 +27,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Building:
-    """How engines are compiled: in at most ``workspace_gb`` of scratch memory (None: as much as there is), for which GPUs.
+    """Build options of engines: at most ``workspace_gb`` of scratch memory (None: as much as there is), and the GPUs.
 
     ``refit`` lets an engine take other weights later, without being compiled again; ``streamed`` lets weights stay in the
-    host's memory; ``level`` is how long the library looks for fast kernels, 0 to 5. ``capabilities`` are the compute
+    host's memory; ``level``, 0 to 5, is the library's effort to find fast kernels. ``capabilities`` are the compute
     capabilities of an engine made ahead, such as 8.9; empty for an engine of this machine's GPU.
     """
 
@@ -51,29 +51,29 @@ class Compiler(Protocol):
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """The facts that engines depend on: the library's version and, if they are of one GPU, gpu, capability and driver."""
+        """The facts of an engine: the library's version and, if it is of one GPU, gpu, capability and driver."""
 
     def usual(self, precision: str) -> Building:
         """Return how engines of graphs in ``precision`` are compiled if nothing else is asked for."""
 
     def lacks(self, facts: Mapping[str, str], building: Building) -> tuple[str, ...]:
-        """Return the facts that keep an engine with these ``facts`` from running here, in words; nothing if it runs."""
+        """Return the mismatches of an engine with these ``facts`` here, in words; nothing if it runs."""
 
     def check(self, sources: Sequence[Source], building: Building, precision: str) -> str:
-        """Return the room that compiling ``sources`` takes, in words; empty if it is not known before.
+        """Return the size and memory of compiling ``sources``, in words; empty if they are not known before.
 
         Raises `ConfigError` if the library has no such ``building`` or no such ``precision`` for it, or the machine has too
         little memory.
         """
 
     def compile(self, source: Source, building: Building, timings: Path, report: Report) -> bytes | memoryview:
-        """Return the engine of ``source``; ``timings`` keeps what was measured on the way, for the next engine.
+        """Return the engine of ``source``; ``timings`` keeps the measurements on the way, for the next engine.
 
         Raises `BundleIncompatibleError` with the library's own words if it cannot read the graph or build it.
         """
 
     def refit(self, engine: Path, source: Source) -> bytes | memoryview | None:
-        """Return the engine of the same graph with the weights of ``source``; None if that is refused."""
+        """Return the engine of the same graph with the weights of ``source``; None if the library refuses."""
 
 
 @runtime_checkable
@@ -90,4 +90,4 @@ class CachingBackend(Backend, Protocol):
     """A backend whose engines make code at their first run."""
 
     def keep_in(self, cache: Cache) -> None:
-        """Keep that code in ``cache``, for later processes."""
+        """Keep their code in ``cache``, for later processes."""

@@ -1,4 +1,4 @@
-"""Whether robot, camera, bundle and machine are ready for each other: every mismatch at once, each with its fix."""
+"""Readiness of robot, camera, bundle and machine for each other: every mismatch at once, each with its fix."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Progress of engines that are compiled."""
+"""Progress of a compilation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from ..compiled import Report
 
 @contextmanager
 def compiling_progress(room: str) -> Iterator[Report]:
-    """Show on standard error the ``room`` that compiling takes, then the engine, of how many, and its progress."""
+    """Show on standard error the ``room`` for compiling, then the engine, of how many, and its progress."""
     texts = TextColumn("{task.description}"), TextColumn("{task.fields[phase]}")
     columns = texts[0], BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), texts[1]
     with Progress(*columns, console=Console(stderr=True)) as progress:

@@ -1,4 +1,4 @@
-"""How a bundle fits into memory, stage by stage."""
+"""A bundle's memory, stage by stage."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ BAR = 24
 
 
 def show_memory(path: Path, memory_gb: float, gpu: bool) -> dict[str, Any]:
-    """Print what stays in ``memory_gb`` and what each stage takes, and return both; raises as `plan_residency`."""
+    """Print the residency in ``memory_gb`` and each stage's memory, and return both; raises as `plan_residency`."""
     manifest, memory_bytes = read_bundle(path).manifest, memory_gb * GB
     residency = plan_residency(manifest, memory_bytes, tensorrt.FACTS.memory if gpu else memory_use(manifest))
     rows = [

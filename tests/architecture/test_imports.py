@@ -1,4 +1,4 @@
-"""What may be imported by what, proven in fresh interpreters."""
+"""The permitted imports, proven in fresh interpreters."""
 
 import ast
 import subprocess

@@ -1,4 +1,4 @@
-"""Linear layers in 8 bits: which they are, what their numbers are, and that a graph computes with just those."""
+"""Linear layers in 8 bits: their names, their numbers, and a graph's use of just these numbers."""
 
 import shutil
 from collections import Counter
@@ -145,7 +145,7 @@ def quantised(exported, out, precision, factors=None):
 
 
 def apart(exported, engine):
-    """Return how far the engine is from torch in float32, relative to it, on numbers that it was not calibrated on."""
+    """Return the engine's relative distance from torch in float32, on numbers outside its calibration."""
     expected = exported[1](tokens(9)).numpy()
     got = engine.run({"state": tokens(9).numpy()})["velocity"]
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
@@ -153,7 +153,7 @@ def apart(exported, engine):
 
 @pytest.mark.parametrize("name", ["int8_weights", "int8", "fp8"])
 def test_a_denoiser_in_8_bits_compiles_for_the_cards_that_have_them(rtx_compiler, exported, tmp_path, name):
-    """In TensorRT for RTX's real builder: the QuantizeLinear and DequantizeLinear of a layer are all that it goes by."""
+    """In TensorRT for RTX's real builder: it goes by the QuantizeLinear and DequantizeLinear of a layer alone."""
     kind = {"int8_weights": WEIGHTS, "int8": BOTH["int8"], "fp8": BOTH["fp8"]}[name]
     quantised(exported, tmp_path, kind)
     graph = exported[2]
@@ -217,7 +217,7 @@ def test_ranges_are_the_largest_magnitude_of_every_channel(exported):
 
 @pytest.mark.parametrize("kind", EIGHT_BIT)
 def test_weights_in_8_bits_are_computed_with_just_as_they_were_rounded(exported, tmp_path, kind):
-    """Torch with the weights read back is what the graph computes: an engine's own rounding would not be."""
+    """The graph computes as torch with the weights read back: an engine's own rounding would not."""
     engine, file, graph = quantised(exported, tmp_path, replace(WEIGHTS, linear=kind))
     stored, before = load_file(file), load_file(exported[0] / "float.preview.safetensors")
     names = {layer.weight for layer in layers_of(exported[0])}
@@ -242,7 +242,7 @@ def test_weights_in_8_bits_are_computed_with_just_as_they_were_rounded(exported,
 
 
 def rounded_by_hand(exported, file, kind):
-    """Return the network with the weights that were stored, whose inner layers round what they take."""
+    """Return the network with the stored weights; its inner layers round their inputs."""
     layers, stored, ranges = layers_of(exported[0]), load_file(file), ranges_of(exported)
     factors = smoothing(layers, [exported[0] / "float.preview.safetensors"], ranges, BOTH[kind])
     network = Transformer().eval().requires_grad_(False)
@@ -349,7 +349,7 @@ def test_an_engine_is_judged_on_the_inputs_that_are_given(exported):
 
 
 def data_set(root, cameras=("scene",), episodes=3):
-    """Write a data set whose pictures tell their episode and their time: (episode, frame) in two halves."""
+    """Write a data set of pictures with their episode and their time: (episode, frame) in two halves."""
     schema = Schema("galaxea_a1", 10.0, dict.fromkeys(cameras, (64, 96)), ("x",), ("x",))
     made = []
     for index in range(episodes):

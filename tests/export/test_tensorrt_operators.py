@@ -1,4 +1,4 @@
-"""What TensorRT's parser would refuse is told: operators, types and restrictions that graphs break, one at a time."""
+"""The refusals of TensorRT's parser are told: operators, types and restrictions, one at a time."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def written(path, nodes, inputs, outputs, weights=(), opset=23, domain=""):
 
 
 def one(tmp_path, operator, inputs, outputs=None, weights=(), names=None, **attributes):
-    """Return what is said of a graph of one operator."""
+    """Return the words on a graph of one operator."""
     outputs = outputs or {"y": (F, [1])}
     node = helper.make_node(operator, names or list(inputs), list(outputs), **attributes)
     return unsupported(written(tmp_path / "g.onnx", [node], inputs, outputs, weights))
@@ -95,7 +95,7 @@ PARTIAL = {
 
 
 def graphs_of(operator, tmp_path):
-    """Yield a valid graph of the operator for each of our types that ONNX allows it, inputs of four axes, and the type."""
+    """Yield a valid graph of the operator, inputs of four axes, for each of our types allowed by ONNX, and the type."""
     schema = onnx.defs.get_schema(operator, 23)
     for kind in (F, H, TensorProto.BFLOAT16, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, B):
         told = f"tensor({TensorProto.DataType.Name(kind).lower()})"

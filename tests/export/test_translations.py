@@ -1,4 +1,4 @@
-"""Operators in other words: the same numbers, in the operators that are fast in ONNX Runtime on a CPU."""
+"""Operators in other words: the same numbers, in operators faster in ONNX Runtime on a CPU."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.ort]
 
 
 def exported(module, x, path, dynamic=None):
-    """Return the types of the graph's operators, and a call that runs it."""
+    """Return the types of the graph's operators, and a call to run it."""
     export_onnx(module, {"x": x}, ("y",), dynamic or {}, path)
     check_graph(path)
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -28,7 +28,7 @@ def exported(module, x, path, dynamic=None):
 
 @pytest.fixture(scope="module")
 def numbers():
-    """Numbers of every size that float32 has, both signs, and those about the cap."""
+    """Numbers of every size of float32, both signs, and some about the cap."""
     sizes = np.float32(2.0) ** np.arange(-126, 127, dtype=np.float32)
     near = np.linspace(-25, 25, 100_001, dtype=np.float32)
     return np.concatenate([sizes, -sizes, near, np.nextafter(np.float32([20, 20]), np.float32([0, 40])), [0.0]]).astype(

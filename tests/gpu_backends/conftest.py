@@ -1,4 +1,4 @@
-"""What the tests of GPU backends share: TensorRT's real bindings, and stand-ins for what needs a GPU."""
+"""Shared by the tests of GPU backends: TensorRT's real bindings, and stand-ins for the GPU."""
 
 import importlib.util
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# pytest imports every test file on its own; what they share is a module of theirs.
+# pytest imports every test file on its own; this module is shared.
 _spec = importlib.util.spec_from_file_location("gpu_doubles", Path(__file__).with_name("doubles.py"))
 doubles = importlib.util.module_from_spec(_spec)
 sys.modules["gpu_doubles"] = doubles
@@ -26,7 +26,7 @@ def bindings(tmp_path_factory):
 
 @pytest.fixture
 def rtx_world(rtx_compiler):
-    """The double of a machine with an RTX 4090: its bindings are over the real libraries, where no engine runs."""
+    """The double of a machine with an RTX 4090: its bindings are over the real libraries, but no engine runs here."""
     made = doubles.World(rtx_compiler.trt)
     made.device, made.wants = doubles.HostDevice("NVIDIA GeForce RTX 4090", "8.9"), {}
     return made
@@ -34,7 +34,7 @@ def rtx_world(rtx_compiler):
 
 @pytest.fixture
 def world(bindings):
-    """What stands behind the bindings in a test."""
+    """The world behind the bindings in a test."""
     made = doubles.World(bindings)
     made.device, made.wants = doubles.HostDevice(), {}
     return made

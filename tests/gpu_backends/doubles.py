@@ -1,7 +1,7 @@
-"""Stand-ins for what needs a GPU, held against the real libraries: every name, argument and type has to be theirs.
+"""Stand-ins for a GPU, held against the real libraries: every name, argument and type has to be theirs.
 
-The bindings of TensorRT 11 are real; where they would ask libnvinfer, `Double` takes the call if the bindings would, notes
-it, and `World` says what comes back: engines are ONNX Runtime's, on the host's memory.
+The bindings of TensorRT 11 are real; in place of libnvinfer, `Double` takes the call if the bindings would, notes it, and
+`World` has the answer: engines are ONNX Runtime's, on the host's memory.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ ONNX_TYPES = {
 
 
 def real_bindings(folder: Path):
-    """Return NVIDIA's own bindings, imported over empty libraries that are compiled into ``folder``."""
+    """Return NVIDIA's own bindings, imported over empty libraries compiled into ``folder``."""
     for name, functions in LIBRARIES.items():
         source = folder / f"{name}.c"
         source.write_text("\n".join(f"void *{function}(void) {{ return 0; }}" for function in functions) + "\n")
@@ -68,7 +68,7 @@ def _split(text):
 
 
 class World:
-    """Whatever stands behind the doubles: the calls that were made, and what they give."""
+    """The world behind the doubles: the calls so far, and their results."""
 
     def __init__(self, trt):
         self.trt, self.calls = trt, []
@@ -79,7 +79,7 @@ class World:
         self._sessions = {}
 
     def real(self, kind):
-        """Return the class of the bindings that a docstring calls ``kind``, None for a type of Python's."""
+        """Return the class of the bindings by its name in a docstring, None for a type of Python's."""
         package = self.trt.__name__
         prefix = f"{package}.{package.removesuffix('_bindings')}."
         name = ALIASES.get(kind) or (kind.removeprefix(prefix) if kind.startswith(prefix) else None)
@@ -91,7 +91,7 @@ class World:
         return BEHAVIOUR.get(real.__name__, Double)(self, real)
 
     def session(self, graph):
-        """Return ONNX Runtime's session of a graph, which it is as long as anybody has an engine of it."""
+        """Return ONNX Runtime's session of a graph, the same for all engines of it."""
         import onnxruntime as ort
 
         if graph not in self._sessions:
@@ -101,7 +101,7 @@ class World:
         return self._sessions[graph]
 
     def module(self):
-        """Return the bindings with doubles in place of what needs libnvinfer."""
+        """Return the bindings with doubles for the classes of libnvinfer."""
         world = self
 
         class Module:
@@ -114,7 +114,7 @@ class World:
         return Module()
 
     def made(self, real, arguments):
-        """Return the double of what a constructor of the bindings makes."""
+        """Return the double of a constructor's result."""
         _checked(self, real.__init__, arguments, real.__name__)
         self.calls.append((real.__name__, "__init__", arguments))
         double = BEHAVIOUR.get(real.__name__, Double)(self, real)
@@ -127,7 +127,7 @@ class World:
 
 
 class Double:
-    """An object of one of the bindings' classes; what the class has not, or would not take, it refuses."""
+    """An object of one of the bindings' classes; it refuses any member and argument that the class would."""
 
     def __init__(self, world, real):
         self.__dict__.update(world=world, real=real, given=(), state={})
@@ -162,7 +162,7 @@ class Double:
 
 
 def _checked(world, function, arguments, where):
-    """Return the result's type of the overload that takes ``arguments``; fail where none does."""
+    """Return the result's type of the overload for ``arguments``; fail if there is none."""
     overloads = signatures(function)
     for parameters, result in overloads:
         required = sum(not optional for *_, optional in parameters)
@@ -247,7 +247,7 @@ class Runtime(Double):
 
 
 class CudaEngine(Double):
-    """An engine that is ONNX Runtime's session of the graph that it was compiled from."""
+    """An engine: ONNX Runtime's session of its graph."""
 
     @property
     def session(self):
@@ -306,7 +306,7 @@ class CudaEngine(Double):
 
 
 class RuntimeConfig(Double):
-    """How an engine of TensorRT for RTX runs."""
+    """The run options of an engine of TensorRT for RTX."""
 
     def on_set_execution_context_allocation_strategy(self, strategy):
         self.state["strategy"] = strategy
@@ -384,7 +384,7 @@ BEHAVIOUR = {
 
 
 class HostDevice:
-    """`device_array.Device` on the host's memory: what is captured is done when it is replayed, and freed memory is seen."""
+    """`device_array.Device` on the host's memory: captured work is done when it is replayed, and freed memory is seen."""
 
     stream = 4711
 

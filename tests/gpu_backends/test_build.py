@@ -58,7 +58,7 @@ def test_a_bundle_for_tensorrt_is_verified_on_its_engines(world, backend, tmp_pa
 
 @pytest.mark.thorough
 def test_an_engine_that_computes_something_else_fails_the_gate(world, backend, tmp_path, monkeypatch):
-    """The negative control: what is verified is what TensorRT gives, not what the graph would."""
+    """The negative control: TensorRT's results are verified, not the graph's."""
     monkeypatch.setattr(ExecutionContext, "on_execute_async_v3", lambda self, stream: True)
     order = Order("a1_tiny", "tensorrt", tmp_path / "b", 3, STEPS[:3], layers=1, frames=9, cache=tmp_path / "cache")
     with pytest.raises(ParityError):

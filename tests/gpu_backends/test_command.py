@@ -1,4 +1,4 @@
-"""`dvgwm-runtime compile` and `--rebuild`, as a user gives them, on engines whose numbers are ONNX Runtime's."""
+"""`dvgwm-runtime compile` and `--rebuild`, as a user gives them, on engines with ONNX Runtime's numbers."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ort
 
 @pytest.fixture
 def dvgwm(world, tmp_path, monkeypatch, capsys):
-    """Run a command line with TensorRT's double in place of a GPU, and return the JSON of its last line, and what it showed."""
+    """Run a command line with TensorRT's double in place of a GPU, and return the JSON of its last line, and its output."""
     backend = TensorrtBackend(world.module(), world.device)
     opened = plugins.open_backend
     monkeypatch.setattr(
@@ -82,7 +82,7 @@ def test_a_backend_that_compiles_nothing_says_so(dvgwm):
 
 
 def test_without_tensorrt_it_says_what_to_install(tmp_path):
-    """The one thing that this machine can show of the real command."""
+    """The real command, as far as it goes on this machine."""
     command = [
         sys.executable,
         "-c",
@@ -98,7 +98,7 @@ def test_without_tensorrt_it_says_what_to_install(tmp_path):
 
 
 def test_weights_that_have_to_be_streamed_are_asked_for(dvgwm, tmp_path):
-    """Where a stage does not fit alone, the plan wants its engines compiled for streaming, and says with which command."""
+    """If a stage does not fit alone, the plan wants its engines compiled for streaming, and names the command."""
     manifest = read_bundle(plugins.shipped("a1_tiny")).manifest
     library = plugins.memory_use(manifest, "tensorrt")
     given_gb = next(

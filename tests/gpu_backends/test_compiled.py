@@ -1,4 +1,4 @@
-"""The whole cascade on engines that are compiled here: found, made, refused, rebuilt; the numbers are ONNX Runtime's."""
+"""The whole cascade on engines compiled here: found, made, refused, rebuilt; the numbers are ONNX Runtime's."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def backend(world):
 
 @pytest.fixture
 def watched():
-    """What opens progress, and what it was told."""
+    """A display of progress, and its calls."""
 
     @contextmanager
     def watch(room):
@@ -268,7 +268,7 @@ def test_a_cache_that_is_a_file_says_so(engines, tmp_path):
 
 
 def test_the_host_device_forgets_nothing():
-    """The negative control of the double: memory that was freed is not read."""
+    """The negative control of the double: freed memory is not read."""
     device = HostDevice()
     block = device.allocate(8)
     address = block.address

@@ -1,7 +1,7 @@
-"""How TensorRT is asked to compile a graph, by what only its own builder has: levels, timing cache, other weights.
+"""The calls of TensorRT's own builder: levels, timing cache, other weights.
 
-Its builder wants a GPU even to read a graph, so these calls are recorded and held against its real bindings. All that it shares
-with TensorRT for RTX is proven by that one's real builder (`test_rtx_builder.py`).
+It wants a GPU even to read a graph, so these calls are recorded and held against its real bindings. The calls shared with
+TensorRT for RTX are proven by the real builder there (`test_rtx_builder.py`).
 """
 
 import json
@@ -20,7 +20,7 @@ FACTS = {"gpu": "NVIDIA H100", "capability": "9.0", "driver": "580.95"}
 
 @pytest.fixture
 def source(tmp_path):
-    """A graph with a size that is open, and one that has none."""
+    """A graph with an open size, and one without."""
     graph = tmp_path / "preview.onnx"
     graph.write_bytes(b"graph")
     state, text = TensorSpec("state", (1, 3, 4), "float32"), TensorSpec("text", ("branches", 8), "float32")
@@ -115,7 +115,7 @@ def test_engines_for_other_gpus_are_not_made_here(compiler, source):
 
 
 def test_the_doubles_refuse_what_the_bindings_would(world):
-    """The negative control: names, numbers and types of arguments that are not TensorRT's."""
+    """The negative control: other names, numbers and types of arguments than TensorRT's."""
     module = world.module()
     from dvgwm.runtime.backends.tensorrt.build import new_logger
 

@@ -54,14 +54,14 @@ def write(folder, name, inputs, outputs, nodes, constants=()):
 
 @pytest.fixture
 def add(tmp_path):
-    """An engine with open sizes, of which it was compiled for three rows."""
+    """An engine with open sizes, compiled for three rows."""
     node = helper.make_node("Add", ["x", "y"], ["sum"])
     return write(tmp_path, "add", {"x": ("rows", 2), "y": (1, 2)}, {"sum": ("rows", 2)}, [node])
 
 
 @pytest.fixture
 def count(tmp_path):
-    """An engine that is given its last output."""
+    """An engine with its last output as its input."""
     node, one = (
         helper.make_node("Add", ["total", "one"], ["next"]),
         helper.make_tensor("one", TensorProto.FLOAT, (2,), [1, 1]),
@@ -213,7 +213,7 @@ def test_closing_gives_the_memory_back(world, backend, add):
 
 
 class Pycuda:
-    """What pycuda's GPUArray shows of itself: on the default stream, which it does not name."""
+    """The interface of pycuda's GPUArray: on the default stream, without its name."""
 
     def __init__(self, device, values, strides=None, stream=None):
         values = np.asarray(values, np.float32)
@@ -226,7 +226,7 @@ class Pycuda:
 
 
 def test_arrays_of_other_libraries_are_taken_without_a_copy_and_ours_are_theirs(world, backend, count):
-    """pycuda has no wheel that installs without CUDA's toolkit; this is its array's structure."""
+    """pycuda does not install without CUDA's toolkit; this is its array's structure."""
     engine = backend.load(count, COUNT)
     theirs = Pycuda(world.device, [5, 7])
     outputs = engine.run({"total": theirs})

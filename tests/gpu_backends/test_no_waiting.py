@@ -1,4 +1,4 @@
-"""Inside a stage nothing goes to the host or waits for it, a plan through: what a device is asked for, in its order."""
+"""Inside a stage nothing goes to the host or waits for it, a plan through: the device's calls, in their order."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.ort
 
 
 class Noted(HostDevice):
-    """A device that notes what crosses to or from the host, what waits, and steps."""
+    """A device with notes of copies to or from the host, waits, and steps."""
 
     def __init__(self):
         super().__init__()
@@ -47,7 +47,7 @@ class Noted(HostDevice):
 
 @pytest.fixture(scope="module")
 def plan():
-    """What a device was asked for in one plan, with the progress that was told, and the plan's profile."""
+    """The device's calls in one plan, with the progress, and the plan's profile."""
     bundle, device = read_bundle(shipped("a1_tiny")), Noted()
     backend = onnx_cuda.backend_of(device, "cpu", "CPUExecutionProvider")
     backend.finite = lambda tensor: True  # it reads, at the end of a stage
@@ -69,7 +69,7 @@ def plan():
 
 
 def between(log, first, last):
-    """Return what lies between two entries, both left out."""
+    """Return the entries between two, both left out."""
     return log[log.index(first) + 1 : log.index(last)]
 
 
@@ -128,7 +128,7 @@ def test_every_part_of_a_stage_is_timed_on_the_device(plan):
 
 
 class Lagging:
-    """A device that has done nothing before it is waited for."""
+    """A device with nothing done before a wait."""
 
     def __init__(self):
         self.given, self.done, self.ahead = 0, 0, []

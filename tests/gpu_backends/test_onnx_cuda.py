@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU: what it is given, and what it says where it is not the right one; here its numbers are the CPU's."""
+"""ONNX Runtime on a GPU: its inputs, and its words if it is the wrong package; here its numbers are the CPU's."""
 
 import re
 import sys

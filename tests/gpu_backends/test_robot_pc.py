@@ -1,4 +1,4 @@
-"""The proof on a robot PC, rehearsed on engines whose numbers are ONNX Runtime's: every part runs and fails where it has to."""
+"""The proof on a robot PC, rehearsed on engines with ONNX Runtime's numbers: every part runs, and fails if it has to."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.ort, pytest.mark.slow]
 
 @pytest.fixture
 def proof(monkeypatch):
-    """The modules of the proof, which are scripts."""
+    """The modules of the proof; they are scripts."""
     monkeypatch.syspath_prepend(FOLDER)
     names = ("bench", "comparison", "lora", "needs", "proofs", "rows")
     yield {name: __import__(name) for name in names}
@@ -100,7 +100,7 @@ def test_what_is_needed_is_there_or_has_a_remedy(proof, monkeypatch):
 
 
 def test_other_weights_are_other_numbers(proof, bench):
-    """The control of the part that refits: the changed bundle's preview is not the first one's."""
+    """The control of the part `lora`: the changed bundle's preview is not the first one's."""
     other = proof["lora"].changed(bench.bundle, bench.work / "lora")
     sources = proof["comparison"].sources
     (one,), (two,) = (

@@ -1,7 +1,7 @@
-"""Graphs in TensorRT for RTX's real parser and builder, which run on a CPU: all compile for three generations of GPUs.
+"""Graphs in TensorRT for RTX's real parser and builder, on a CPU: all compile for three generations of GPUs.
 
-No engine runs here, and no number of one is known. What TensorRT's own builder shares with it is proven by this, too: the
-parse, the types, the profile, attention that may be split, the workspace, the progress and the words of a refusal.
+No engine runs here, and no number of one is known. TensorRT's own builder shares the parse, the types, the profile, the split
+of attention, the workspace, the progress and the words of a refusal.
 """
 
 import shutil
@@ -64,7 +64,7 @@ def graph_of(folder, nodes, inputs, outputs, constants=()):
 
 @pytest.fixture
 def product(tmp_path):
-    """A graph of one product, whose first size is open."""
+    """A graph of one product with an open size."""
     weights = helper.make_tensor("w", F, (64, 64), np.ones(64 * 64, np.float32))
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     return graph_of(tmp_path, [node], {"x": ("rows", 64)}, {"y": ("rows", 64)}, [weights])
@@ -77,7 +77,7 @@ def test_every_graph_that_ships_compiles_for_three_generations(compiled, graphs)
 
 
 def test_the_same_graph_gives_the_same_bytes_wherever_it_lies(rtx_compiler, graphs, tmp_path, monkeypatch):
-    """Also where a graph has several outputs, whose order is that of their addresses in the builder's memory."""
+    """Also a graph with several outputs, ordered by their addresses in the builder's memory."""
     far = tmp_path / "a folder with a much longer name than the first one has" / "b"
     shutil.copytree(graphs["decode_first.onnx"].path.parent, far)
     for file in ("decode_first.onnx", "policy.onnx"):
@@ -179,7 +179,7 @@ def test_weights_may_stay_on_the_host(compiled, product):
 
 
 def test_a_disk_that_is_full_is_told(rtx_compiler, product):
-    """The bindings swallow what a writer raises, and call the engine built."""
+    """The bindings swallow a writer's exception, and call the engine built."""
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(RecordingError, match="No space left on device"):
         rtx_compiler.write(product, USUALLY, full.fileno(), lambda *_: None)
 

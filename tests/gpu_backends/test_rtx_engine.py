@@ -39,7 +39,7 @@ VERSION_OF_BEFORE = "1.6.1.12"
 
 @pytest.fixture
 def plan(tmp_path):
-    """An engine that doubles its input."""
+    """An engine to double its input."""
     value = helper.make_tensor_value_info
     sides = [[value(name, TensorProto.FLOAT, (3, 2))] for name in "xy"]
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "add", *sides)
@@ -240,7 +240,7 @@ PLAN = ("--plan-only", "--camera", "scene.png", *SENTENCE, "--backend", "tensorr
 
 @pytest.mark.slow
 def test_a_bundle_brings_its_engines(rtx_world, bundled, dvgwm, tmp_path):
-    """Nothing is compiled on the robot PC, and the plan is that of the graphs, bit for bit."""
+    """Nothing is compiled on the robot PC, and the plan is the graphs' own, bit for bit."""
     bundled()
     rtx_world.code = b"compiled for this card"
     result = dvgwm(*PLAN, "--out", "run")

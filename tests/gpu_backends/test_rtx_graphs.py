@@ -23,7 +23,7 @@ USUAL = ("8.6", "8.9", "12.0")
 
 @pytest.fixture
 def made(rtx_compiler, tmp_path):
-    """Return a build's outcome, and the words on the room that it takes; nothing of it is kept."""
+    """Return a build's outcome, and the words on its room; nothing of it is kept."""
 
     def of(preset, precision, **given):
         told = []
@@ -45,7 +45,7 @@ def are_compiled(outcome, place):
 
 @pytest.mark.parametrize("name", ["text_encoder", "encode_low", "preview", "refine", "frame_encoder", "policy"])
 def test_a_graph_of_the_full_size_systems_classes_compiles(rtx_compiler, tmp_path, name):
-    """All of `test_tiny` in float32 but the decoders, whose export alone takes a minute: they are in the next test."""
+    """All of `test_tiny` in float32 but the decoders: their export alone takes a minute, so they are in the next test."""
     (graph,) = (graph for graph in graphs(TINY, build(TINY, 0)) if graph.name == name)
     path = tmp_path / graph.file
     export_onnx(graph.module, graph.inputs, graph.outputs, graph.dynamic, path, graph.opset)
@@ -69,7 +69,7 @@ def test_every_graph_of_the_full_size_systems_classes_compiles(made, precision):
 
 @pytest.mark.thorough
 def test_two_layers_at_full_width_compile_with_the_whole_decoder(made):
-    """`dvgwm_5b` in bfloat16, its decoder at 480x720; the room that they take is as was said beforehand."""
+    """`dvgwm_5b` in bfloat16, its decoder at 480x720; its room is as was said beforehand."""
     outcome, told, place = made("dvgwm_5b", "bfloat16", layers=2)
     size_gb = sum(are_compiled(outcome, place)) / 1e9
     said_gb, memory_gb = (float(part.split()[-1]) for part in told.split(" GB")[:2])

@@ -1,4 +1,4 @@
-"""What a GPU's hour would measure wrongly: each fault is found here without one, on shapes or on a small network."""
+"""Faults of a GPU's hour, each found here without one, on shapes or on a small network."""
 
 import os
 import time
@@ -28,7 +28,7 @@ TINY = preset("test_tiny")
 
 @pytest.mark.parametrize("name", ["bfloat16", "fp8_kernel"])
 def test_every_graph_is_made_where_its_networks_are(name):
-    """On shapes alone, as on a GPU: a constant that stays on the host cannot be computed with."""
+    """On shapes alone, as on a GPU: a constant on the host cannot be computed with."""
     made = graphs(TINY, build(TINY, 0, "meta"), precision(name))
     assert {graph.name for graph in made} >= {*product.ENGINES}
     for graph in made:
@@ -45,7 +45,7 @@ def bench():
 
 
 def test_the_error_sees_attention(bench, monkeypatch):
-    """Queries that are off by a tenth change the velocity; with random norms attention is nearly uniform and hides them."""
+    """Queries off by a tenth change the velocity; with random norms attention is nearly uniform and hides them."""
 
     def error(peaked):
         monkeypatch.setattr(denoisers, "PEAKED", peaked)

@@ -1,4 +1,4 @@
-"""What the benchmark says: the calls to make, the last page, the setting to use; and what a part's hash is of."""
+"""The benchmark's words: the calls to make, the last page, the setting to use; and the files of a part's hash."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""Packages of somebody else's: what is wrong with one is told by its name, in one line, with exit code 2."""
+"""Packages of somebody else's: a fault of one is told by its name, in one line, with exit code 2."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ def test_a_robot_that_is_no_use_is_named_with_its_package(install, case):
 
 
 def test_a_robot_is_called_what_it_is_registered_as(install):
-    """Motion's process finds it by that name: it must not find the robot that this one was made from."""
+    """Motion's process finds it by its registered name: it must not find the robot behind this copy."""
     install("stray", f"{SPEC}ROBOT = A1", {"robots": "stray = stray:ROBOT"})
     assert load_robot("stray").name == "stray"
 
@@ -126,7 +126,7 @@ def test_metadata_that_cannot_be_read_is_told(install):
 
 
 def test_the_working_directory_is_not_looked_at_for_robots(install, tmp_path):
-    """A package that lies in the working directory is not installed, however the command is started."""
+    """A package in the working directory is not installed, however the command is started."""
     folder = tmp_path / "here"
     text = f"{SPEC}ROBOT = replace(A1, arm=replace(A1.arm, name='stray'))"
     install("stray", text, {"robots": "stray = stray:ROBOT"}, folder)

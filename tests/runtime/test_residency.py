@@ -1,4 +1,4 @@
-"""What stays in memory and what does not: the order of giving up, what it says beforehand, and that it comes out so."""
+"""The engines in memory: the order of giving up, the peaks said beforehand, and those measured."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ WORKING_GB = {"decode_next": 12.0, "decode_first": 10.0, "preview": 1.0, "refine
 
 
 def sized(manifest, weights_gb=WEIGHTS_GB, working_gb=WORKING_GB):
-    """Return the manifest with engines of these sizes; attention's scores are ten times what is worked in."""
+    """Return the manifest with engines of these sizes; attention's scores are ten times the working memory."""
 
     def with_size(spec):
         name = spec.file.split(".")[0]
@@ -124,7 +124,7 @@ def test_what_does_not_fit_is_refused_with_the_smallest_change_that_would(manife
 
 
 def test_weights_of_a_stage_that_does_not_fit_alone_are_streamed(manifest):
-    """A library that can streams the weights of the stage at the peak, and of no other one."""
+    """A streaming library streams the weights of the stage at the peak, and of no other one."""
     streaming = replace(PLAIN, streamed=0.1)
     residency = plan_residency(sized(manifest, working_gb={}), 8e9, streaming)
     assert (residency.streamed, residency.evicted) == (("preview.onnx", "text_encoder.onnx"), ())

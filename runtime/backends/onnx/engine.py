@@ -29,9 +29,9 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where sessions compute and arrays lie: ``dense`` gives a contiguous one, ``address`` where that is in ``memory``.
+    """The place of sessions and arrays: ``dense`` gives a contiguous array, ``address`` its address in ``memory``.
 
-    Where that is no memory of the host's, a run is begun and not waited for. ``remedy`` is what to do without ``provider``.
+    If ``memory`` is not the host's, a run is begun and not waited for. ``remedy`` is told if there is no ``provider``.
     """
 
     provider: str
@@ -110,7 +110,7 @@ class OnnxEngine:
 
 
 def _is_as(node: ort.NodeArg | None, spec: TensorSpec) -> bool:
-    """Return whether a graph's input or output is what the manifest states: a fixed size the same, an open one open."""
+    """Return whether a graph's input or output is as in the manifest: a fixed size the same, an open one open."""
     return (
         node is not None
         and _DTYPES.get(node.type) == spec.dtype
@@ -132,7 +132,7 @@ def open_backend(threads: int | None = None) -> HostBackend:
 
 
 def session_options(spec: EngineSpec, threads: int | None = None) -> ort.SessionOptions:
-    """Return how an engine runs: its memory is kept for the next run, but for one whose outputs are gigabytes."""
+    """Return the session's options: memory is kept for the next run, unless the outputs are gigabytes."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     # By default what is computed for later outputs alone comes last, and keeps all that it is cut from until then: a full-size

@@ -14,7 +14,7 @@ _AMPERE = 8
 
 
 class TensorrtCompiler:
-    """`compiling.Compiler` with the module ``trt``, on the machine that ``facts`` describe."""
+    """`compiling.Compiler` with the module ``trt``, on the machine described by ``facts``."""
 
     name, title = "tensorrt", "TensorRT"
 
@@ -164,7 +164,7 @@ def new_logger(trt: Any) -> Any:
 
 
 def new_monitor(trt: Any, report: Callable[[str, int, int], None]) -> Any:
-    """Return a progress monitor of ``trt`` that reports the steps of the outermost phases."""
+    """Return a progress monitor of ``trt``; it reports the steps of the outermost phases."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -23,7 +23,7 @@ _DTYPES = {
 
 
 class Scratch:
-    """The memory that engines work in, one after another: as much as the one that wants most."""
+    """The working memory of all engines, one after another: as much as the largest need."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -31,14 +31,14 @@ class Scratch:
         self.memory: Memory | None = None
 
     def reserve(self, nbytes: int) -> None:
-        """Have at least so much, in another place where there is less by now."""
+        """Have at least so much, in another place if there is less by now."""
         if nbytes > self.nbytes:
             self.memory = None  # the old piece is free before the new one is taken
             self.memory, self.nbytes = self._device.allocate(nbytes), nbytes
 
 
 class TensorrtEngine:
-    """One engine. Where nothing is carried its inputs have places of their own, and a run is one launch of a captured graph."""
+    """One engine. If nothing is carried, its inputs have places of their own, and a run is one launch of a captured graph."""
 
     def __init__(self, runtime: "TensorrtRuntime", path: Path, spec: EngineSpec) -> None:
         self.spec, self._device, self._scratch = spec, runtime.device, runtime.scratch
@@ -70,7 +70,7 @@ class TensorrtEngine:
         self._replay: Callable[[], None] | None = None
 
     def _fixed_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return all sizes: those that the graph left open are the only ones that the engine was compiled for."""
+        """Return all sizes; an open size of the graph is the one of the engine's profile."""
         shapes = {}
         for item in self.spec.inputs:
             shape = tuple(self._engine.get_tensor_shape(item.name))
@@ -117,7 +117,7 @@ class TensorrtEngine:
                 )
 
     def _settle(self) -> None:
-        """Work in the scratch memory where it is now: another engine may have wanted more since the last run."""
+        """Bind the scratch memory at its present address: another engine may have wanted more since the last run."""
         memory = self._scratch.memory
         if self._settled and memory is self._works_in:
             return
@@ -152,7 +152,7 @@ class TensorrtEngine:
 
 
 def _check_interface(engine: Any, spec: EngineSpec) -> None:
-    """Raise `BundleIncompatibleError` where the inputs and outputs are not what ``spec`` states."""
+    """Raise `BundleIncompatibleError` if the inputs and outputs are not those of ``spec``."""
     stated = {("INPUT", item.name): item for item in spec.inputs} | {
         ("OUTPUT", item.name): item for item in spec.outputs
     }
@@ -174,7 +174,7 @@ def _check_interface(engine: Any, spec: EngineSpec) -> None:
 
 
 def _is_as(found: tuple[str, tuple[int, ...]] | None, item: TensorSpec | None) -> bool:
-    """Return whether a tensor is what the manifest states; of sizes that are open (-1) nothing is known."""
+    """Return whether a tensor is as in the manifest; an open size (-1) fits any."""
     if found is None or item is None:
         return False
     dtype, shape = found
@@ -187,7 +187,7 @@ def _is_as(found: tuple[str, tuple[int, ...]] | None, item: TensorSpec | None) -
 
 
 class TensorrtRuntime:
-    """The library's runtime, the device and the scratch memory, which all engines of a process share."""
+    """The library's runtime, the device and the scratch memory, shared by all engines of a process."""
 
     title = "TensorRT"
 
@@ -208,7 +208,7 @@ class TensorrtRuntime:
 
 
 class TensorrtBackend(DeviceBackend):
-    """`compiling.CompilingBackend` on TensorRT, which is the module ``trt``."""
+    """`compiling.CompilingBackend` on TensorRT, the module ``trt``."""
 
     def __init__(self, trt: Any, device: Device) -> None:
         runtime = TensorrtRuntime(trt, device)

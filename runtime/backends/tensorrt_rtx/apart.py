@@ -1,7 +1,7 @@
 """One engine's compilation in a process of its own.
 
-The builder writes the outputs of a graph in the order of their addresses. In a new process, which holds nothing that depends on
-the user or the place of the graph, the same graph gives the same bytes. Its memory goes back to the system, and its crash is an
+The builder writes the outputs of a graph in the order of their addresses. In a new process, without anything of the user's
+or of the graph's place, the same graph gives the same bytes. Its memory goes back to the system, and its crash is an
 error of ours.
 """
 
@@ -63,7 +63,7 @@ def compile_apart(source: Source, building: Building, descriptor: int, report: R
 
 
 def run(order: CompileOrder) -> DvgwmError | None:
-    """Compile as ``order`` says; returns the error that ended it."""
+    """Compile as ``order`` says; returns its error, if there was one."""
     import tensorrt_rtx_bindings
 
     from .build import RtxCompiler

@@ -1,6 +1,6 @@
 """Compiles ONNX graphs with TensorRT for RTX, ahead of time: its builder needs neither a GPU nor a driver.
 
-The facts are those of release 1.7 and of NVIDIA's support matrix for it.
+The facts are from release 1.7 and NVIDIA's support matrix for it.
 """
 
 import mmap
@@ -42,7 +42,7 @@ _CODE_BYTES, _BASE_BYTES, _COPIES = 3e6, 0.5e9, 3.5
 
 
 class RtxCompiler(TensorrtCompiler):
-    """`compiling.Compiler` with the module ``trt``; ``capability`` is that of this machine's GPU, if it has one."""
+    """`compiling.Compiler` with the module ``trt``; ``capability`` is the GPU's compute capability, None without a GPU."""
 
     name, title = "tensorrt_rtx", "TensorRT for RTX"
 
@@ -51,7 +51,7 @@ class RtxCompiler(TensorrtCompiler):
         self._capability = capability
 
     def usual(self, precision: str) -> Building:
-        """Return a build for this machine's GPU, or without one for the usual GPUs that have numbers of this precision."""
+        """Return a build for this machine's GPU, or without one for the usual GPUs with numbers of this precision."""
         everywhere = tuple(each for each in USUAL if precision != "fp8" or _number(each) >= _FP8_FROM)
         return Building(refit=False, capabilities=(self._capability,) if self._capability else everywhere)
 
@@ -80,7 +80,7 @@ class RtxCompiler(TensorrtCompiler):
         return None
 
     def compile(self, source: Source, building: Building, timings: Path, report: Report) -> memoryview:
-        """As `compiling.Compiler.compile`; the engine's bytes lie in a file without a name, which takes no memory."""
+        """As `compiling.Compiler.compile`; the engine's bytes lie in a file without a name and take no memory."""
         with tempfile.TemporaryFile(dir=timings.parent) as file:
             compile_apart(source, building, file.fileno(), report)
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -137,7 +137,7 @@ def capabilities_of(text: str) -> tuple[str, ...]:
 
 
 def check_building(building: Building, precision: str) -> None:
-    """Raise `ConfigError` for options that TensorRT for RTX has not, or a ``precision`` that not all GPUs have."""
+    """Raise `ConfigError` for options without meaning to TensorRT for RTX, or a ``precision`` not known to all GPUs."""
     if building.refit:
         raise ConfigError(
             "COMPILE_OPTION",

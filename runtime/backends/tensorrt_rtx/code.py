@@ -20,7 +20,7 @@ _END_BYTES = 1 << 16
 
 
 class CodeStore:
-    """Code in ``cache``, on the machine that ``facts`` describe."""
+    """Code in ``cache``, on the machine described by ``facts``."""
 
     def __init__(self, cache: Cache, facts: Mapping[str, str]) -> None:
         self._cache, self._facts = cache, dict(facts)
@@ -44,7 +44,7 @@ class CodeStore:
         return b""
 
     def saver(self, key: str, code: Callable[[], bytes], known: bytes) -> Callable[[], None]:
-        """Return a call that saves ``code`` when it is made first, if it differs from what is ``known``."""
+        """Return a call to make after each run: the first saves ``code``, unless it is ``known``."""
         done = False
 
         def save() -> None:

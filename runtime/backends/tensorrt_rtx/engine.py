@@ -41,7 +41,7 @@ class RtxRuntime(TensorrtRuntime):
 
 
 class RtxBackend(DeviceBackend):
-    """`compiling.CompilingBackend` on TensorRT for RTX, which is the module ``trt``."""
+    """`compiling.CompilingBackend` on TensorRT for RTX, the module ``trt``."""
 
     def __init__(self, trt: Any, device: Device) -> None:
         check_gpu(device.facts["capability"])

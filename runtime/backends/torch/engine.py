@@ -34,10 +34,10 @@ GRAPH_WARMUPS = 3
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
-    """What a package borrows, and what it does not tell of itself.
+    """The weights of a package, and the facts missing from the package itself.
 
-    ``tensors`` are its weights, ``layouts`` the strides that it takes its inputs to have where not contiguous; ``interface``
-    has type and sizes (None: open) of its inputs and of its outputs, empty from an older build.
+    ``tensors`` are the weights, ``layouts`` the strides of inputs that are not contiguous; ``interface`` has
+    type and sizes (None: open) of its inputs and of its outputs, empty from an older build.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -48,7 +48,7 @@ class _Weights:
 class TorchEngine:
     """One AOTInductor package; on a GPU one captured graph per set of shapes, unless tensors are carried.
 
-    ``uncaptured`` says why a package is launched kernel by kernel nevertheless, empty where it is not.
+    ``uncaptured`` says why a package is launched kernel by kernel nevertheless; else it is empty.
     """
 
     def __init__(self, path: Path, spec: EngineSpec, device: torch.device, weights: _Weights) -> None:
@@ -110,7 +110,7 @@ class TorchEngine:
 
 
 def _check_interface(name: str, spec: EngineSpec, weights: _Weights) -> None:
-    """Raise `BundleIncompatibleError` where a package was compiled for other tensors than ``spec`` states: it would not ask."""
+    """Raise `BundleIncompatibleError` if a package was compiled for other tensors than those of ``spec``: it would not ask."""
     for side, stated, compiled in zip(
         ("inputs", "outputs"), (spec.inputs, spec.outputs), weights.interface, strict=False
     ):
@@ -175,7 +175,7 @@ class TorchBackend:
         return TorchEngine(path, spec, self._device, self._weights_of(path.parent / spec.weights))
 
     def _weights_of(self, path: Path) -> _Weights:
-        """Return the tensors of a weights file, laid out as the package that reads them was compiled for."""
+        """Return the tensors of a weights file, with the strides that the package was compiled for."""
         with safe_open(path, "pt", str(self._device)) as file:
             facts = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -241,7 +241,7 @@ class TorchBackend:
 
 
 def fingerprint(device: torch.device) -> dict[str, str]:
-    """Return what a package compiled here depends on: the device's name and capability, and torch's version."""
+    """Return the facts of a package compiled here: the device's name and capability, and torch's version."""
     facts = {"torch": str(torch.__version__), "device": device.type}
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 
 class Network(torch.nn.Module):
-    """A linear layer, one of our operators, and a convolution whose weight is channels last."""
+    """A linear layer, one of our operators, and a convolution with its weight in channels last."""
 
     def __init__(self):
         super().__init__()
@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_refused(package, engine, tmp_path):
 
 
 def test_a_package_needs_no_code_of_ours_but_the_operators(package):
-    """In a fresh process that imports the backend alone."""
+    """In a fresh process with the backend alone."""
     folder, graph, spec = package
     script = (
         "import sys, torch; from pathlib import Path; from dvgwm.runtime.backends.torch import open_backend;"

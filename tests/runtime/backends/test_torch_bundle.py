@@ -1,4 +1,4 @@
-"""Bundles of compiled packages: what they state, a whole plan, every precision."""
+"""Bundles of compiled packages: their manifest, a whole plan, every precision."""
 
 import json
 import subprocess
@@ -67,7 +67,7 @@ def test_a_plan_is_the_same_every_time_and_stops_early_exactly(bundle):
 
 
 def test_carried_tensors_need_no_copy(bundle, monkeypatch):
-    """The decoder's cache comes out with the strides that it goes in with."""
+    """The decoder's cache comes out with the strides of its way in."""
     from dvgwm.runtime.backends.torch import engine as module
 
     copied = []
