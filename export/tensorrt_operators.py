@@ -56,7 +56,7 @@ SUPPORTED = {name: types for types, names in _TYPES.items() for name in names.sp
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
+class GraphFacts:
     """The facts for a restriction: the elements' type and the rank of every value, and the names of constants."""
 
     types: Mapping[str, str]
@@ -80,7 +80,7 @@ def unsupported(path: Path) -> list[str]:
     return found + [f"{reason} ({count} times)" for reason, count in sorted(counts.items())]
 
 
-def _facts(graph: onnx.GraphProto) -> Graph:
+def _facts(graph: onnx.GraphProto) -> GraphFacts:
     values = (*graph.value_info, *graph.input, *graph.output)
     types = {value.name: _name(value.type.tensor_type.elem_type) for value in values}
     ranks = {
@@ -94,14 +94,14 @@ def _facts(graph: onnx.GraphProto) -> Graph:
     for node in graph.node:
         if node.op_type == "Constant" or (node.input and all(name in constants for name in node.input if name)):
             constants.update(node.output)
-    return Graph(types, ranks, frozenset(constants))
+    return GraphFacts(types, ranks, frozenset(constants))
 
 
 def _name(kind: int) -> str:
     return TensorProto.DataType.Name(kind)
 
 
-def _reasons(node: onnx.NodeProto, graph: Graph) -> Iterator[str]:
+def _reasons(node: onnx.NodeProto, graph: GraphFacts) -> Iterator[str]:
     if node.domain not in ("", "ai.onnx"):
         yield f"a custom operator of {node.domain}"
     elif node.op_type not in SUPPORTED:
@@ -118,7 +118,7 @@ _LOOKED_AT = {"Where": 1, "OneHot": 2}
 """Which input's type is meant, where it is not the first."""
 
 
-def _attention(node: onnx.NodeProto, graph: Graph) -> Iterator[str]:
+def _attention(node: onnx.NodeProto, graph: GraphFacts) -> Iterator[str]:
     if any(graph.ranks.get(name) != 4 for name in node.input[:4] if name):
         yield "wants queries, keys, values and mask of four dimensions"
     if len(node.input) > 4 or len(node.output) > 1:
@@ -127,17 +127,17 @@ def _attention(node: onnx.NodeProto, graph: Graph) -> Iterator[str]:
         yield "takes no softcap and no output of scores"
 
 
-def _zero_point(node: onnx.NodeProto, graph: Graph) -> Iterator[str]:
+def _zero_point(node: onnx.NodeProto, graph: GraphFacts) -> Iterator[str]:
     if len(node.input) > 2 and node.input[2] not in graph.constants:
         yield "wants a zero point that is a constant, and zero"
 
 
-def _axes(node: onnx.NodeProto, graph: Graph) -> Iterator[str]:
+def _axes(node: onnx.NodeProto, graph: GraphFacts) -> Iterator[str]:
     if len(node.input) > 1 and node.input[1] and node.input[1] not in graph.constants:
         yield "wants axes that are constants"
 
 
-def _resize(node: onnx.NodeProto, graph: Graph) -> Iterator[str]:
+def _resize(node: onnx.NodeProto, graph: GraphFacts) -> Iterator[str]:
     modes = {"half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners"}
     if _attribute(node, "coordinate_transformation_mode", b"half_pixel").decode() not in modes:
         yield "takes other coordinate transformations only"
@@ -147,17 +147,17 @@ def _resize(node: onnx.NodeProto, graph: Graph) -> Iterator[str]:
         yield "does no antialiasing"
 
 
-def _one_output(node: onnx.NodeProto, graph: Graph) -> Iterator[str]:
+def _one_output(node: onnx.NodeProto, graph: GraphFacts) -> Iterator[str]:
     if len([name for name in node.output if name]) > 1:
         yield "gives its first output only"
 
 
-def _scatter(node: onnx.NodeProto, graph: Graph) -> Iterator[str]:
+def _scatter(node: onnx.NodeProto, graph: GraphFacts) -> Iterator[str]:
     if _attribute(node, "reduction", b"none") != b"none":
         yield "does no reduction"
 
 
-_RESTRICTIONS: Mapping[str, Callable[[onnx.NodeProto, Graph], Iterator[str]]] = {
+_RESTRICTIONS: Mapping[str, Callable[[onnx.NodeProto, GraphFacts], Iterator[str]]] = {
     "Attention": _attention,
     "QuantizeLinear": _zero_point,
     "DequantizeLinear": _zero_point,

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from dvgwm.runtime import compiled
-from dvgwm.runtime.backends.compiling import Building, Compiler, CompilingBackend, Source
+from dvgwm.runtime.backends.compiling import Building, Compiler, CompilingBackend, GraphSource
 from dvgwm.runtime.bundle.checks import COMPILED_SUFFIX
 from dvgwm.runtime.bundle.disk import Bundle
 from dvgwm.runtime.bundle.manifest import CompiledEngine
@@ -65,5 +65,5 @@ def compiled_ahead(
     return tuple(engines), Products(files, {}, tuple(new))
 
 
-def _compile(compiler: Compiler, source: Source, building: Building, target: Path) -> None:
+def _compile(compiler: Compiler, source: GraphSource, building: Building, target: Path) -> None:
     target.write_bytes(compiler.compile(source, building, target.with_name("timings"), lambda *_: None))

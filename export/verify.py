@@ -104,7 +104,7 @@ def _in_float32(manifest: Manifest) -> Manifest:
 
 
 @dataclass(frozen=True)
-class TorchEngine:
+class ReferenceEngine:
     """A `backend.Engine` around a graph's torch module."""
 
     spec: EngineSpec
@@ -127,7 +127,7 @@ class TorchEngine:
 def torch_backend(graphs: tuple[Graph, ...]) -> HostBackend:
     """Return the reference: the runtime's own loop around the torch modules."""
     by_name = {graph.name: graph for graph in graphs}
-    return HostBackend("torch reference", lambda path, spec: TorchEngine(spec, by_name[path.stem]))
+    return HostBackend("torch reference", lambda path, spec: ReferenceEngine(spec, by_name[path.stem]))
 
 
 def seeded_inputs(graph: Graph, seed: int) -> dict[str, NDArray[Any]]:

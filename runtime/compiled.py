@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from .backends.backend import EngineSpec
-from .backends.compiling import Compiler, Source
+from .backends.compiling import Compiler, GraphSource
 from .bundle.disk import Bundle
 from .bundle.manifest import CompiledEngine, StageSpec
 from .cache import Cache
@@ -25,9 +25,9 @@ ShowProgress = Callable[[str], AbstractContextManager[Report]]
 """Opens a display of progress, once there is something to be compiled; takes the room that this needs, in words."""
 
 
-def sources(bundle: Bundle, stages: Sequence[StageSpec]) -> tuple[Source, ...]:
+def sources(bundle: Bundle, stages: Sequence[StageSpec]) -> tuple[GraphSource, ...]:
     """Return every graph of the bundle once, with the sizes of its inputs in these ``stages``."""
-    found: dict[str, Source] = {}
+    found: dict[str, GraphSource] = {}
     for stage in stages:
         sizes = batch_sizes(stage)
         for engine in stage.engines.values():
@@ -39,11 +39,11 @@ def sources(bundle: Bundle, stages: Sequence[StageSpec]) -> tuple[Source, ...]:
     return tuple(found.values())
 
 
-def _source(bundle: Bundle, engine: EngineSpec, shapes: Mapping[str, tuple[int, ...]]) -> Source:
+def _source(bundle: Bundle, engine: EngineSpec, shapes: Mapping[str, tuple[int, ...]]) -> GraphSource:
     read = [f"{name} {bundle.manifest.files[name].sha256}" for name in bundle.weights_of(engine.file)]
     weights = hashlib.sha256("\n".join(read).encode()).hexdigest()
     graph = bundle.manifest.files[engine.file].sha256
-    return Source(bundle.file(engine.file), engine, dict(shapes), graph, weights)
+    return GraphSource(bundle.file(engine.file), engine, dict(shapes), graph, weights)
 
 
 def compiled_engines(
@@ -93,7 +93,7 @@ def record_in(bundle: Bundle, path: Path) -> Record | CompiledEngine:
     return next(own, None) or record_of(path)
 
 
-def _in_bundle(bundle: Bundle, source: Source, compiler: Compiler, rebuild: Rebuild) -> Path | None:
+def _in_bundle(bundle: Bundle, source: GraphSource, compiler: Compiler, rebuild: Rebuild) -> Path | None:
     """Return the bundle's own engine of ``source`` if one runs here and is made as ``rebuild`` asks."""
     for made in _shipped(bundle, source, compiler):
         wanted = made.building == rebuild.building or not rebuild.exactly
@@ -102,7 +102,7 @@ def _in_bundle(bundle: Bundle, source: Source, compiler: Compiler, rebuild: Rebu
     return None
 
 
-def _shipped(bundle: Bundle, source: Source, compiler: Compiler) -> list[CompiledEngine]:
+def _shipped(bundle: Bundle, source: GraphSource, compiler: Compiler) -> list[CompiledEngine]:
     return [
         made
         for made in bundle.manifest.compiled

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .backends.compiling import Building, Compiler, Source
+from .backends.compiling import Building, Compiler, GraphSource
 from .cache import Cache
 from .files import write_atomic
 from .strict import strict
@@ -47,11 +47,11 @@ class Record:
         """Return the bytes under its seal: everything else."""
         return json.dumps(asdict(replace(self, seal="")), sort_keys=True).encode()
 
-    def is_of(self, source: Source) -> bool:
+    def is_of(self, source: GraphSource) -> bool:
         """Return whether it was compiled from this graph for these sizes, whatever its weights."""
         return self.graph == source.graph and self.shapes == source.shapes
 
-    def is_replaced_by(self, source: Source, facts: Mapping[str, str], building: Building) -> bool:
+    def is_replaced_by(self, source: GraphSource, facts: Mapping[str, str], building: Building) -> bool:
         """Return whether a new engine of ``source`` with these ``facts``, for the same GPUs or more, takes its place."""
         same_gpus = self.facts.get("gpu") == facts.get("gpu")
         covered = set(self.building.capabilities) <= set(building.capabilities)
@@ -65,12 +65,14 @@ class Store:
         self._cache, self._compiler = cache.inside(compiler.name), compiler
         self._folder = self._cache.folder
 
-    def find(self, source: Source, rebuild: Rebuild) -> Path | None:
+    def find(self, source: GraphSource, rebuild: Rebuild) -> Path | None:
         """Return an engine of ``source`` for this machine, None if there is none."""
         own = (path for path, record in self._running(source, rebuild) if record.weights == source.weights)
         return next(own, None)
 
-    def made(self, source: Source, asked: Building, rebuild: Rebuild, report: Callable[[str, int, int], None]) -> Path:
+    def made(
+        self, source: GraphSource, asked: Building, rebuild: Rebuild, report: Callable[[str, int, int], None]
+    ) -> Path:
         """Return a new engine of ``source``: one of other weights takes these, or else it is compiled as ``asked``.
 
         Older ones of the same for this GPU are removed: of another driver, of another version, made in another way.
@@ -113,7 +115,7 @@ class Store:
                 each.unlink(missing_ok=True)
         return path
 
-    def told(self, source: Source, shipped: Sequence[tuple[Mapping[str, str], Building]] = ()) -> str:
+    def told(self, source: GraphSource, shipped: Sequence[tuple[Mapping[str, str], Building]] = ()) -> str:
         """Return why no engine of ``source`` runs here, of the cache or ``shipped`` with its bundle."""
         lacks = self._compiler.lacks
         differences = [lacks(facts, building) for facts, building in shipped]
@@ -128,7 +130,7 @@ class Store:
             f"was compiled for {', '.join(differ)}" if differ else "has an engine that is damaged, or not this user's"
         )
 
-    def _running(self, source: Source, rebuild: Rebuild) -> Iterator[tuple[Path, Record]]:
+    def _running(self, source: GraphSource, rebuild: Rebuild) -> Iterator[tuple[Path, Record]]:
         """Yield this machine's engines of the source's graph, of any weights, the newest first."""
         for path, record in self._records():
             wanted = record.building == rebuild.building or not rebuild.exactly

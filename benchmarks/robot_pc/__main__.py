@@ -43,7 +43,7 @@ def main() -> int:
     """Prove all unrecorded parts, print the outcome, and return the worst part's exit code."""
     options = parser().parse_args()
     try:
-        from bench import Bench
+        from bench import ProvenBundle
         from needs import missing, show
         from proofs import run
         from rows import recorded, summary
@@ -51,13 +51,13 @@ def main() -> int:
         print(f"E2 PROVE_MISSING wanted dvgwm with ONNX Runtime ({error}); pip install -e '.[onnx]'", file=sys.stderr)
         return 2
     if options.one:
-        run(options.one, Bench.here(options.bundle, options.rounds, options.out, WORK, options.backend))
+        run(options.one, ProvenBundle.here(options.bundle, options.rounds, options.out, WORK, options.backend))
         return 0
     print(show(options.bundle, options.backend))
     if lacking := missing(options.bundle, options.backend):
         print(f"E2 PROVE_NEEDS {len(lacking)} of it are not here: {'; '.join(lacking)}", file=sys.stderr)
         return 2
-    bench = Bench.here(options.bundle, options.rounds, options.out, WORK, options.backend)
+    bench = ProvenBundle.here(options.bundle, options.rounds, options.out, WORK, options.backend)
     began = time.monotonic()
     parts = [name for name in options.parts if name != "lora" or options.backend == "tensorrt"]
     for name in parts:

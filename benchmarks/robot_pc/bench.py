@@ -24,7 +24,7 @@ Found = tuple[dict[str, Any], bool, str]
 
 
 @dataclass(frozen=True)
-class Bench:
+class ProvenBundle:
     """The proof's subject: a bundle, a way to open its backends, the places of engines and rows."""
 
     bundle: Bundle
@@ -37,7 +37,7 @@ class Bench:
     backend: str = "tensorrt"
 
     @classmethod
-    def here(cls, place: Path | None, rounds: int, out: Path, work_in: Path, name: str) -> "Bench":
+    def here(cls, place: Path | None, rounds: int, out: Path, work_in: Path, name: str) -> "ProvenBundle":
         """Return the subject on this machine, by the backend ``name``; its key is of this code, this bundle and this GPU."""
         bundle = read_bundle(place or plugins.shipped("a1_tiny"), "onnx")
         backend = plugins.open_backend(name, None)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import Bench, Found
+from bench import Found, ProvenBundle
 
 from dvgwm.export.parity import ParityError, distances, gate_of, judge, tolerance
 from dvgwm.export.scenes import drawn
 from dvgwm.runtime.backends import resample
 from dvgwm.runtime.backends.backend import Backend
-from dvgwm.runtime.backends.compiling import Source
+from dvgwm.runtime.backends.compiling import GraphSource
 from dvgwm.runtime.bundle.disk import Bundle
 from dvgwm.runtime.compiled import sources
 from dvgwm.runtime.pipeline import Pipeline
@@ -24,7 +24,7 @@ FLOAT32 = ("frame_encoder.onnx", "policy.onnx", "waypoints.onnx")
 """Graphs that no precision lowers (`models.precision.ALWAYS_FLOAT32`, which would want torch here)."""
 
 
-def kernels(bench: Bench) -> Found:
+def kernels(bench: ProvenBundle) -> Found:
     """Hold the shipped kernels between engines against their numpy twins."""
     backend, rng = bench.open(bench.backend), np.random.default_rng(0)
     shape, worst = (1, 3, 16, 30, 45), 0.0
@@ -44,7 +44,7 @@ def kernels(bench: Bench) -> Found:
     return facts, max(worst, bridged) < 1e-4, f"affine_step {worst:.1e}, bridge {bridged:.1e} from numpy"
 
 
-def arrays(bench: Bench) -> Found:
+def arrays(bench: ProvenBundle) -> Found:
     """Give the backend arrays of other libraries, as far as they are installed, and them its own."""
     backend, values = bench.open(bench.backend), np.arange(12, dtype=np.float32).reshape(3, 4)
     found = {}
@@ -81,13 +81,13 @@ def _by_torch(backend: Backend, values: Any) -> bool:
     return bool((backend.download(torch.from_numpy(values).cuda()) == values).all() and (back == values).all())
 
 
-def engines(bench: Bench) -> Found:
+def engines(bench: ProvenBundle) -> Found:
     """Hold every engine against its graph in ONNX Runtime on the CPU, at random inputs; other inputs are the control."""
     backend = bench.open(bench.backend)
     return compared(bench, bench.bundle, backend, bench.engines(backend))
 
 
-def compared(bench: Bench, bundle: Bundle, backend: Backend, compiled: Mapping[str, Path]) -> Found:
+def compared(bench: ProvenBundle, bundle: Bundle, backend: Backend, compiled: Mapping[str, Path]) -> Found:
     exact, found, wrong = bench.open("onnx"), {}, []
     for source in sources(bundle, bundle.manifest.pipeline):
         file = source.spec.file
@@ -112,7 +112,7 @@ def compared(bench: Bench, bundle: Bundle, backend: Backend, compiled: Mapping[s
     return {"distances": found}, not wrong, told
 
 
-def _drawn(source: Source, seed: int) -> dict[str, Any]:
+def _drawn(source: GraphSource, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     made = {}
     for item in source.spec.inputs:
@@ -126,7 +126,7 @@ def _drawn(source: Source, seed: int) -> dict[str, Any]:
     return made
 
 
-def _outputs(backend: Backend, path: Path, source: Source, inputs: Mapping[str, Any]) -> list[Any]:
+def _outputs(backend: Backend, path: Path, source: GraphSource, inputs: Mapping[str, Any]) -> list[Any]:
     engine = backend.load(path, source.spec)
     try:
         outputs = engine.run({name: backend.upload(array) for name, array in inputs.items()})
@@ -135,7 +135,7 @@ def _outputs(backend: Backend, path: Path, source: Source, inputs: Mapping[str, 
         engine.close()
 
 
-def plan(bench: Bench) -> Found:
+def plan(bench: ProvenBundle) -> Found:
     """Hold a whole plan and its actions against ONNX Runtime's on the CPU; another seed's is the control."""
     backend = bench.open(bench.backend)
     with Pipeline(bench.bundle, bench.open("onnx")) as pipeline:

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from bench import Bench, Found
+from bench import Found, ProvenBundle
 from comparison import compared
 
 from dvgwm.runtime.bundle.disk import Bundle, put_bundle, read_bundle
 from dvgwm.runtime.engine_store import record_of
 
 
-def lora(bench: Bench) -> Found:
+def lora(bench: ProvenBundle) -> Found:
     """Put other weights into the existing engines, and hold them against the changed graphs."""
     backend = bench.open(bench.backend)
     before = bench.engines(backend)

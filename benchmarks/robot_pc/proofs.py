@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from bench import Bench, Found
+from bench import Found, ProvenBundle
 from comparison import arrays, engines, kernels, plan, planned
 from lora import lora
 from rows import append
@@ -25,7 +25,7 @@ from dvgwm.runtime.residency import plan_residency
 PAPER_S = 88.7
 
 
-def compile_all(bench: Bench) -> Found:
+def compile_all(bench: ProvenBundle) -> Found:
     """Compile every engine; one found is not compiled again."""
     engines = bench.engines(bench.open(bench.backend))
     records = {file: record_in(bench.bundle, path) for file, path in engines.items()}
@@ -33,7 +33,7 @@ def compile_all(bench: Bench) -> Found:
     return {"seconds": seconds}, True, f"{len(records)} engines in {sum(seconds.values()):.0f} s"
 
 
-def speed(bench: Bench) -> Found:
+def speed(bench: ProvenBundle) -> Found:
     """Time whole plans on every installed library: a stage's time ends when the GPU is idle."""
     facts: dict[str, Any] = {}
     for name in (bench.backend, "onnx_cuda", "onnx"):
@@ -56,7 +56,7 @@ def speed(bench: Bench) -> Found:
     return facts, True, f"{told} ({work(flop)}; the paper's takes {PAPER_S} s on its GPU, at its own work)"
 
 
-def _timed(bench: Bench, backend: Backend, rounds: int) -> dict[str, Any]:
+def _timed(bench: ProvenBundle, backend: Backend, rounds: int) -> dict[str, Any]:
     stages: dict[str, list[float]] = {}
     began = time.perf_counter()
     with Pipeline(bench.bundle, backend, compiled=bench.engines(backend)) as pipeline:
@@ -76,7 +76,7 @@ def _timed(bench: Bench, backend: Backend, rounds: int) -> dict[str, Any]:
     return {"plan_s": medians.pop("plan"), "spans_s": medians, "ready_s": ready_s, "flop": flop, "rounds": rounds}
 
 
-def memory(bench: Bench) -> Found:
+def memory(bench: ProvenBundle) -> Found:
     """Hold the GPU's memory in use against the count beforehand."""
     from cuda.bindings import driver
 
@@ -93,7 +93,7 @@ def memory(bench: Bench) -> Found:
     return facts, abs(off) <= 0.1, f"{used / 1e6:.0f} MB in use, {counted / 1e6:.0f} MB counted ({off:+.0%})"
 
 
-WORK: Mapping[str, Callable[[Bench], Found]] = {
+WORK: Mapping[str, Callable[[ProvenBundle], Found]] = {
     "compile": compile_all,
     "kernels": kernels,
     "arrays": arrays,
@@ -105,7 +105,7 @@ WORK: Mapping[str, Callable[[Bench], Found]] = {
 }
 
 
-def run(part: str, bench: Bench) -> None:
+def run(part: str, bench: ProvenBundle) -> None:
     """Do a part and append its row."""
     began = time.perf_counter()
     facts, fine, told = WORK[part](bench)

@@ -15,7 +15,7 @@ RUNS_ON = ("here", "capability", "ampere")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class GraphSource:
     """A graph to compile, its inputs' ``shapes`` in this run, and the sha256 of the graph and of its weights."""
 
     path: Path
@@ -59,20 +59,20 @@ class Compiler(Protocol):
     def lacks(self, facts: Mapping[str, str], building: Building) -> tuple[str, ...]:
         """Return the mismatches of an engine with these ``facts`` here, in words; nothing if it runs."""
 
-    def check(self, sources: Sequence[Source], building: Building, precision: str) -> str:
+    def check(self, sources: Sequence[GraphSource], building: Building, precision: str) -> str:
         """Return the size and memory of compiling ``sources``, in words; empty if they are not known before.
 
         Raises `ConfigError` if the library has no such ``building`` or no such ``precision`` for it, or the machine has too
         little memory.
         """
 
-    def compile(self, source: Source, building: Building, timings: Path, report: Report) -> bytes | memoryview:
+    def compile(self, source: GraphSource, building: Building, timings: Path, report: Report) -> bytes | memoryview:
         """Return the engine of ``source``; ``timings`` keeps the measurements on the way, for the next engine.
 
         Raises `BundleIncompatibleError` with the library's own words if it cannot read the graph or build it.
         """
 
-    def refit(self, engine: Path, source: Source) -> bytes | memoryview | None:
+    def refit(self, engine: Path, source: GraphSource) -> bytes | memoryview | None:
         """Return the engine of the same graph with the weights of ``source``; None if the library refuses."""
 
 

@@ -32,7 +32,7 @@ from dvgwm.export.verify import engine_parity
 from dvgwm.models.graph import ATTENTION_OPSET, Graph
 from dvgwm.models.precision import GraphPrecision
 from dvgwm.models.weights import save_tensors
-from dvgwm.runtime.backends.compiling import Source
+from dvgwm.runtime.backends.compiling import GraphSource
 from dvgwm.runtime.backends.onnx import open_backend
 from dvgwm.runtime.bundle.disk import read_bundle
 from dvgwm.runtime.bundle.manifest import InputContract
@@ -158,7 +158,7 @@ def test_a_denoiser_in_8_bits_compiles_for_the_cards_that_have_them(rtx_compiler
     quantised(exported, tmp_path, kind)
     graph = exported[2]
     shapes = {"state": tuple(graph.inputs["state"].shape)}
-    source = Source(tmp_path / "preview.onnx", engine_spec(graph), shapes, "g", "w")
+    source = GraphSource(tmp_path / "preview.onnx", engine_spec(graph), shapes, "g", "w")
     building = rtx_compiler.usual(name)
     with (tmp_path / "engine").open("wb") as file:
         rtx_compiler.write(source, building, file.fileno(), lambda *_: None)

@@ -35,7 +35,7 @@ def real_bindings(folder: Path):
         source.write_text("\n".join(f"void *{function}(void) {{ return 0; }}" for function in functions) + "\n")
         command = ["cc", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", folder / name, source]
         subprocess.run(command, check=True, timeout=60)
-        ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / name))  # not global: TensorRT for RTX has functions of the same names
     import tensorrt_bindings
 
     return tensorrt_bindings

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from dvgwm.runtime.backends.backend import EngineSpec
-from dvgwm.runtime.backends.compiling import RUNS_ON, Building, Source
+from dvgwm.runtime.backends.compiling import RUNS_ON, Building, GraphSource
 from dvgwm.runtime.backends.tensorrt.build import LEVELS, TensorrtCompiler
 from dvgwm.runtime.commands.line import compile_engines
 from dvgwm.runtime.errors import ConfigError
@@ -25,7 +25,7 @@ def source(tmp_path):
     graph.write_bytes(b"graph")
     state, text = TensorSpec("state", (1, 3, 4), "float32"), TensorSpec("text", ("branches", 8), "float32")
     spec = EngineSpec("preview.onnx", (state, text), (TensorSpec("velocity", (1, 3, 4), "float32"),), {}, 1.0)
-    return Source(graph, spec, {"state": (1, 3, 4), "text": (2, 8)}, "g" * 64, "w" * 64)
+    return GraphSource(graph, spec, {"state": (1, 3, 4), "text": (2, 8)}, "g" * 64, "w" * 64)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_only_open_sizes_get_a_profile_of_one_size(world, compiler, source, tmp_
     world.calls.clear()
     fixed = EngineSpec("preview.onnx", source.spec.inputs[:1], source.spec.outputs, {}, 1.0)
     compiler.compile(
-        Source(source.path, fixed, source.shapes, "g", "w"), Building(), tmp_path / "timings", lambda *_: None
+        GraphSource(source.path, fixed, source.shapes, "g", "w"), Building(), tmp_path / "timings", lambda *_: None
     )
     assert "Builder.create_optimization_profile" not in world.names()
 
@@ -87,7 +87,7 @@ def test_another_lora_needs_no_build(world, compiler, source, tmp_path):
     engine.write_bytes(bytes(compiler.compile(source, Building(), tmp_path / "timings", lambda *_: None)))
     world.calls.clear()
     # TensorRT for RTX gives no other weights ahead of time, so no real library runs this sequence without a GPU.
-    refitted = compiler.refit(engine, Source(other, source.spec, source.shapes, source.graph, "other"))
+    refitted = compiler.refit(engine, GraphSource(other, source.spec, source.shapes, source.graph, "other"))
     assert json.loads(bytes(refitted)) == {"graph": str(other), "profile": {"text": [2, 8]}}
     assert world.names() == [
         "Runtime.__init__",

@@ -43,7 +43,9 @@ def bench(proof, world, tmp_path):
         return backend if name == "tensorrt" else plugins.open_backend(name, None)
 
     key = proof["bench"].key_of(bundle, backend.compiler.facts)
-    return proof["bench"].Bench(bundle, opened, tmp_path / "cache", tmp_path / "work", tmp_path / "rows.jsonl", 2, key)
+    return proof["bench"].ProvenBundle(
+        bundle, opened, tmp_path / "cache", tmp_path / "work", tmp_path / "rows.jsonl", 2, key
+    )
 
 
 def rows_of(bench):

@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 from onnx import TensorProto, helper
 
 from dvgwm.runtime.backends.backend import EngineSpec
-from dvgwm.runtime.backends.compiling import Building, Source
+from dvgwm.runtime.backends.compiling import Building, GraphSource
 from dvgwm.runtime.backends.tensorrt import build
 from dvgwm.runtime.backends.tensorrt_rtx import apart
 from dvgwm.runtime.backends.tensorrt_rtx import build as rtx_build
@@ -59,7 +59,7 @@ def graph_of(folder, nodes, inputs, outputs, constants=()):
     onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), path)
     spec = EngineSpec("g.onnx", tuple(TensorSpec(*item, "float32") for item in inputs.items()), (), {}, 1.0)
     sizes = {name: tuple(2 if isinstance(size, str) else size for size in shape) for name, shape in inputs.items()}
-    return Source(path, spec, sizes, "g", "w")
+    return GraphSource(path, spec, sizes, "g", "w")
 
 
 @pytest.fixture

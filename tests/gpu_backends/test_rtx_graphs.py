@@ -14,7 +14,7 @@ from dvgwm.export.onnx_graph import export_onnx
 from dvgwm.export.order import Order
 from dvgwm.models.networks import build
 from dvgwm.models.presets import preset
-from dvgwm.runtime.backends.compiling import Source
+from dvgwm.runtime.backends.compiling import GraphSource
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 TINY = preset("test_tiny")
@@ -52,7 +52,7 @@ def test_a_graph_of_the_full_size_systems_classes_compiles(rtx_compiler, tmp_pat
     shapes = {name: tuple(tensor.shape) for name, tensor in graph.inputs.items()}
     with (tmp_path / "engine").open("wb") as file:
         rtx_compiler.write(
-            Source(path, engine_spec(graph), shapes, "g", "w"),
+            GraphSource(path, engine_spec(graph), shapes, "g", "w"),
             rtx_compiler.usual("float32"),
             file.fileno(),
             lambda *_: None,

@@ -178,6 +178,9 @@ def test_an_engine_that_somebody_else_compiled_is_not_run(tmp_path):
     class Compiler:
         name, facts = "compiler", {"gpu": "a"}
 
+        def lacks(self, facts, building):
+            return () if facts == self.facts else ("gpu",)
+
     class Source:
         graph, weights, shapes = "g", "w", {"x": (1, 2)}
 

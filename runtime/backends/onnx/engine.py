@@ -1,4 +1,4 @@
-"""Engines in ONNX Runtime: on the CPU, or wherever a `Place` says."""
+"""Engines in ONNX Runtime: on the CPU, or wherever a `SessionPlace` says."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ _DTYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SessionPlace:
     """The place of sessions and arrays: ``dense`` gives a contiguous array, ``address`` its address in ``memory``.
 
     If ``memory`` is not the host's, a run is begun and not waited for. ``remedy`` is told if there is no ``provider``.
@@ -44,7 +44,7 @@ class Place:
     remedy: str = "install ONNX Runtime anew"
 
 
-HOST = Place(
+HOST = SessionPlace(
     "CPUExecutionProvider", "cpu", np.ascontiguousarray, lambda array: int(array.ctypes.data), np.empty, np.asarray
 )
 
@@ -52,7 +52,7 @@ HOST = Place(
 class OnnxEngine:
     """One graph in an ONNX Runtime session, its inputs and outputs bound to arrays of ours at a ``place``."""
 
-    def __init__(self, path: Path, spec: EngineSpec, options: ort.SessionOptions, place: Place = HOST) -> None:
+    def __init__(self, path: Path, spec: EngineSpec, options: ort.SessionOptions, place: SessionPlace = HOST) -> None:
         self.spec, self._place = spec, place
         try:
             self._session: ort.InferenceSession | None = ort.InferenceSession(

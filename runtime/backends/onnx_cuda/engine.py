@@ -9,7 +9,7 @@ from ...errors import ConfigError
 from ..backend import EngineSpec
 from ..device import DeviceBackend
 from ..device_array import Device, empty, viewed
-from ..onnx.engine import OnnxEngine, Place, session_options
+from ..onnx.engine import OnnxEngine, SessionPlace, session_options
 from ..onnx.packages import REMEDY, check_packages
 
 PROVIDER = "CUDAExecutionProvider"
@@ -23,7 +23,7 @@ def backend_of(device: Device, memory: str = "cuda", provider: str = PROVIDER) -
         return OnnxEngine(path, spec, session_options(spec), place)
 
     backend = DeviceBackend("onnx_cuda", device, load)
-    place = Place(
+    place = SessionPlace(
         provider,
         memory,
         partial(viewed, device),

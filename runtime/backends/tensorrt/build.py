@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ...errors import BundleIncompatibleError, ConfigError
 from ...files import write_atomic
-from ..compiling import Building, Report, Source
+from ..compiling import Building, GraphSource, Report
 
 LEVELS = {"here": "NONE", "capability": "SAME_COMPUTE_CAPABILITY", "ampere": "AMPERE_PLUS"}
 _AMPERE = 8
@@ -32,7 +32,7 @@ class TensorrtCompiler:
             own.pop("capability", None)
         return differing(own, self.facts)
 
-    def check(self, sources: Sequence[Source], building: Building, precision: str) -> str:
+    def check(self, sources: Sequence[GraphSource], building: Building, precision: str) -> str:
         if building.capabilities:
             raise ConfigError(
                 "COMPILE_FOR",
@@ -41,7 +41,7 @@ class TensorrtCompiler:
             )
         return ""
 
-    def compile(self, source: Source, building: Building, timings: Path, report: Report) -> memoryview:
+    def compile(self, source: GraphSource, building: Building, timings: Path, report: Report) -> memoryview:
         prepared = self._prepared(source, building, report)
         self._tune(prepared.config, building, timings)
         engine = prepared.builder.build_serialized_network(prepared.network, prepared.config)
@@ -50,7 +50,7 @@ class TensorrtCompiler:
         write_atomic(timings, bytes(prepared.config.get_timing_cache().serialize()))
         return memoryview(engine)
 
-    def refit(self, engine: Path, source: Source) -> memoryview | None:
+    def refit(self, engine: Path, source: GraphSource) -> memoryview | None:
         trt, logger = self._trt, new_logger(self._trt)
         refitted = deserialized(trt.Runtime(logger), engine)
         if refitted is None or not refitted.refittable:
@@ -60,7 +60,7 @@ class TensorrtCompiler:
             return None
         return memoryview(refitted.serialize()) if refitter.refit_cuda_engine() else None
 
-    def _prepared(self, source: Source, building: Building, report: Report) -> "Prepared":
+    def _prepared(self, source: GraphSource, building: Building, report: Report) -> "Prepared":
         """Return the parsed graph of ``source``, ready to be built; raises `BundleIncompatibleError` if it cannot be read."""
         trt, logger = self._trt, new_logger(self._trt)
         builder = trt.Builder(logger)
@@ -76,7 +76,7 @@ class TensorrtCompiler:
         config.progress_monitor = new_monitor(trt, report)
         return Prepared(builder, network, config, logger, parser)
 
-    def _config(self, builder: Any, building: Building, source: Source) -> Any:
+    def _config(self, builder: Any, building: Building, source: GraphSource) -> Any:
         trt, config = self._trt, builder.create_builder_config()
         if building.workspace_gb is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(building.workspace_gb * 1e9))
@@ -103,7 +103,7 @@ class TensorrtCompiler:
         if not config.set_timing_cache(config.create_timing_cache(known), False):
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
-    def _refused(self, code: str, verb: str, source: Source, told: str) -> BundleIncompatibleError:
+    def _refused(self, code: str, verb: str, source: GraphSource, told: str) -> BundleIncompatibleError:
         return BundleIncompatibleError(
             code,
             f"{self.title} {self._trt.__version__} cannot {verb} {source.path.name}: {told}; use --backend onnx_cuda",

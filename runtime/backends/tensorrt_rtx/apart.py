@@ -16,30 +16,34 @@ from typing import Any
 from ...child import Child, end_process
 from ...errors import BundleIncompatibleError, DvgwmError, RecordingError
 from ...strict import strict
-from ..compiling import Building, Report, Source
+from ..compiling import Building, GraphSource, Report
 
 MODULE = "dvgwm.runtime.backends.tensorrt_rtx.apart"
 _KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
-_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""Of numpy, which is imported and not used: other threads would take memory at any moment."""
+_FIXED = {
+    "OPENBLAS_NUM_THREADS": "1",  # of numpy, which is imported and not used: its threads would take memory at any moment
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",  # the first process would write it, and the next ones would not
+}
 
 
 @dataclass(frozen=True, slots=True)
 class CompileOrder:
     """The source, how it is compiled, and the descriptors of the engine's file and of the progress, five digits each."""
 
-    source: Source
+    source: GraphSource
     building: Building
     engine: str
     progress: str
 
 
-def compile_apart(source: Source, building: Building, descriptor: int, report: Report) -> None:
+def compile_apart(source: GraphSource, building: Building, descriptor: int, report: Report) -> None:
     """Write the engine of ``source`` to an open file; raises as `RtxCompiler.write`, also if the process dies."""
     told, telling = os.pipe()
     order = CompileOrder(replace(source, path=Path(source.path.name)), building, f"{descriptor:05}", f"{telling:05}")
     try:
-        environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _ONE_THREAD
+        environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _FIXED
         words = json.loads(json.dumps(asdict(order), default=str))
         child = Child(MODULE, words, (descriptor, telling), folder=source.path.parent, environment=environment)
     finally:
@@ -67,6 +71,10 @@ def run(order: CompileOrder) -> DvgwmError | None:
     import tensorrt_rtx_bindings
 
     from .build import RtxCompiler
+
+    cores = sorted(os.sched_getaffinity(0))
+    # The builder begins threads; on one core they take memory in turn, so their addresses do not depend on the load.
+    os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
 
     def report(*step: Any) -> None:
         os.write(int(order.progress), f"{json.dumps(step)}\n".encode())

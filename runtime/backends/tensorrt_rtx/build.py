@@ -14,7 +14,7 @@ from typing import Any
 from ...errors import ConfigError, RecordingError
 from ...profiler import available_memory_bytes
 from ..backend import Footprint
-from ..compiling import Building, Report, Source
+from ..compiling import Building, GraphSource, Report
 from ..tensorrt.build import TensorrtCompiler, differing
 from .apart import compile_apart
 
@@ -61,7 +61,7 @@ class RtxCompiler(TensorrtCompiler):
             return differing(facts, self.facts)
         return (*differing(facts, self.facts), f"compute capability {', '.join(building.capabilities)} (here {here})")
 
-    def check(self, sources: Sequence[Source], building: Building, precision: str) -> str:
+    def check(self, sources: Sequence[GraphSource], building: Building, precision: str) -> str:
         check_building(building, precision)
         footprints = [source.spec.footprint or Footprint(0, 0, 0, 0) for source in sources]
         weights = [footprint.weights_bytes for footprint in footprints]
@@ -76,16 +76,16 @@ class RtxCompiler(TensorrtCompiler):
         room = f"about {size / 1e9:.2f} GB, and {needed / 1e9:.1f} GB of memory while they are compiled"
         return f"engines for {gpus_of(building)}: {room}"
 
-    def refit(self, engine: Path, source: Source) -> None:
+    def refit(self, engine: Path, source: GraphSource) -> None:
         return None
 
-    def compile(self, source: Source, building: Building, timings: Path, report: Report) -> memoryview:
+    def compile(self, source: GraphSource, building: Building, timings: Path, report: Report) -> memoryview:
         """As `compiling.Compiler.compile`; the engine's bytes lie in a file without a name and take no memory."""
         with tempfile.TemporaryFile(dir=timings.parent) as file:
             compile_apart(source, building, file.fileno(), report)
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
-    def write(self, source: Source, building: Building, descriptor: int, report: Report) -> None:
+    def write(self, source: GraphSource, building: Building, descriptor: int, report: Report) -> None:
         """Write the engine of ``source`` to an open file; raises as `compile`.
 
         In a process that did something else before, the outputs of a graph may be written in another order.
