@@ -7,10 +7,11 @@ CogVideoX modulates text and video tokens with numbers of their own. Both lie in
 import torch
 from torch import Tensor
 
-from .language import jit, power_of_two, tl
+from .language import jit, tl
 from .launch import Launch, compiled, named
 from .operator import operator, wide_dtype
 from .quantise import quantise_rows
+from .row import part_of, warps_of
 from .variant import FP8_ARCHITECTURES, Variant
 
 
@@ -18,28 +19,54 @@ from .variant import FP8_ARCHITECTURES, Variant
 def modulate_kernel(
     residual_ptr, update_ptr, before_ptr, after_ptr, weight_ptr, bias_ptr, sum_ptr, output_ptr, scale_ptr,
     length, text_length, epsilon,
-    D: tl.constexpr, BLOCK: tl.constexpr, UPDATED: tl.constexpr, EIGHT_BIT: tl.constexpr,
+    D: tl.constexpr, PART: tl.constexpr, UPDATED: tl.constexpr, EIGHT_BIT: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    lane = tl.arange(0, BLOCK)
-    inside = lane < D
-    modulation = tl.where(row % length < text_length, 3 * D, 0) + lane
-    x = tl.load(residual_ptr + row * D + lane, inside, other=0.0).to(tl.float32)
-    if UPDATED:
-        gate = tl.load(before_ptr + modulation + 2 * D, inside, other=0.0).to(tl.float32)
-        x += gate * tl.load(update_ptr + row * D + lane, inside, other=0.0).to(tl.float32)
-        tl.store(sum_ptr + row * D + lane, x.to(sum_ptr.dtype.element_ty), inside)
-    x = tl.where(inside, x - tl.sum(x) / D, 0.0)
-    x *= tl.rsqrt(tl.sum(x * x) / D + epsilon)
-    x = x * tl.load(weight_ptr + lane, inside, other=0.0).to(tl.float32)
-    x += tl.load(bias_ptr + lane, inside, other=0.0).to(tl.float32)
-    x *= 1.0 + tl.load(after_ptr + modulation + D, inside, other=0.0).to(tl.float32)
-    x += tl.load(after_ptr + modulation, inside, other=0.0).to(tl.float32)
+    row = tl.program_id(0)
+    lanes = tl.arange(0, PART)
+    modulation = tl.where(row % length < text_length, 3 * D, 0)
+    before_ptr += modulation
+    after_ptr += modulation
+    start = row.to(tl.int64) * D
+    parts = ()
+    total = tl.zeros((PART,), tl.float32)
+    for at in tl.static_range(0, D, PART):
+        lane = at + lanes
+        inside = lane < D
+        x = tl.load(residual_ptr + start + lane, inside, other=0.0).to(tl.float32)
+        if UPDATED:
+            gate = tl.load(before_ptr + 2 * D + lane, inside, other=0.0).to(tl.float32)
+            x += gate * tl.load(update_ptr + start + lane, inside, other=0.0).to(tl.float32)
+            tl.store(sum_ptr + start + lane, x.to(sum_ptr.dtype.element_ty), inside)
+        total += x
+        parts = parts + (x,)  # type: ignore[assignment]
+    mean = tl.sum(total) * (1.0 / D)
+    squares = tl.zeros((PART,), tl.float32)
+    for at in tl.static_range(0, D, PART):
+        x = tl.where(at + lanes < D, parts[at // PART] - mean, 0.0)
+        squares += x * x
+    steepness = tl.rsqrt(tl.sum(squares) * (1.0 / D) + epsilon)
+    most = tl.full((PART,), 1e-8, tl.float32)
+    modulated = ()
+    for at in tl.static_range(0, D, PART):
+        lane = at + lanes
+        inside = lane < D
+        x = (parts[at // PART] - mean) * steepness
+        x = x * tl.load(weight_ptr + lane, inside, other=0.0).to(tl.float32)
+        x += tl.load(bias_ptr + lane, inside, other=0.0).to(tl.float32)
+        x *= 1.0 + tl.load(after_ptr + D + lane, inside, other=0.0).to(tl.float32)
+        x += tl.load(after_ptr + lane, inside, other=0.0).to(tl.float32)
+        if EIGHT_BIT:
+            most = tl.maximum(most, tl.abs(x))
+            modulated = modulated + (x,)  # type: ignore[assignment]
+        else:
+            tl.store(output_ptr + start + lane, x.to(output_ptr.dtype.element_ty), inside)
     if EIGHT_BIT:
-        scale = tl.maximum(tl.max(tl.abs(x)), 1e-8) / 448.0
-        tl.store(scale_ptr + row, scale)
-        x = x / scale
-    tl.store(output_ptr + row * D + lane, x.to(output_ptr.dtype.element_ty), inside)
+        largest = tl.max(most)
+        tl.store(scale_ptr + row, largest * (1.0 / 448.0))
+        shrink = 448.0 / largest
+        for at in tl.static_range(0, D, PART):
+            numbers = (modulated[at // PART] * shrink).to(output_ptr.dtype.element_ty)
+            tl.store(output_ptr + start + at + lanes, numbers, at + lanes < D)
 
 
 def plain_modulate(
@@ -86,16 +113,16 @@ def launch_modulate(
     scales = residual.new_empty((batch, length), dtype=torch.float32) if fp8 else _no_scales(residual)
     inputs = dense, dense if update is None else update.contiguous(), before.contiguous(), after.contiguous()
     arguments = named(modulate_kernel, *inputs, weight, bias, summed, normed, scales, length, text_length, epsilon)
-    constants = {"D": width, "BLOCK": power_of_two(width), "UPDATED": update is not None, "EIGHT_BIT": fp8}
-    return Launch(modulate_kernel, (batch * length,), arguments, constants, _warps(width)), (summed, normed, scales)
+    constants = {"D": width, "PART": part_of(width), "UPDATED": update is not None, "EIGHT_BIT": fp8}
+    return Launch(modulate_kernel, (batch * length,), arguments, constants, warps_of(width, 32)), (
+        summed,
+        normed,
+        scales,
+    )
 
 
 compiled_modulate = compiled(launch_modulate)
 modulate = operator(plain_modulate, compiled_modulate)
-
-
-def _warps(width: int) -> int:
-    return 8 if width > 2048 else 4
 
 
 def _variant(dtype: str, width: int, updated: bool, eight_bit: bool) -> Variant:
@@ -105,9 +132,9 @@ def _variant(dtype: str, width: int, updated: bool, eight_bit: bool) -> Variant:
     )
     signature = pointers | {"output_ptr": f"*{output}", "scale_ptr": "*fp32"}
     signature |= {"length": "i32", "text_length": "i32", "epsilon": "fp32"}
-    constants = {"D": width, "BLOCK": power_of_two(width), "UPDATED": updated, "EIGHT_BIT": eight_bit}
+    constants = {"D": width, "PART": part_of(width), "UPDATED": updated, "EIGHT_BIT": eight_bit}
     name = f"modulate_{dtype}_{width}" + ("" if updated else "_first") + ("_8bit" if eight_bit else "")
-    return Variant(name, modulate_kernel, signature, constants, _warps(width))
+    return Variant(name, modulate_kernel, signature, constants, warps_of(width, 32))
 
 
 def variants(architecture: int) -> tuple[Variant, ...]:

@@ -31,6 +31,16 @@ MATRIX = {
 """The matrix instructions of each target in its machine code: wgmma is HGMMA, IGMMA, QGMMA; tcgen05 is UTC*MMA."""
 SHARED_MEMORY_BYTES = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 """The most that one block may ask for (CUDA programming guide, compute capabilities)."""
+MOST_INSTRUCTIONS = {
+    r"quantise_bf16_\d+_gelu": 12,
+    r"quantise_bf16_\d+": 7,
+    r"modulate_bf16_\d+_first": 22,
+    r"modulate_bf16_\d+": 29,
+    r"modulate_bf16_\d+_first_8bit": 26,
+    r"modulate_bf16_\d+_8bit": 31,
+}
+"""Instructions for one number of a row, by name: what these kernels are bound by (before rows had parts: 33, 13, 32, 40, 41
+and 51)."""
 OLDER = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
 """Whether this Triton is older than the one that tiles were chosen with, and that builds what is shipped."""
 
@@ -58,6 +68,21 @@ def sass(folder, architecture, name):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def instructions(code):
+    """Return the instructions of machine code, and the first and last of every loop among them."""
+    found, labels, loops = [], {}, []
+    for line in code.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(found)
+        if instruction := re.match(r"\s+/\*[0-9a-f]+\*/\s+(.*?)\s*;", line):
+            found.append(instruction[1])
+            target = re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", instruction[1])
+            # The last instruction of a kernel jumps to itself: nothing gets there.
+            if target and labels.get(target[1], len(found)) < len(found) - 1:
+                loops.append((labels[target[1]], len(found) - 1))
+    return [instruction for instruction in found if instruction != "NOP"], loops
+
+
 def test_all_targets_are_built(built):
     for architecture in ARCHITECTURES:
         names = {path.stem for path in (built / f"sm_{architecture}").glob("*.cubin")}
@@ -76,8 +101,10 @@ def test_machine_code(built, architecture):
         assert facts.shared_bytes <= SHARED_MEMORY_BYTES[architecture], facts.name
         if "attention" in facts.name:
             assert re.search(MATRIX[architecture], code), f"{facts.name} multiplies without matrix units"
-        if facts.name.startswith(("affine_step_fp32", "modulate")):
+        if facts.name.startswith("affine_step_fp32"):
             assert re.search(r"\bLDG\.E\.(128|64)", code), f"{facts.name} loads single numbers"
+        if facts.name.startswith(("modulate", "quantise")):
+            assert not re.search(r"\bLDG\.E\.[US](8|16)", code), f"{facts.name} loads single numbers"
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -94,6 +121,20 @@ def test_eight_bits_are_multiplied_as_such(built, architecture):
             assert re.search(rf"\b{fp8}\b", code)
             assert not re.search(r"\b([HI]G?MMA|UTC[HI]MMA)\b", code), "both products are of FP8 numbers"
             assert len(re.findall(r"\bI2FP?\b", code)) < 8, "no score is made of an integer"
+
+
+@pytest.mark.parametrize("architecture", FP8_ARCHITECTURES)
+def test_instructions_for_one_number(built, architecture):
+    """Rows are straight code, so that its length is what one number costs."""
+    counted = 0
+    for facts in kernels(built, architecture):
+        for name, most in MOST_INSTRUCTIONS.items():
+            if re.fullmatch(name, facts.name):
+                code, loops = instructions(sass(built, architecture, facts.name))
+                assert not loops
+                assert 4 < len(code) * facts.threads / facts.constants["D"] < most, facts.name
+                counted += 1
+    assert counted == 12
 
 
 def test_sums_in_fp8_begin_afresh_with_every_block_on_hopper(built):

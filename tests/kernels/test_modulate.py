@@ -9,7 +9,7 @@ from dvgwm.kernels.modulate import compiled_modulate, modulate, plain_modulate
 
 pytestmark = pytest.mark.torch
 
-SHAPES = [(1, 1, 0, 64), (2, 9, 4, 192), (1, 5, 5, 100)]
+SHAPES = [(1, 1, 0, 64), (2, 9, 4, 192), (1, 5, 5, 100), (1, 3, 1, 640), (1, 2, 1, 1920)]
 """Batch, tokens, text tokens among them, width."""
 
 

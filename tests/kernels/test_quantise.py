@@ -19,14 +19,16 @@ def has_fp8(device):
 
 
 @pytest.mark.parametrize("gelu", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1, 64), (2, 9, 192), (1, 5, 100)], ids=str)
-def test_parity(randn, relative, device, shape, gelu):
-    x = randn(*shape) * 3
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 64), (2, 9, 192), (1, 5, 100), (1, 3, 640), (1, 2, 1920)], ids=str)
+def test_parity(randn, relative, device, shape, dtype, gelu):
+    x = randn(*shape, dtype=dtype) * 3
     numbers, scales = compiled_quantise(x, gelu)
     wanted, wanted_scales = plain_quantise(x.double(), gelu)
-    assert relative(scales, wanted_scales) < 1e-5
+    approximate = gelu and device == "cuda"  # tanh within 2^-11: most of what differs is next to zero
+    assert relative(scales, wanted_scales) < (5e-4 if approximate else 1e-5)
     # The interpreter rounds up to a power of two wrongly (126 becomes 64).
-    assert (numbers.float() != wanted.float()).float().mean() < (0.1 if device == "cpu" else 1e-3)
+    assert (numbers.float() != wanted.float()).float().mean() < (0.1 if device == "cpu" or approximate else 1e-3)
     exact = torch.nn.functional.gelu(x.double(), approximate="tanh") if gelu else x.double()
     assert relative(wanted.double() * wanted_scales[..., None].double(), exact) < 0.04
 
@@ -38,6 +40,33 @@ def test_strided_and_silent_rows(randn, relative):
     assert relative(scales[0, 4:], plain_quantise(x, False)[1][0, 4:]) < 1e-5
     assert not numbers[0, 3].float().any()
     assert scales.isfinite().all()
+
+
+def test_the_tanh_of_a_gpu_is_near_enough(randn, relative):
+    """A tanh off by 2^-11 of its size, all that PTX allows, adds a hundredth to FP8's own error; control: by 2^-5."""
+    x = randn(64, 3072).double() * 1.5
+    inner = 0.7978845608028654 * (x + 0.044715 * x**3)
+    signs = randn(64, 3072).sign()
+
+    def gelu(off):
+        return 0.5 * x * (1 + inner.tanh() * (1 + off * signs))
+
+    def error(off):
+        numbers, scales = quantise_rows(gelu(off))
+        return relative(numbers.double() * scales[..., None], gelu(0))
+
+    assert relative(gelu(2**-11), gelu(0)) < 5e-4
+    assert error(2**-11) < 1.01 * error(0) < 0.03
+    assert error(2**-5) > 1.2 * error(0)
+
+
+def test_rows_of_two_parts_and_more_have_one_scale(randn, relative, device):
+    """The largest number lies in the last part: the first parts' numbers are small for it."""
+    x = randn(1, 2, 640)
+    x[..., -1] = 1000
+    numbers, scales = compiled_quantise(x, False)
+    assert relative(scales, torch.full((1, 2), 1000 / 448)) < 1e-5
+    assert numbers.float()[..., :512].abs().max() < 3
 
 
 def test_gelu_matters(randn, relative):
