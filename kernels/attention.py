@@ -5,6 +5,7 @@ without ``_kernel`` in its name; which form of ours runs on which GPU is what wa
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
@@ -18,19 +19,29 @@ from .launch import Launch, compiled
 from .operator import operator
 from .variant import Variant
 
-FORMS: Mapping[int, str] = MappingProxyType({90: "pointers"})
-"""The form that is fastest on an architecture, of "pointers" (the one below, where nothing is said) and "tma".
 
-sm_90: on an H200 426 TFLOP/s at the preview's size and 441 at the refiner's, cuDNN 429 and 434; "tma" is not measured yet.
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How attention runs: ``loads`` by "pointers" or "tma", and whether its shift is ``fixed`` where scores are bounded."""
+
+    loads: str = "pointers"
+    fixed: bool = False
+
+
+FORMS: Mapping[int, Form] = MappingProxyType({90: Form()})
+"""The form that is fastest on an architecture; `Form()`, the kernel below, for those that are not named.
+
+sm_90: on an H200 426 TFLOP/s at the preview's size and 441 at the refiner's, cuDNN 429 and 434; "tma" and fixed shifts are not
+measured yet.
 """
 PREFERENCE = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @jit
 def attention_kernel(
-    query_ptr, key_ptr, value_ptr, output_ptr, heads, length, keys, scale_log2,
+    query_ptr, key_ptr, value_ptr, output_ptr, heads, length, keys, scale_log2, shift_log2,
     query_b, query_h, query_s, key_b, key_h, key_s, value_b, value_h, value_s, output_b, output_h, output_s,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FIXED: tl.constexpr,
 ):  # fmt: skip
     batch, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
     row, lane, column = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, D), tl.arange(0, BLOCK_N)
@@ -45,64 +56,74 @@ def attention_kernel(
     whole = keys // BLOCK_N * BLOCK_N
     for _ in range(0, whole, BLOCK_N):
         largest, total, mixed = attend(
-            query, key_ptr, value_ptr, column, keys, largest, total, mixed, scale_log2, False
+            query, key_ptr, value_ptr, column, keys, largest, total, mixed, scale_log2, shift_log2, FIXED, False
         )
         key_ptr += BLOCK_N * key_s
         value_ptr += BLOCK_N * value_s
     if whole < keys:
         column += whole
-        largest, total, mixed = attend(query, key_ptr, value_ptr, column, keys, largest, total, mixed, scale_log2, True)
+        largest, total, mixed = attend(
+            query, key_ptr, value_ptr, column, keys, largest, total, mixed, scale_log2, shift_log2, FIXED, True
+        )
     mixed = mixed / total[:, None]
     output_ptr += batch * output_b + head * output_h + row[:, None] * output_s + lane[None, :]
     tl.store(output_ptr, mixed.to(output_ptr.dtype.element_ty), rows)
 
 
 @jit
-def attend(query, key_ptr, value_ptr, column, keys, largest, total, mixed, scale_log2, TAIL: tl.constexpr):
+def attend(
+    query, key_ptr, value_ptr, column, keys, largest, total, mixed, scale_log2, shift_log2,
+    FIXED: tl.constexpr, TAIL: tl.constexpr,
+):  # fmt: skip
     """One block of keys and values; of the ``TAIL`` those before ``keys``."""
     inside = column < keys
     scores = tl.dot(query, tl.load(key_ptr, inside[None, :], other=0.0) if TAIL else tl.load(key_ptr))
     if TAIL:
         scores = tl.where(inside[None, :], scores, -float("inf"))
     value = tl.load(value_ptr, inside[:, None], other=0.0) if TAIL else tl.load(value_ptr)
-    return absorb(scores, value, largest, total, mixed, scale_log2)
+    return absorb(scores, value, largest, total, mixed, scale_log2, shift_log2, FIXED)
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, bound: float | None) -> Tensor:
     """Return ``softmax(scale Q K^T) V``, B S H D; the twin of `compiled_attention`.
 
-    ``query`` is B H S D, ``key`` and ``value`` B H N D, of one dtype, with any strides but the last, which is 1.
+    ``query`` is B H S D, ``key`` and ``value`` B H N D, of one dtype, with any strides but the last, which is 1. No score
+    ``scale q k`` is larger than ``bound``, None if nothing is known of them: it says which form may run, and changes no result.
     """
     mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
     return mixed.transpose(1, 2).contiguous()
 
 
-def launch_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Launch, Tensor]:
+def launch_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, bound: float | None
+) -> tuple[Launch, Tensor]:
     """Return the launch and what it writes."""
     batch, heads, length, width = query.shape
-    arguments, output = arguments_of(attention_kernel, query, key, value, scale)
+    arguments, fixed, output = arguments_of(attention_kernel, query, key, value, scale, bound)
     block_m, block_n, warps, stages = tile(capability(query), width)
-    constants = {"D": width, "BLOCK_M": block_m, "BLOCK_N": block_n}
+    constants = {"D": width, "BLOCK_M": block_m, "BLOCK_N": block_n, "FIXED": fixed}
     grid = ceil_div(length, block_m), batch * heads
     return Launch(attention_kernel, grid, arguments, constants, warps, stages), output
 
 
 def plain_library_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Return `plain_attention` from the library; the twin of `preferred_library_attention`."""
-    return plain_attention(query, key, value, scale)
+    return plain_attention(query, key, value, scale, None)
 
 
 def preferred_library_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """`plain_attention` by cuDNN where it takes the shape: on Hopper torch's own first choice is slower."""
     with sdpa_kernel(PREFERENCE, set_priority=True):
-        return plain_attention(query, key, value, scale)
+        return plain_attention(query, key, value, scale, None)
 
 
-def launch_fastest_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Launch, Tensor]:
+def launch_fastest_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, bound: float | None
+) -> tuple[Launch, Tensor]:
     """Return the launch of the form that `FORMS` names for the tensors' GPU, and what it writes."""
-    form = FORMS.get(capability(query), "pointers") if query.is_cuda and query.shape[-1] == 64 else "pointers"
-    launch = launch_attention_tma if form == "tma" else launch_attention
-    return launch(query, key, value, scale)
+    form = FORMS.get(capability(query), Form()) if query.is_cuda and query.shape[-1] == 64 else Form()
+    launch = launch_attention_tma if form.loads == "tma" else launch_attention
+    return launch(query, key, value, scale, bound if form.fixed else None)
 
 
 compiled_attention = compiled(launch_fastest_attention)
@@ -129,13 +150,17 @@ def tile(architecture: int, width: int) -> tuple[int, int, int, int]:
     return 128, 32, 8, 3
 
 
-def _variant(dtype: str, width: int, architecture: int) -> Variant:
+def _variant(dtype: str, width: int, architecture: int, fixed: bool) -> Variant:
     block_m, block_n, warps, stages = tile(architecture, width)
-    constants = {"D": width, "BLOCK_M": block_m, "BLOCK_N": block_n}
-    name = f"attention_{dtype}_d{width}"
+    constants = {"D": width, "BLOCK_M": block_m, "BLOCK_N": block_n, "FIXED": fixed}
+    name = f"attention_{dtype}_d{width}" + ("_fixed" if fixed else "")
     return Variant(name, attention_kernel, signature_of(dtype), constants, warps, stages, STRIDES, matrix=True)
 
 
 def variants(architecture: int) -> tuple[Variant, ...]:
-    """Return the forms to compile: dtype and head width."""
-    return tuple(_variant(dtype, width, architecture) for dtype in ("bf16", "fp16") for width in (64, 128))
+    """Return the forms to compile: dtype, head width, and the shift of `attention_form.fixed_shift`."""
+    return tuple(
+        _variant(dtype, width, architecture, fixed)
+        for dtype, fixed in (("bf16", False), ("fp16", False), ("bf16", True))
+        for width in (64, 128)
+    )

@@ -18,9 +18,9 @@ TILE = 128, 128, 4, 2
 
 @jit
 def attention_tma_kernel(
-    query_ptr, key_ptr, value_ptr, output_ptr, heads, length, keys, scale_log2,
+    query_ptr, key_ptr, value_ptr, output_ptr, heads, length, keys, scale_log2, shift_log2,
     query_b, query_h, query_s, key_b, key_h, key_s, value_b, value_h, value_s, output_b, output_h, output_s,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, FIXED: tl.constexpr,
 ):  # fmt: skip
     batch, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
     row, column = tl.program_id(0) * BLOCK_M, tl.arange(0, BLOCK_N)
@@ -40,33 +40,35 @@ def attention_tma_kernel(
     for at in tl.range(0, keys, BLOCK_N, warp_specialize=True):
         scores = tl.dot(query, key_blocks.load([at, 0]).T)
         scores = tl.where((at + column < keys)[None, :], scores, -float("inf"))
-        largest, total, mixed = absorb(scores, value_blocks.load([at, 0]), largest, total, mixed, scale_log2)
+        value = value_blocks.load([at, 0])
+        largest, total, mixed = absorb(scores, value, largest, total, mixed, scale_log2, shift_log2, FIXED)
     outputs.store([row, 0], (mixed / total[:, None]).to(output_ptr.dtype.element_ty))
 
 
-def launch_attention_tma(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Launch, Tensor]:
+def launch_attention_tma(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, bound: float | None
+) -> tuple[Launch, Tensor]:
     """Return the launch and what it writes; the arguments are those of `attention.plain_attention`.
 
     Rows have to begin at multiples of 16 bytes.
     """
     batch, heads, length, width = query.shape
-    arguments, output = arguments_of(attention_tma_kernel, query, key, value, scale)
+    arguments, fixed, output = arguments_of(attention_tma_kernel, query, key, value, scale, bound)
     block_m, block_n, warps, stages = TILE
-    constants = {"D": width, "BLOCK_M": block_m, "BLOCK_N": block_n}
+    constants = {"D": width, "BLOCK_M": block_m, "BLOCK_N": block_n, "FIXED": fixed}
     grid = ceil_div(length, block_m), batch * heads
     return Launch(attention_tma_kernel, grid, arguments, constants, warps, stages, needs_scratch=True), output
 
 
 def variants(architecture: int) -> tuple[Variant, ...]:
-    """Return the forms to compile: dtypes, at head width 64."""
+    """Return the forms to compile: dtypes, at head width 64, and the shift of `attention_form.fixed_shift`."""
     if architecture not in ARCHITECTURES:
         return ()
     block_m, block_n, warps, stages = TILE
-    constants = {"D": 64, "BLOCK_M": block_m, "BLOCK_N": block_n}
     return tuple(
         Variant(
-            f"attention_tma_{dtype}_d64", attention_tma_kernel, signature_of(dtype), constants, warps, stages, STRIDES,
-            matrix=True,
+            f"attention_tma_{dtype}_d64" + ("_fixed" if fixed else ""), attention_tma_kernel, signature_of(dtype),
+            {"D": 64, "BLOCK_M": block_m, "BLOCK_N": block_n, "FIXED": fixed}, warps, stages, STRIDES, matrix=True,
         )
-        for dtype in ("bf16", "fp16")
+        for dtype, fixed in (("bf16", False), ("fp16", False), ("bf16", True))
     )  # fmt: skip

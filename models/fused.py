@@ -5,6 +5,7 @@ from first to last; queries, keys and values come from one product; the modulati
 per forward (every branch is at the same time); norm, positions, gates and residuals are fused kernels.
 """
 
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from diffusers import CogVideoXTransformer3DModel
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
 from dvgwm.kernels.attention import attention, library_attention
@@ -77,6 +79,9 @@ class Block(nn.Module):
         self.down = linear(block.ff.net[2].weight, _bias(block.ff.net[2]), dtype)
         self.norms = _norm_parameters((block.norm1.norm, block.norm2.norm, attn.norm_q, attn.norm_k), dtype)
         self.epsilon, self.qk_epsilon = block.norm1.norm.eps, attn.norm_q.eps
+        query, key = (self.norms[first : first + 2] for first in (4, 6))
+        self.scale = (self.qkv.bias.numel() // (3 * attn.heads)) ** -0.5
+        self.bound = score_bound(query, key, self.scale)
 
     def enter(
         self, tokens: Tensor, update: Tensor | None, before: Tensor, after: Tensor, text_length: int
@@ -107,7 +112,7 @@ class Block(nn.Module):
     def _attend(self, qkv: Tensor, rotary: tuple[Tensor, Tensor], text_length: int) -> Tensor:
         norms = self.norms[4], self.norms[5], self.norms[6], self.norms[7]
         value = qkv.unflatten(-1, (3, self.heads, -1))[:, :, 2].transpose(1, 2)
-        scale, kind = value.shape[-1] ** -0.5, self.precision.attention
+        kind = self.precision.attention
         if kind in ("8bit", "fp8"):
             rows, cosines, sines = (x[::CENTRE_STRIDE] for x in (qkv.transpose(0, 1)[text_length:], *rotary))
             sampled = rows.transpose(0, 1)
@@ -117,10 +122,11 @@ class Block(nn.Module):
             query, key, query_scale, key_scale, *values = normed(
                 qkv, *norms, *rotary, centre, self.heads, self.qk_epsilon
             )
-            return attention_8bit(query, query_scale, key, key_scale, *(values or (value, None)), scale).flatten(2)
+            return attention_8bit(query, query_scale, key, key_scale, *(values or (value, None)), self.scale).flatten(2)
         query, key, _, _ = qk_norm_rope(qkv, *norms, *rotary, None, self.heads, self.qk_epsilon)
-        attend = attention if kind == "kernel" else library_attention
-        return attend(query, key, value, scale).flatten(2)
+        if kind == "kernel":
+            return attention(query, key, value, self.scale, self.bound).flatten(2)
+        return library_attention(query, key, value, self.scale).flatten(2)
 
 
 class FusedTransformer(nn.Module):
@@ -190,6 +196,22 @@ class FusedTransformer(nn.Module):
         modulations = numbers[: -2 * width].view(-1, 2, 3, width)
         output = functional.pad(numbers[-2 * width :].view(1, 2, width), (0, 0, 0, 1)).expand(2, -1, -1)
         return modulations, output
+
+
+def score_bound(query: Iterable[Tensor], key: Iterable[Tensor], scale: float) -> float | None:
+    """Return the most that a score can be after norms of these weights and biases, None if they have no numbers.
+
+    LayerNorm makes vectors of a length of at most sqrt(D); its weight stretches that and its bias adds to it, positions turn
+    it. Rounding to 16 bits adds 2^-8 of each.
+    """
+    tensors = (*query, *key)
+    if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):
+        return None
+    lengths = [
+        weight.numel() ** 0.5 * float(weight.detach().abs().max()) + float(bias.detach().float().norm())
+        for weight, bias in (query, key)
+    ]
+    return scale * lengths[0] * lengths[1] * (1 + 2**-8) ** 2
 
 
 def _norm_parameters(norms: tuple[Any, ...], dtype: torch.dtype) -> nn.ParameterList:

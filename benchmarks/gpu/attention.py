@@ -24,21 +24,25 @@ LIBRARIES = {
 ON_A_CPU = {"flash": SDPBackend.FLASH_ATTENTION}
 SHAPES = {"preview": (2, 48, 5218, 64), "preview_320x480": (2, 48, 8026, 64), "refine": (1, 30, 17776, 64)}
 TRIAL = {"small": (1, 2, 200, 64)}
-OURS = {"kernel": attention.attention, "8bit": attention_8bit.attention_8bit, "fp8": attention_8bit.attention_8bit}
-"""Operators as the product calls them, by kind."""
+OPERATORS = {"kernel": attention.attention, "8bit": attention_8bit.attention_8bit, "fp8": attention_8bit.attention_8bit}
+"""Those of ours that a CPU runs, as their twins."""
 LAUNCHES = {
     "kernel": attention.launch_attention,
+    "kernel_fixed": attention.launch_attention,
     "tma": attention_tma.launch_attention_tma,
+    "tma_fixed": attention_tma.launch_attention_tma,
     "8bit": attention_8bit.launch_attention_8bit,
     "fp8": attention_8bit.launch_attention_8bit,
 }
-"""Every form of ours on a GPU."""
+"""Every form of ours on a GPU; those that end in "_fixed" know how large scores can be."""
 TILES = {
     "kernel": (
         (128, 128, 8, 2), (128, 128, 8, 4), (128, 64, 4, 3), (128, 64, 8, 3), (128, 64, 8, 4),
         (64, 128, 4, 2), (64, 128, 4, 3), (64, 64, 4, 3), (64, 64, 4, 2), (64, 128, 4, 2, 168), (64, 64, 4, 3, 128),
     ),
+    "kernel_fixed": ((128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 4), (64, 64, 4, 3)),
     "tma": ((128, 128, 4, 2), (128, 128, 4, 3), (128, 64, 4, 3), (128, 64, 4, 4), (64, 128, 4, 2)),
+    "tma_fixed": ((128, 128, 4, 2), (128, 128, 4, 3), (128, 64, 4, 3)),
     **dict.fromkeys(
         ("8bit", "fp8"),
         tuple((128, columns, warps, stages) for columns in (64, 128) for warps in (4, 8) for stages in (2, 3, 4)),
@@ -80,6 +84,12 @@ class Problem:
         """What scores are multiplied by."""
         return float(self.query.shape[-1] ** -0.5)
 
+    @cached_property
+    def bound(self) -> float:
+        """The most that a score can be: the scaled product of the longest query and the longest key."""
+        longest = [float(part.float().norm(dim=-1).max()) for part in (self.query, self.key)]
+        return self.scale * longest[0] * longest[1]
+
     def ends(self, tensor: Tensor, heads: int = 1) -> Tensor:
         """Return the first and last batch and head of a tensor whose heads are axis ``heads``: wrong strides show there."""
         picked = tensor[:: max(1, tensor.shape[0] - 1)]
@@ -109,7 +119,7 @@ class Problem:
             return *self.scores_8bit, self.value, None, self.scale
         if kind == "fp8":
             return *self.all_fp8, self.scale
-        return self.query, self.key, self.value, self.scale
+        return self.query, self.key, self.value, self.scale, self.bound if kind.endswith("_fixed") else None
 
 
 def run_attention(bench: Bench) -> None:
@@ -153,16 +163,18 @@ def works(problem: Problem, bench: Bench) -> dict[str, Callable[[], Tensor]]:
 
 def forms(bench: Bench) -> tuple[str, ...]:
     """Return the forms of ours that this device can run."""
-    has_tma = not bench.small and torch.cuda.get_device_capability() == (9, 0)
-    lacking = {"tma": not has_tma, "fp8": not bench.has_fp8}
+    if bench.small:
+        return tuple(kind for kind in OPERATORS if kind != "fp8" or bench.has_fp8)
+    has_tma = torch.cuda.get_device_capability() == (9, 0)
+    lacking = {"tma": not has_tma, "tma_fixed": not has_tma, "fp8": not bench.has_fp8}
     return tuple(kind for kind in LAUNCHES if not lacking.get(kind, False))
 
 
 def form(problem: Problem, kind: str) -> Tensor:
-    """Return attention by one of our forms: by the product's operator where it is one."""
+    """Return attention by one of our forms, compiled on the spot; on a CPU by its operator."""
     arguments = problem.arguments(kind)
-    if kind in OURS:
-        return OURS[kind](*arguments)
+    if not problem.query.is_cuda:
+        return OPERATORS[kind](*arguments)
     launch, written = LAUNCHES[kind](*arguments)
     launch.start()
     return written

@@ -95,7 +95,7 @@ def test_without_triton_the_operators_run_as_their_twins():
         "from dvgwm.kernels.quantise import quantise; from dvgwm.kernels.attention import attention;"
         "from dvgwm.runtime.backends.torch import open_backend;"
         "assert quantise(torch.ones(1, 2, 8), True)[0].dtype == torch.float8_e4m3fn;"
-        "q = torch.randn(1, 2, 5, 64); assert attention(q, q, q, 0.125).shape == (1, 5, 2, 64);"
+        "q = torch.randn(1, 2, 5, 64); assert attention(q, q, q, 0.125, None).shape == (1, 5, 2, 64);"
         "from dvgwm.kernels import aot; assert aot.main(['--out', 'nowhere']) == 2"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

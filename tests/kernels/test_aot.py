@@ -137,6 +137,20 @@ def test_instructions_for_one_number(built, architecture):
     assert counted == 12
 
 
+@pytest.mark.parametrize(("architecture", "most"), [(89, 540), (90, 225), (120, 280)])
+def test_a_fixed_shift_is_fewer_instructions(built, architecture, most):
+    """In the loop over keys, of a tile of 128 x 64 by 4 warps (sm_89) or 8; a maximum that is followed costs a quarter more."""
+
+    def in_the_loop(name):
+        (loop,) = instructions(sass(built, architecture, name))[1]
+        return loop[1] - loop[0] + 1
+
+    fixed, followed = (in_the_loop(f"attention_bf16_d64{end}") for end in ("_fixed", ""))
+    assert 100 < fixed < most
+    assert followed > 1.25 * fixed
+    assert in_the_loop("attention_bf16_d128") > 1.25 * in_the_loop("attention_bf16_d128_fixed")
+
+
 def test_sums_in_fp8_begin_afresh_with_every_block_on_hopper(built):
     """Both products of whole blocks and of the last one begin at zero; in 16 bits those with values add to what is there."""
 
@@ -150,7 +164,7 @@ def test_sums_in_fp8_begin_afresh_with_every_block_on_hopper(built):
 
 def test_loads_have_warps_of_their_own_on_hopper(built):
     """Three groups of warps, of which the one that loads gives registers up; the launcher is told of all of them."""
-    for name in ("attention_tma_bf16_d64", "attention_tma_fp16_d64"):
+    for name in ("attention_tma_bf16_d64", "attention_tma_fp16_d64", "attention_tma_bf16_d64_fixed"):
         facts = read_kernel(name, 90, built)[0]
         code = sass(built, 90, name)
         assert (facts.threads, facts.scratch_pointers) == (384, 2)

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("triton", reason="the kernels extra is not installed")
 
-from dvgwm.kernels.attention import attention, compiled_attention, library_attention, plain_attention
+from dvgwm.kernels.attention import attention, compiled_attention, launch_attention, library_attention, plain_attention
 from dvgwm.kernels.attention_8bit import (
     attention_8bit,
     compiled_attention_8bit,
@@ -50,19 +50,19 @@ def test_parity(randn, check, device, shape, dtype):
     if device == "cuda" and dtype == torch.float32:
         pytest.skip("the kernel is for 16 bits: matrix units have no float32")
     query, key, value = heads(randn, shape, dtype)
-    check(compiled_attention(query, key, value, shape[-1] ** -0.5), softmax(query, key, value), dtype)
+    check(compiled_attention(query, key, value, shape[-1] ** -0.5, None), softmax(query, key, value), dtype)
 
 
 def test_other_lengths_of_keys_and_large_scores(randn, check, best):
     query, key, value = (randn(1, 1, count, 64) for count in (5, 70, 70))
     query, key, value = (query * 30).to(best), key.to(best), value.to(best)
-    check(compiled_attention(query, key, value, 0.125), softmax(query, key, value), best)
+    check(compiled_attention(query, key, value, 0.125, None), softmax(query, key, value), best)
 
 
 def test_the_twin_is_softmax_too(randn, check, best):
     query, key, value = heads(randn, SHAPES[1], best)
-    check(plain_attention(query, key, value, 0.125), softmax(query, key, value), best)
-    for made in (attention(query, key, value, 0.125), library_attention(query, key, value, 0.125)):
+    check(plain_attention(query, key, value, 0.125, None), softmax(query, key, value), best)
+    for made in (attention(query, key, value, 0.125, None), library_attention(query, key, value, 0.125)):
         assert made.is_contiguous()
         check(made, softmax(query, key, value), best)
 
@@ -71,7 +71,58 @@ def test_a_wrong_scale_is_seen(randn, relative, best):
     """Negative control: beyond the bound of the dtype."""
     query, key, value = heads(randn, SHAPES[1], best)
     bound, scale = (1e-5, 0.1251) if best == torch.float32 else (5e-3, 0.14)
-    assert relative(compiled_attention(query, key, value, scale), softmax(query, key, value)) > 2 * bound
+    assert relative(compiled_attention(query, key, value, scale, None), softmax(query, key, value)) > 2 * bound
+
+
+def bound_of(query, key):
+    """The most that a score of these can be."""
+    return float(query.double().norm(dim=-1).max() * key.double().norm(dim=-1).max()) * query.shape[-1] ** -0.5
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("size", [0.3, 1.0, 1.7])
+def test_a_fixed_shift_gives_the_same(randn, check, device, shape, size):
+    """In bfloat16 on a GPU; the interpreter has float32 for it."""
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    query, key, value = heads(randn, shape, dtype)
+    query, key = query * size, key * size
+    bound, scale = bound_of(query, key), shape[-1] ** -0.5
+    launch, made = launch_attention(query, key, value, scale, bound)
+    assert launch.constants["FIXED"] == (bound <= 40)
+    launch.start()
+    check(made, softmax(query, key, value), dtype)
+    check(plain_attention(query, key, value, scale, bound), softmax(query, key, value), dtype)
+
+
+@pytest.mark.filterwarnings("ignore:(invalid|divide|overflow):RuntimeWarning")
+def test_a_fixed_shift_that_is_too_large_or_too_small_is_seen(randn, best):
+    """Negative control: far from the scores nothing is left of a softmax, which is what the limit of the bound is for."""
+    query, key, value = heads(randn, SHAPES[1], best)
+    launch, made = launch_attention(query.float(), key.float(), value.float(), 0.125, 20.0)
+    for shift in (200.0, -200.0):
+        replace(launch, arguments={**launch.arguments, "shift_log2": shift}).start()
+        assert not made.isfinite().all()
+
+
+def test_where_scores_are_large_or_unknown_the_largest_is_followed(randn):
+    query, key, value = heads(randn, SHAPES[0])
+    half = [tensor.half() for tensor in (query, key, value)]
+    assert launch_attention(query, key, value, 0.125, 40.0)[0].constants["FIXED"]
+    assert launch_attention_tma(query, key, value, 0.125, 40.0)[0].constants["FIXED"]
+    for tensors, bound in (((query, key, value), 40.1), ((query, key, value), None), (half, 1.0)):
+        assert not launch_attention(*tensors, 0.125, bound)[0].constants["FIXED"]
+        assert not launch_attention_tma(*tensors, 0.125, bound)[0].constants["FIXED"]
+
+
+def test_weights_in_bfloat16_lose_no_more_with_a_fixed_shift(randn, relative):
+    """By torch's arithmetic: the interpreter's bfloat16 products are wrong. A result in bfloat16 is off by 2.3e-3 itself."""
+    query, key, value = (randn(1, 1, 1200, 64).double() for _ in range(3))
+    for size in (8.0, 20.0, 40.0):
+        grown = query * (size / bound_of(query, key))
+        scores = grown @ key.transpose(-1, -2) * 0.125
+        weights = (scores - size).float().exp()
+        mixed = (weights.bfloat16().double() @ value) / weights.double().sum(-1, keepdim=True)
+        assert relative(mixed.transpose(1, 2), softmax(grown, key, value)) < 2.3e-3
 
 
 @pytest.fixture
@@ -85,15 +136,22 @@ def attention_tma(device):
 @pytest.mark.parametrize("shape", [*SHAPES[:3], (1, 1, 256, 64), (1, 2, 300, 64)], ids=str)
 def test_the_form_with_descriptors(randn, check, attention_tma, shape):
     query, key, value = heads(randn, shape, torch.float16)
-    check(attention_tma(query, key, value, 0.125), softmax(query, key, value), torch.float16)
+    check(attention_tma(query, key, value, 0.125, None), softmax(query, key, value), torch.float16)
+
+
+@pytest.mark.parametrize("shape", [SHAPES[1], (1, 2, 300, 64)], ids=str)
+def test_descriptors_and_a_fixed_shift(randn, check, device, attention_tma, shape):
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    query, key, value = heads(randn, shape, dtype)
+    check(attention_tma(query, key, value, 0.125, bound_of(query, key)), softmax(query, key, value), dtype)
 
 
 def test_descriptors_of_other_lengths_and_of_parts_of_a_projection(randn, check, attention_tma):
     query = randn(2, 5, 3, 64, dtype=torch.float16).transpose(1, 2)
     key = randn(2, 70, 3, 3, 64, dtype=torch.float16)[:, :, 1].transpose(1, 2)
     value = randn(2, 70, 3, 64, dtype=torch.float16).transpose(1, 2)
-    check(attention_tma(query, key, value, 0.125), softmax(query, key, value), torch.float16)
-    wrong = attention_tma(query, key, value, 0.14)
+    check(attention_tma(query, key, value, 0.125, None), softmax(query, key, value), torch.float16)
+    wrong = attention_tma(query, key, value, 0.14, None)
     with pytest.raises(AssertionError):
         check(wrong, softmax(query, key, value), torch.float16)
 

@@ -32,7 +32,7 @@ ROW = (0.9, -0.3, 0.2, 0.1, 0.4, 0.6, 6.0, math.inf, 1.0, 0.0)
 CALLS = (
     "affine_step", "attention", "attention_8bit", "attention_fp8", "bridge", "modulate", "modulate_first", "modulate_8bit",
     "modulate_first_8bit", "qk_norm_rope", "qk_norm_rope_8bit", "qk_norm_rope_fp8", "quantise", "quantise_gelu",
-    "spatial_norm", "attention_tma",
+    "spatial_norm", "attention_tma", "attention_fixed", "attention_tma_fixed",
 )  # fmt: skip
 FP8 = ("attention_fp8", "qk_norm_rope_fp8", "modulate_8bit", "modulate_first_8bit", "quantise", "quantise_gelu")
 
@@ -41,7 +41,7 @@ def check_target(name, architecture):
     """Skip what this target has not."""
     if name in FP8 and architecture not in FP8_ARCHITECTURES:
         pytest.skip("this target has no FP8")
-    if name == "attention_tma" and architecture not in attention_tma.ARCHITECTURES:
+    if name.startswith("attention_tma") and architecture not in attention_tma.ARCHITECTURES:
         pytest.skip("this target has no form with parts for loading and multiplying")
 
 
@@ -76,12 +76,14 @@ def prepare(name, device):
 
     calls = {
         "affine_step": stepped,
-        "attention": lambda: attention.launch_attention(query, key, value, 0.125),
+        "attention": lambda: attention.launch_attention(query, key, value, 0.125, None),
+        "attention_fixed": lambda: attention.launch_attention(query, key, value, 0.125, 20.0),
         "attention_8bit": lambda: attention_8bit.launch_attention_8bit(*parts, value, None, 0.125),
         "attention_fp8": lambda: attention_8bit.launch_attention_8bit(
             *all_fp8, *qk_norm_rope.quantise_values(value), 0.125
         ),
-        "attention_tma": lambda: attention_tma.launch_attention_tma(query, key, value, 0.125),
+        "attention_tma": lambda: attention_tma.launch_attention_tma(query, key, value, 0.125, None),
+        "attention_tma_fixed": lambda: attention_tma.launch_attention_tma(query, key, value, 0.125, 20.0),
         "bridge": lambda: bridge.launch_bridge(latents, *scales, noise, 0.8, 0.6),
         "modulate": lambda: modulate.launch_modulate(x, y, before, after, weight, bias, 4, 1e-5, False),
         "modulate_first": lambda: modulate.launch_modulate(x, None, after, after, weight, bias, 4, 1e-5, False),

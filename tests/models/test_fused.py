@@ -10,9 +10,10 @@ torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("diffusers", reason="the export extra is not installed")
 
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dvgwm.models.dit import build_transformer, rotary_positions
-from dvgwm.models.fused import FusedTransformer, LinearFp8
+from dvgwm.models.fused import FusedTransformer, LinearFp8, score_bound
 from dvgwm.models.networks import build
 from dvgwm.models.precision import PRECISIONS, precision
 from dvgwm.models.presets import preset
@@ -123,6 +124,35 @@ def test_every_weight_counts(transformer, inputs, part):
     weight.data = weight.data * 1.1 + 0.01
     reference = velocity(transformer, inputs)
     assert relative(velocity(FusedTransformer(other, PRECISIONS["float32"]), inputs), reference) > 1e-4
+
+
+def test_no_score_is_larger_than_its_bound(transformer):
+    """For the tokens that would make the largest; the bound is no more than a third too large for them."""
+    block = FusedTransformer(transformer, PRECISIONS["bfloat16_kernel"]).blocks[3]
+    weights, biases = (block.norms[4].float(), block.norms[6].float()), (block.norms[5].float(), block.norms[7].float())
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(20_000, weights[0].numel(), generator=generator)
+    spiked = torch.eye(weights[0].numel()) * 1e4  # nearly all of a norm's length in one channel
+    tokens = torch.cat([tokens, spiked, -spiked])
+    query, key = (
+        (torch.nn.functional.layer_norm(tokens, tokens.shape[-1:], weight, bias).bfloat16().float())
+        for weight, bias in zip(weights, biases, strict=True)
+    )
+    longest = float(query.norm(dim=-1).max() * key.norm(dim=-1).max()) * block.scale
+    assert longest < block.bound < 1.35 * longest
+    assert float((query @ key.T).abs().max()) * block.scale < block.bound
+    for norm in (4, 6):
+        block.norms[norm].data *= 1.5
+    assert score_bound(block.norms[4:6], block.norms[6:8], block.scale) > 1.5 * block.bound, "control: larger weights"
+
+
+def test_no_bound_where_there_are_no_numbers(transformer):
+    assert score_bound([torch.ones(8, device="meta")] * 2, [torch.ones(8)] * 2, 1.0) is None
+    with FakeTensorMode():
+        assert score_bound([torch.ones(8)] * 2, [torch.ones(8)] * 2, 1.0) is None
+    assert score_bound([torch.ones(4), torch.zeros(4)], [torch.ones(4), torch.zeros(4)], 0.5) == pytest.approx(
+        2.0, rel=0.01
+    )
 
 
 def test_fp8_keeps_the_ends_and_the_modulation_in_high_precision(transformer):
