@@ -37,7 +37,7 @@ from .scenes import HELD_OUT, ExampleScene, recorded
 from .tensorrt_operators import unsupported
 from .timing import benchmark
 from .trt import compiled_ahead, compiled_here
-from .verify import Inputs, engine_parity, plan_parity
+from .verify import Inputs, engine_parity, plan_parity, seeded_pair
 from .workshop import Workshop
 
 
@@ -78,7 +78,7 @@ def build_bundle(order: Order, report: Report, tell: Callable[[str], None] = lam
     taken = intake(order, preset)
     learned = _learned(order, preset, taken)
     stored = taken.stored
-    reference = compiled = _graphs(order, preset, stored.reference)
+    reference = compiled = _graphs(order, preset, stored.reference, modulated=order.format != "onnx")
     _check_names(order, reference)
     if order.format != "onnx":
         compiled = _graphs(order, preset, stored.networks, precision(order.precision))
@@ -158,8 +158,10 @@ def _learned(order: Order, preset: Preset, taken: Intake) -> Learned | None:
     return read_manifest(order.weights).learned
 
 
-def _graphs(order: Order, preset: Preset, networks: Networks, precision: Precision | None = None) -> tuple[Graph, ...]:
-    made = graphs(preset, networks, precision)
+def _graphs(
+    order: Order, preset: Preset, networks: Networks, precision: Precision | None = None, modulated: bool = False
+) -> tuple[Graph, ...]:
+    made = graphs(preset, networks, precision, modulated)
     return tuple(fixed(preset, graph) for graph in made) if order.has_fixed_sizes else made
 
 
@@ -217,13 +219,15 @@ def _engine_parities(
     """Return the parity of every engine with torch, or of the ones in the order; raises `ParityError` at a failed gate."""
     limits, exact = gate_of(order.precision), gate_of("float32")
     asked = [graph for graph in reference if not order.engines or graph.name in order.engines]
+    by_name = {graph.name: graph for graph in reference}
     total = len(asked) + (not order.engines)
     parity: dict[str, Parity] = {}
     for index, graph in enumerate(asked):
         report("verify", graph.name, index, total)
         spec = specs[graph.name]
         gate = exact if graph.name in ALWAYS_FLOAT32 else limits
-        parity |= engine_parity(graph, backend, files[spec.file], spec, gate, inputs.get(graph.name, ()))
+        shown = inputs.get(graph.name) or seeded_pair(graph, by_name.get(f"modulate_{graph.name}"))
+        parity |= engine_parity(graph, backend, files[spec.file], spec, gate, shown)
     report("verify", "" if order.engines else "plan and actions", len(asked), total)
     return parity
 

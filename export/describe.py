@@ -108,7 +108,7 @@ def _imagining(preset: Preset, engines: Mapping[str, EngineSpec]) -> tuple[Stage
     encoders = {"encode_low": ("image", preset.preview_scaling)} if preset.family != "wan" else wan.encoders(preset)
     encode_low = [_encode(name, f"low_{made}", engines, scaling) for name, (made, scaling) in encoders.items()]
     conditions = {"text": "text"} | {made: f"low_{made}" for made, _ in encoders.values()}
-    preview = _stage("denoise", "preview", "low_latents", {"denoise": engines["preview"]}, conditions, sampler)
+    preview = _stage("denoise", "preview", "low_latents", _denoise(engines, "preview"), conditions, sampler)
     decoders = {name: engines[name] for name in ("decode_first", "decode_next")}
     if preset.refiner is None:
         return (
@@ -127,9 +127,14 @@ def _imagining(preset: Preset, engines: Mapping[str, EngineSpec]) -> tuple[Stage
         _encode("encode_high", "high_image", engines, preset.refiner_scaling),
         preview,
         _bridge(preset),
-        _stage("denoise", "refine", "high_latents", {"denoise": engines["refine"]}, conditions, sampler),
+        _stage("denoise", "refine", "high_latents", _denoise(engines, "refine"), conditions, sampler),
         _stage("decode", "decode", "frames", decoders, {"latents": "high_latents"}),
     )
+
+
+def _denoise(engines: Mapping[str, EngineSpec], name: str) -> dict[str, EngineSpec]:
+    modulate = {"modulate": engines[f"modulate_{name}"]} if f"modulate_{name}" in engines else {}
+    return {"denoise": engines[name]} | modulate
 
 
 def _encode(name: str, output: str, engines: Mapping[str, EngineSpec], scaling: Scaling) -> StageSpec:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dvgwm.models import wan
 from dvgwm.models.codec import LinearCodec, fit
-from dvgwm.models.denoisers import DenoiseEngine, denoise_engine
+from dvgwm.models.denoisers import DenoiseEngine, ModulateEngine, denoise_engine
 from dvgwm.models.engines import (
     DecodeEngine,
     EncodeFramesEngine,
@@ -19,7 +19,7 @@ from dvgwm.models.engines import (
     PolicyEngine,
     streaming,
 )
-from dvgwm.models.fused import FusedTransformer
+from dvgwm.models.fused import FusedTransformer, Modulations
 from dvgwm.models.graph import ATTENTION_OPSET, BRANCHES, CHUNKS_DRAWN, FRAMES, HALF_OPSET, Graph
 from dvgwm.models.hollow import beside
 from dvgwm.models.networks import Networks, moving_shapes
@@ -30,11 +30,15 @@ from dvgwm.runtime.chunks import Chunking
 from .onnx_attention import OperatorTransformer
 
 
-def graphs(preset: Preset, networks: Networks, precision: Precision | None = None) -> tuple[Graph, ...]:
+def graphs(
+    preset: Preset, networks: Networks, precision: Precision | None = None, modulated: bool = False
+) -> tuple[Graph, ...]:
     """Return the graphs of ``preset`` in the order of the pipeline: for ONNX, or as the compiled packages of a ``precision``.
 
-    ``networks`` are made ready for it: attention in operators (ONNX), and fitted bases for a linear codec that has none.
-    Those are of copies, so that ``networks`` stay the reference; the policy's are in float32 always.
+    A package's denoiser has a graph beside it for its modulations, which a run makes once for all steps. With ``modulated``
+    these are among the others, too: the reference of packages. ``networks`` are made ready for it: attention in operators
+    (ONNX), and fitted bases for a linear codec that has none. Those are of copies, so that ``networks`` stay the reference;
+    the policy's are in float32 always.
     """
     ready_codec(preset, networks)
     if precision is not None:
@@ -54,10 +58,11 @@ def graphs(preset: Preset, networks: Networks, precision: Precision | None = Non
         ordered = [
             _encode_text(preset, networks),
             *_encode_images(preset, networks, dtype),
-            _preview(preset, networks, precision),
+            *_denoisers(_preview(preset, networks, precision), networks.preview, precision, modulated),
         ]
     if preset.refiner is not None:
-        ordered.append(_refine(preset, networks, precision))
+        assert networks.refiner is not None
+        ordered += _denoisers(_refine(preset, networks, precision), networks.refiner, precision, modulated)
     decoder = streaming(networks.codec, fused=precision is not None)
     ordered += [*_decoders(preset, decoder, True, dtype), *acting(preset, networks)]
     if precision is not None:
@@ -149,8 +154,26 @@ def _denoiser(
     precision: Precision | None,
     flow: bool,
 ) -> DenoiseEngine:
-    network = OperatorTransformer(transformer) if precision is None else FusedTransformer(transformer, precision)
+    network = OperatorTransformer(transformer) if precision is None else FusedTransformer(transformer, precision, True)
     return denoise_engine(network, preset, flow, networks)
+
+
+def _denoisers(
+    graph: Graph, transformer: CogVideoXTransformer3DModel, precision: Precision | None, modulated: bool
+) -> list[Graph]:
+    """Return the graph of a denoiser, and of its modulations where it is given them."""
+    if precision is None and not modulated:
+        return [graph]
+    dtype = torch.float32 if precision is None else precision.dtype
+    assert isinstance(graph.module, DenoiseEngine)
+    engine = ModulateEngine(Modulations(transformer, dtype), graph.module.flow)
+    time = graph.inputs["time"]
+    modulate = Graph(f"modulate_{graph.name}", engine, {"time": time}, ("modulation",))
+    if precision is None:  # the reference computes them in every run
+        return [modulate, graph]
+    with torch.no_grad():
+        example = engine(*beside(engine, {"time": time}).values())
+    return [modulate, replace(graph, inputs={**graph.inputs, "modulation": example})]
 
 
 def _preview(preset: Preset, networks: Networks, precision: Precision | None) -> Graph:

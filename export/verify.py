@@ -34,7 +34,7 @@ def engine_parity(
     They are of the first of two ``inputs`` (without any, of random numbers), and the control of the other.
     Raises `ParityError` beyond the tolerance.
     """
-    shown = inputs or [seeded_inputs(graph, seed) for seed in (1, 2)]
+    shown = inputs or seeded_pair(graph)
     # On disk, and one run's outputs at a time: those of a large decoder, its cache among them, are gigabytes.
     with TemporaryDirectory(dir=path.parent, prefix="reference.") as folder:
         expected = _reference(graph, shown[0], Path(folder))
@@ -128,6 +128,15 @@ def torch_backend(graphs: tuple[Graph, ...]) -> HostBackend:
     """Return the reference: the runtime's own loop around the torch modules."""
     by_name = {graph.name: graph for graph in graphs}
     return HostBackend("torch reference", lambda path, spec: ReferenceEngine(spec, by_name[path.stem]))
+
+
+def seeded_pair(graph: Graph, modulate: Graph | None = None) -> list[Inputs]:
+    """Return two sets of random inputs of ``graph``; ``modulate`` adds the modulations of their times to them."""
+    pair: list[Inputs] = [seeded_inputs(graph, seed) for seed in (1, 2)]
+    if modulate is None:
+        return pair
+    with torch.no_grad():
+        return [{**inputs, "modulation": modulate.module(torch.from_numpy(inputs["time"])).numpy()} for inputs in pair]
 
 
 def seeded_inputs(graph: Graph, seed: int) -> dict[str, NDArray[Any]]:

@@ -16,11 +16,29 @@ from .sizes import DiT, Preset, Scaling
 from .waypoints import Waypoints, along, first_frame
 
 
+def timestep(time: Tensor, flow: bool) -> Tensor:
+    """Return what the network sees of ``time``: with ``flow``, 1000 (1 - tau)."""
+    return 1000.0 * (1.0 - time) if flow else time
+
+
+class ModulateEngine(nn.Module):
+    """Time 1 to the modulations of all of a denoiser's norms, 1 M, in its network's dtype."""
+
+    def __init__(self, modulations: nn.Module, flow: bool) -> None:
+        super().__init__()
+        self.modulations, self.flow = modulations, flow
+
+    def forward(self, time: Tensor) -> Tensor:
+        """Return the modulations."""
+        return self.modulations(timestep(time, self.flow))
+
+
 class DenoiseEngine(nn.Module):
     """State 1 T C H W, time 1, text G L D and image 1 1 C H W to velocity G T C H W.
 
     The first frame's latents are padded with zeros in time and concatenated on channels (CogVideoX-I2V). With
-    ``flow`` the time is DVG-WM's flow time tau and the network sees 1000 (1 - tau).
+    ``flow`` the time is DVG-WM's flow time tau and the network sees 1000 (1 - tau). A network without weights for its
+    modulations is given the ``modulation`` of that time, 1 M (`ModulateEngine`).
     """
 
     cosines: Tensor
@@ -33,21 +51,23 @@ class DenoiseEngine(nn.Module):
         self.register_buffer("cosines", cosines, persistent=False)
         self.register_buffer("sines", sines, persistent=False)
 
-    def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor) -> Tensor:
+    def forward(
+        self, state: Tensor, time: Tensor, text: Tensor, image: Tensor, modulation: Tensor | None = None
+    ) -> Tensor:
         """Return the velocity of every branch."""
         padding = torch.zeros_like(state[:, 1:])
-        return self._velocity([state, torch.cat([image, padding], 1)], time, text)
+        return self._velocity([state, torch.cat([image, padding], 1)], time, text, modulation)
 
-    def _velocity(self, inputs: list[Tensor], time: Tensor, text: Tensor) -> Tensor:
+    def _velocity(self, inputs: list[Tensor], time: Tensor, text: Tensor, modulation: Tensor | None) -> Tensor:
         branches = text.shape[0]
         stacked = torch.cat([part.expand(branches, -1, -1, -1, -1) for part in inputs], 2)
-        index = 1000.0 * (1.0 - time) if self.flow else time
         (velocity,) = self.transformer(
             hidden_states=stacked,
             encoder_hidden_states=text,
-            timestep=index.expand(branches),
+            timestep=timestep(time, self.flow).expand(branches),
             image_rotary_emb=(self.cosines, self.sines),
             return_dict=False,
+            **({} if modulation is None else {"modulation": modulation}),
         )
         return velocity
 
@@ -79,12 +99,15 @@ class CleanDenoiseEngine(DenoiseEngine):
         self.register_buffer("alpha", alpha.float(), persistent=False)
         self.register_buffer("sigma", sigma.float(), persistent=False)
 
-    def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor, poses: Tensor | None = None) -> Tensor:
+    def forward(
+        self, state: Tensor, time: Tensor, text: Tensor, image: Tensor, modulation: Tensor | None = None,
+        poses: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Return the velocity of every branch; ``poses`` B N D take the place of those that the waypoints tell."""
         inputs = [state, image.expand(-1, state.shape[1], -1, -1, -1)]
         if self.waypoints is not None:
             inputs.append(along(self.path(text, image) if poses is None else poses, *state.shape[-2:]))
-        return self._towards(self._predicted(inputs, time, text)[:, 1:], state, time, image)
+        return self._towards(self._predicted(inputs, time, text, modulation)[:, 1:], state, time, image)
 
     def follow(self, waypoints: Waypoints, codec: LinearCodec) -> None:
         """Let the network draw along the path that ``waypoints`` tell of the first frame, as ``codec`` decodes it."""
@@ -97,9 +120,9 @@ class CleanDenoiseEngine(DenoiseEngine):
         frame = first_frame(self.codec, image, self.margin)
         return self.waypoints(frame.expand(text.shape[0], -1, -1, -1), text).clamp(-1.0, 1.0)
 
-    def _predicted(self, inputs: list[Tensor], time: Tensor, text: Tensor) -> Tensor:
+    def _predicted(self, inputs: list[Tensor], time: Tensor, text: Tensor, modulation: Tensor | None) -> Tensor:
         middle = slice(self.margin, inputs[0].shape[-1] - self.margin)
-        predicted = self._velocity([part[..., middle] for part in inputs], time, text)
+        predicted = self._velocity([part[..., middle] for part in inputs], time, text, modulation)
         return functional.pad(predicted, (self.margin, self.margin))
 
     def _towards(self, groups: Tensor, state: Tensor, time: Tensor, image: Tensor) -> Tensor:
@@ -124,11 +147,19 @@ class CleanRefineEngine(CleanDenoiseEngine):
         """Take the preview's latents to the refiner's by ``lift``."""
         self.register_buffer("lift", lift[..., None, None], persistent=False)
 
-    def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor, preview: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self,
+        state: Tensor,
+        time: Tensor,
+        text: Tensor,
+        image: Tensor,
+        preview: Tensor,
+        modulation: Tensor | None = None,
+    ) -> Tensor:
         """Return the velocity of every branch."""
         lifted = self.lifted(preview[:, 1:])
         shown = image.expand(-1, state.shape[1], -1, -1, -1)
-        predicted = self._predicted([state, shown, torch.cat([image, lifted], 1)], time, text)
+        predicted = self._predicted([state, shown, torch.cat([image, lifted], 1)], time, text, modulation)
         return self._towards(predicted[:, 1:] + lifted, state, time, image)
 
     def lifted(self, groups: Tensor) -> Tensor:
@@ -193,12 +224,20 @@ class GuidedRefineEngine(DenoiseEngine):
         self.register_buffer("scale", torch.tensor(scale).view(-1, 1, 1), persistent=False)
         self.register_buffer("shift", torch.tensor(shift).view(-1, 1, 1), persistent=False)
 
-    def forward(self, state: Tensor, time: Tensor, text: Tensor, image: Tensor, preview: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self,
+        state: Tensor,
+        time: Tensor,
+        text: Tensor,
+        image: Tensor,
+        preview: Tensor,
+        modulation: Tensor | None = None,
+    ) -> Tensor:
         """Return the velocity of every branch."""
         rescaled = (preview * self.scale + self.shift).flatten(0, 1)
         upsampled = functional.interpolate(rescaled, state.shape[-2:], mode="bilinear", align_corners=False)
         padding = torch.zeros_like(state[:, 1:])
-        return self._velocity([state, torch.cat([image, padding], 1), upsampled[None]], time, text)
+        return self._velocity([state, torch.cat([image, padding], 1), upsampled[None]], time, text, modulation)
 
 
 def rescaling(source: Scaling, target: Scaling) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,8 +1,8 @@
 """CogVideoX's transformer in as few passes over its tokens as the arithmetic allows, on the kernels of `dvgwm.kernels`.
 
 The same weights give the same velocity as `models.dit`'s transformer. What differs: text and video tokens lie in one tensor
-from first to last; queries, keys and values come from one product; the modulations of all layers from one product
-per forward (every branch is at the same time); norm, positions, gates and residuals are fused kernels.
+from first to last; queries, keys and values come from one product; the modulations of all layers from one product (every
+branch is at the same time), made once for all steps; norm, positions, gates and residuals are fused kernels.
 """
 
 from collections.abc import Iterable
@@ -129,30 +129,45 @@ class Block(nn.Module):
         return library_attention(query, key, value, self.scale).flatten(2)
 
 
+class Modulations(nn.Module):
+    """Every norm's modulation at a time, of all layers and of the output, from one product."""
+
+    def __init__(self, transformer: CogVideoXTransformer3DModel, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype, self.time_proj = dtype, transformer.time_proj
+        # A copy: `to` would change the given transformer.
+        self.time_embedding = deepcopy(transformer.time_embedding).to(dtype)
+        linears = [norm.linear for block in transformer.transformer_blocks for norm in (block.norm1, block.norm2)]
+        linears.append(transformer.norm_out.linear)
+        weight, bias = (torch.cat(tensors) for tensors in zip(*((p.weight, _bias(p)) for p in linears), strict=True))
+        self.linear = Linear(weight, bias, dtype)
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        """Return 1 x M for a ``timestep`` of one number: (2 layers) x 2 x 3 x D of the norms, then the output's 2 x D."""
+        embedded = self.time_embedding(self.time_proj(timestep).to(self.dtype))
+        return self.linear(functional.silu(embedded))
+
+
 class FusedTransformer(nn.Module):
     """`CogVideoXTransformer3DModel` with the forward that `models.denoisers.DenoiseEngine` calls, on fused kernels.
 
-    The first and the last block, the embeddings, modulations and the output stay in the precision's dtype under FP8.
+    The first and the last block, the embeddings, modulations and the output stay in the precision's dtype under FP8. If it is
+    ``modulated``, its forward is given the modulations, and it has no weights for them: they depend on nothing but the time.
     """
 
     no_modulation: Tensor
 
-    def __init__(self, transformer: CogVideoXTransformer3DModel, precision: Precision) -> None:
+    def __init__(self, transformer: CogVideoXTransformer3DModel, precision: Precision, modulated: bool = False) -> None:
         super().__init__()
         dtype = precision.dtype
         blocks = list(transformer.transformer_blocks)
         kinds = [precision] * len(blocks)
         kinds[0] = kinds[-1] = replace(precision, fp8=False)
         self.dtype, self.patch = dtype, transformer.config["patch_size"]
-        self.time_proj = transformer.time_proj
-        # Copies: `to` would change the given transformer.
-        self.time_embedding = deepcopy(transformer.time_embedding).to(dtype)
+        self.modulations = None if modulated else Modulations(transformer, dtype)
+        # A copy: `to` would change the given transformer.
         self.patch_embed = deepcopy(transformer.patch_embed).to(dtype)
         self.blocks = nn.ModuleList(Block(block, kind) for block, kind in zip(blocks, kinds, strict=True))
-        linears = [norm.linear for block in blocks for norm in (block.norm1, block.norm2)]
-        linears.append(transformer.norm_out.linear)
-        weight, bias = (torch.cat(tensors) for tensors in zip(*((p.weight, _bias(p)) for p in linears), strict=True))
-        self.modulation = Linear(weight, bias, dtype)
         self.norms = _norm_parameters((transformer.norm_final, transformer.norm_out.norm), dtype)
         self.epsilon = transformer.norm_final.eps
         self.output = Linear(transformer.proj_out.weight, _bias(transformer.proj_out), dtype)
@@ -166,12 +181,19 @@ class FusedTransformer(nn.Module):
         timestep: Tensor,
         image_rotary_emb: tuple[Tensor, Tensor],
         return_dict: bool = False,
+        modulation: Tensor | None = None,
     ) -> tuple[Tensor]:
-        """Return the velocity, B T C H W in the dtype of ``hidden_states``; one ``timestep`` for the whole batch."""
+        """Return the velocity, B T C H W in the dtype of ``hidden_states``; one ``timestep`` for the whole batch.
+
+        ``modulation`` is what `Modulations` gives at that time, None to have it computed here.
+        """
         batch, frames, _, height, width = hidden_states.shape
         tokens = self.patch_embed(encoder_hidden_states.to(self.dtype), hidden_states.to(self.dtype))
         text_length = encoder_hidden_states.shape[1]
-        modulations, output_modulation = self._modulations(timestep[:1])
+        if modulation is None:
+            assert self.modulations is not None, "a modulation, or the weights for it"
+            modulation = self.modulations(timestep[:1])
+        modulations, output_modulation = self._parted(modulation[0])
         rotary = tuple(x[:, ::2].contiguous() for x in image_rotary_emb)
         update, before = None, modulations[0]
         blocks: list[Any] = list(self.blocks)
@@ -188,10 +210,8 @@ class FusedTransformer(nn.Module):
         velocity = patches.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
         return (velocity.to(hidden_states.dtype),)
 
-    def _modulations(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+    def _parted(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return every norm's modulation, (2 layers) x 2 x 3 x D, and the output's, 2 x 3 x D."""
-        embedded = self.time_embedding(self.time_proj(timestep).to(self.dtype))
-        numbers = self.modulation(functional.silu(embedded))[0]
         width = self.no_modulation.shape[-1]
         modulations = numbers[: -2 * width].view(-1, 2, 3, width)
         output = functional.pad(numbers[-2 * width :].view(1, 2, width), (0, 0, 0, 1)).expand(2, -1, -1)

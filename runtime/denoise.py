@@ -36,12 +36,14 @@ def denoise(
     state: Tensor,
     conditions: Mapping[str, Tensor],
     context: Context,
+    modulations: Sequence[Tensor] = (),
 ) -> None:
     """Take ``state`` in place from the sampler's first row to its last.
 
     ``conditions`` are the engine's inputs beside ``state`` and ``time``; with guidance their first half is the
-    unconditional branch. All noise is drawn on the host from (seed, name, step). What the rows want of the host is uploaded
-    before the first of them: an upload between them would wait for the device.
+    unconditional branch. ``modulations`` has one of every row if the engine wants them. All noise is drawn on the host
+    from (seed, name, step). What the rows want of the host is uploaded before the first of them: an upload between them
+    would wait for the device.
     """
     times, noises = _uploaded(name, backend, sampler, state, context.seed)
     history = backend.upload(np.zeros(state.shape, np.float32)) if sampler.has_history else None
@@ -49,7 +51,8 @@ def denoise(
     for index, step in enumerate(paced(name, sampler.steps, backend, context)):
         with context.profiler.span(f"{name}: engine", flop=engine.spec.flop * branches, on=backend):
             time = times[index : index + 1, :1].reshape(1)
-            velocity = engine.run({"state": state, "time": time, **conditions})["velocity"]
+            modulation = {"modulation": modulations[index]} if modulations else {}
+            velocity = engine.run({"state": state, "time": time, **modulation, **conditions})["velocity"]
         with context.profiler.span(f"{name}: step", on=backend):
             backend.affine_step(step, state, velocity, history, noises[index])
 

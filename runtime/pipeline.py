@@ -28,6 +28,10 @@ PLAN = {"plan", "observations"}
 """What an act stage is given beside the outputs of other stages."""
 
 
+RUN_ONCE = {"modulate"}
+"""Roles of engines that run when a stage is opened, and whose memory is free after that."""
+
+
 def silent(stage: str, done: int, total: int) -> None:
     """Take progress and show nothing."""
 
@@ -100,10 +104,11 @@ class Pipeline:
         specs = [(overrides or Overrides()).applied(spec) for spec in bundle.manifest.pipeline]
         loaded = self._engines = dict[str, Engine]()
         for spec in specs:
-            for engine in spec.engines.values():
+            for role, engine in spec.engines.items():
                 if engine.file not in loaded:
                     load = partial(self._load, engine)
-                    loaded[engine.file] = OnDemandEngine(engine, load) if engine.file in evicted else load()
+                    seldom = engine.file in evicted or role in RUN_ONCE
+                    loaded[engine.file] = OnDemandEngine(engine, load) if seldom else load()
                     self._resources.callback(loaded[engine.file].close)
         bundle.check_unchanged(bundle.manifest.files)
         self.prompts = PromptStore(bundle, cache, self._text_encoder(specs))
@@ -139,8 +144,10 @@ class Pipeline:
 
     def warmup(self) -> None:
         """Run every engine once at the sizes of this run, so that the first plan allocates nothing."""
+        once = {stage.spec.engines[role].file for stage in self.stages for role in RUN_ONCE & stage.spec.engines.keys()}
         for stage, file in self.engine_files:
-            self.run_on_zeros(stage, file)
+            if file not in once:
+                self.run_on_zeros(stage, file)
 
     @property
     def engine_files(self) -> tuple[tuple[Stage, str], ...]:

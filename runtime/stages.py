@@ -27,7 +27,10 @@ Tensors = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of the pipeline, opened on a backend; ``engines`` are keyed by role."""
+    """One step of the pipeline, opened on a backend; ``engines`` are keyed by role.
+
+    ``modulations`` are those of the sampler's rows, made when the stage was opened, if it has an engine for them.
+    """
 
     spec: StageSpec
     engines: Mapping[str, Engine]
@@ -35,6 +38,7 @@ class Stage:
     prompts: PromptStore
     actions: ActionContract
     sampler: Sampler | None
+    modulations: tuple[Tensor, ...] = ()
 
     def run(self, tensors: Tensors, context: Context) -> dict[str, Any]:
         """Return the tensors that this stage makes from the earlier ones.
@@ -60,7 +64,8 @@ class Stage:
     def denoise(self, state: Tensor, conditions: Mapping[str, Tensor], context: Context) -> None:
         """Take ``state`` in place through all of the sampler's rows."""
         assert self.sampler is not None
-        denoise(self.spec.name, self.engines["denoise"], self.backend, self.sampler, state, conditions, context)
+        engine = self.engines["denoise"]
+        denoise(self.spec.name, engine, self.backend, self.sampler, state, conditions, context, self.modulations)
 
 
 def open_stage(
@@ -72,7 +77,20 @@ def open_stage(
             "STAGE_PARTS", f"stage {spec.name}: no {spec.kind} has engines {sorted(engines)} and sampler {spec.sampler}"
         )
     sampler = None if spec.sampler is None else build_sampler(spec.sampler)
-    return Stage(spec, engines, backend, prompts, actions, sampler)
+    modulations = _modulations(spec.name, engines["modulate"], backend, sampler) if "modulate" in engines else ()
+    return Stage(spec, engines, backend, prompts, actions, sampler, modulations)
+
+
+def _modulations(name: str, engine: Engine, backend: Backend, sampler: Sampler | None) -> tuple[Tensor, ...]:
+    """Return the modulations of every row of the sampler: they depend on its time alone. The engine is closed after that."""
+    assert sampler is not None
+    with watched(f"stage {name}"):
+        times = (backend.upload(np.array([step.time], np.float32)) for step in sampler.steps)
+        made = tuple(backend.concatenate([engine.run({"time": time})["modulation"]]) for time in times)
+        for modulation in made:
+            check_finite(backend, name, "modulation", modulation)
+    engine.close()
+    return made
 
 
 def check_finite(backend: Backend, stage: str, name: str, tensor: Tensor) -> None:
@@ -224,6 +242,7 @@ WORK: Mapping[tuple[str, tuple[str, ...], bool], Work] = {
     ("encode_text", ("encode",), False): encode_text,
     ("encode_image", ("encode",), False): encode_image,
     ("denoise", ("denoise",), True): denoise_latents,
+    ("denoise", ("denoise", "modulate"), True): denoise_latents,
     ("bridge", (), False): bridge,
     ("decode", ("decode_first", "decode_next"), False): decode,
     ("act", ("denoise", "encode"), True): act_by_diffusion,

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,7 @@ PREVIEW = engine(
     },
     {"velocity": ("float32", "branches", 3, 4, 2, 3)},
 )
+MODULATE = engine("modulate.onnx", {"time": ("float32", 1)}, {"modulation": ("float32", 1, 6)})
 REFINE = engine(
     "refine.onnx",
     {
@@ -184,6 +185,12 @@ def imagining() -> tuple[StageSpec, ...]:
     )
 
 
+def modulated(spec: StageSpec) -> StageSpec:
+    denoiser = spec.engines["denoise"]
+    wants = replace(denoiser, inputs=(*denoiser.inputs, TensorSpec("modulation", (1, 6), "float32")))
+    return replace(spec, engines={"denoise": wants, "modulate": MODULATE})
+
+
 def dvgwm_stages() -> tuple[StageSpec, ...]:
     act = stage(
         "act",
@@ -255,7 +262,7 @@ def rtx_compiler():
 
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
-    """Write a fake bundle: ``make_bundle("dvgwm")`` or ``make_bundle("dream4manip")``."""
+    """Write a fake bundle: "dvgwm", "dream4manip", or "modulated", DVG-WM with an engine for the preview's modulations."""
     return bundles_in(tmp_path)
 
 
@@ -269,7 +276,11 @@ def bundles_in(tmp_path: Path) -> Callable[..., Bundle]:
     """Return a writer of fake bundles into a folder."""
 
     def make(system: str = "dvgwm", name: str = "bundle") -> Bundle:
-        stages, rates = (dvgwm_stages(), Rates(8, 8, 1)) if system == "dvgwm" else (dream_stages(), Rates(0, 1, 8))
+        stages, rates = (
+            (dream_stages(), Rates(0, 1, 8)) if system == "dream4manip" else (dvgwm_stages(), Rates(8, 8, 1))
+        )
+        if system == "modulated":
+            stages = tuple(modulated(spec) if spec.name == "preview" else spec for spec in stages)
         sources = {}
         for spec in stages:
             for part in spec.engines.values():

@@ -12,9 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from dvgwm.models.denoisers import DenoiseEngine
+from dvgwm.models.denoisers import DenoiseEngine, ModulateEngine
 from dvgwm.models.dit import build_transformer
-from dvgwm.models.fused import FusedTransformer
+from dvgwm.models.fused import FusedTransformer, Modulations
 from dvgwm.models.precision import PRECISIONS
 from dvgwm.models.sizes import DiT, Preset
 
@@ -77,13 +77,13 @@ class Denoiser:
         # In place from here on: two copies of the float32 weights would not serve anything.
         self.plain = nn.Module.to(nn.Module.to(transformer, torch.bfloat16), bench.device)
 
-    def engine(self, network: nn.Module) -> Run:
-        """Return state and time to velocity, through the engine of a bundle."""
+    def engine(self, network: nn.Module, modulation: Tensor | None = None) -> Run:
+        """Return state and time to velocity, through the engine of a bundle; ``modulation`` is that of `time`."""
         made = DenoiseEngine(network, self.dit, self.grid, self.size.latent_frames, self.flow).to(self.bench.device)
 
         def run(state: Tensor, time: Tensor) -> Tensor:
             with torch.inference_mode():
-                return made(state, time, self.text.to(state.dtype), self.image.to(state.dtype))
+                return made(state, time, self.text.to(state.dtype), self.image.to(state.dtype), modulation)
 
         return run
 
@@ -121,10 +121,13 @@ class Denoiser:
 
     def _fused(self, name: str) -> tuple[Run, int]:
         torch.compiler.reset()
-        fused = FusedTransformer(self.plain, PRECISIONS[name])
+        precision = PRECISIONS[name]
+        with torch.inference_mode():
+            modulation = ModulateEngine(Modulations(self.plain, precision.dtype), self.flow)(self.time)
+        fused = FusedTransformer(self.plain, precision, modulated=True)
         for block in fused.blocks:
             block.compile(dynamic=False)
-        return self.engine(fused), weight_bytes(fused)
+        return self.engine(fused, modulation), weight_bytes(fused)
 
     def _count(self, branches: int) -> tuple[float, float]:
         """Return the work of one forward, and attention's share of it, counted on shapes alone."""

@@ -35,7 +35,8 @@ from .setting import fastest
 from .size import size_of
 
 ENGINES = (
-    "preview", "refine", "decode_first", "decode_next", "encode_low", "encode_high", "frame_encoder", "policy"
+    "preview", "refine", "decode_first", "decode_next", "encode_low", "encode_high", "frame_encoder", "policy",
+    "modulate_preview", "modulate_refine",
 )  # fmt: skip
 INSTRUCTION = "put the banana into the bowl"
 PAPER_S = 88.7
@@ -75,7 +76,7 @@ def graph_of(size: Preset, engine: str, bench: Bench, name: str) -> Graph:
 
 def plain_graph_of(size: Preset, engine: str) -> Graph:
     """Return the same in plain operators and without numbers: its work is counted on it."""
-    return _named(size, engine, graphs(cut(size, engine), hollow(cut(size, engine))))
+    return _named(size, engine, graphs(cut(size, engine), hollow(cut(size, engine)), modulated=True))
 
 
 def _named(size: Preset, engine: str, made: Sequence[Graph]) -> Graph:
@@ -87,8 +88,8 @@ def cut(size: Preset, engine: str) -> Preset:
     assert size.refiner is not None
     return replace(
         size,
-        preview=size.preview if engine == "preview" else replace(size.preview, layers=1),
-        refiner=size.refiner if engine == "refine" else replace(size.refiner, layers=1),
+        preview=size.preview if engine.endswith("preview") else replace(size.preview, layers=1),
+        refiner=size.refiner if engine.endswith("refine") else replace(size.refiner, layers=1),
         text=replace(size.text, layers=1),
     )
 

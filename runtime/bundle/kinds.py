@@ -76,14 +76,23 @@ def encode_image(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
 
 
 def denoise(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
-    """Noise, or latents made earlier, to latents 1 T C H W, under conditions that earlier stages made."""
+    """Noise, or latents made earlier, to latents 1 T C H W, under conditions that earlier stages made.
+
+    With an engine ``modulate``, what it makes of a time is one of them: 1 M.
+    """
     conditions = [name for name in stage.inputs if name != "state"]
     names = {"state": 5, "time": 1} | dict.fromkeys(conditions, 0)
+    modulation: list[TensorSpec] | None = None
+    if "modulate" in stage.engines:
+        names["modulation"] = 2
+        _, modulation = yield from interface(stage, "modulate", {"time": 1}, {"modulation": 2})
     inputs, outputs = yield from interface(stage, "denoise", names, {"velocity": 5})
     yield from sampler_of(stage)
     if inputs is None or outputs is None:
         return {}
     by_name = {spec.name: spec for spec in inputs}
+    if modulation is not None:
+        yield from fits(stage, by_name["modulation"], modulation[0])
     state = by_name["state"]
     if state.dtype != "float32" or state.shape[0] != 1 or not fixed(state):
         yield misshapen(stage, state, "float32[1, T, C, H, W]")
@@ -237,7 +246,7 @@ def _act_directly(stage: StageSpec, made: Made) -> Check:
 KINDS: Mapping[str, Kind] = {
     "encode_text": Kind((((), False), (("encode",), False)), encode_text),
     "encode_image": Kind(((("encode",), False),), encode_image),
-    "denoise": Kind(((("denoise",), True),), denoise),
+    "denoise": Kind(((("denoise",), True), (("denoise", "modulate"), True)), denoise),
     "bridge": Kind((((), False),), bridge),
     "decode": Kind(((("decode_first", "decode_next"), False),), decode),
     "act": Kind(((("denoise", "encode"), True), (("act",), False)), act),

@@ -55,7 +55,7 @@ def measured(out: Path) -> dict[str, dict]:
         ("os._exit(75)", "its process spoiled"),
         ("time.sleep(1000)", "its process had no end after 8 s"),
         (
-            "sys.modules['benchmarks.gpu.attention'].OURS['8bit'] = lambda *given: 1 / 0",
+            "sys.modules['benchmarks.gpu.attention'].OPERATORS['8bit'] = lambda *given: 1 / 0",
             "ZeroDivisionError: division by zero",
         ),
     ],

@@ -156,5 +156,5 @@ def test_a_preview_draws_along_the_path_that_is_told_or_given():
     assert torch.allclose(first[:, 0, 8 : 8 + 28, 1, 2], poses[:, :4].flatten(1), atol=1e-6)
     assert not torch.allclose(first[:, :, 8:], other[:, :, 8:], atol=1e-4)
     given = torch.rand(2, 48, 7) * 2 - 1
-    engine(*inputs, clean[:, :1], given)
+    engine(*inputs, clean[:, :1], poses=given)
     assert torch.allclose(network.seen[2][:, 5, 8 : 8 + 28, 1, 2], given[:, 16:20].flatten(1))

@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dvgwm.models.dit import build_transformer, rotary_positions
-from dvgwm.models.fused import FusedTransformer, LinearFp8, score_bound
+from dvgwm.models.fused import FusedTransformer, LinearFp8, Modulations, score_bound
 from dvgwm.models.networks import build
 from dvgwm.models.precision import PRECISIONS, precision
 from dvgwm.models.presets import preset
@@ -126,6 +126,35 @@ def test_every_weight_counts(transformer, inputs, part):
     assert relative(velocity(FusedTransformer(other, PRECISIONS["float32"]), inputs), reference) > 1e-4
 
 
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "fp8_kernel"])
+def test_modulations_that_are_given_are_those_that_it_makes(transformer, inputs, name):
+    """Bit for bit, and without the weights; control: of another time."""
+    recipe = PRECISIONS[name]
+    modulations, apart = Modulations(transformer, recipe.dtype), FusedTransformer(transformer, recipe, modulated=True)
+    whole = FusedTransformer(transformer, recipe)
+    with torch.no_grad():
+        given, other = (modulations(torch.tensor([time])) for time in (499.0, 480.0))
+    assert torch.equal(velocity(whole, inputs), velocity(apart, {**inputs, "modulation": given}))
+    assert not torch.equal(velocity(whole, inputs), velocity(apart, {**inputs, "modulation": other}))
+    held, less = (sum(tensor.numel() for tensor in made.state_dict().values()) for made in (whole, apart))
+    assert held - less == sum(tensor.numel() for tensor in modulations.state_dict().values())
+    assert modulations.linear.weight.numel() > held / 10
+    with pytest.raises(AssertionError, match="a modulation, or the weights for it"):
+        velocity(apart, inputs)
+
+
+def test_a_full_size_denoiser_has_two_gigabytes_less_in_memory():
+    """In bfloat16: the preview's weights of modulations are 1.6 GB, the refiner's .7; a plan's rows are .17."""
+    size, spared = preset("dvgwm_5b"), 0.0
+    for dit, rows in ((size.preview, 50), (size.refiner, 4)):
+        with torch.device("meta"):
+            plain = torch.nn.Module.to(build_transformer(dit, size, 1), torch.bfloat16)
+            modulations = Modulations(plain, torch.bfloat16)
+            row = modulations(torch.empty(1))
+        spared += sum(tensor.nbytes for tensor in modulations.state_dict().values()) - rows * row.nbytes
+    assert 2.1e9 < spared < 2.4e9
+
+
 def test_no_score_is_larger_than_its_bound(transformer):
     """For the tokens that would make the largest; the bound is no more than a third too large for them."""
     block = FusedTransformer(transformer, PRECISIONS["bfloat16_kernel"]).blocks[3]
@@ -159,7 +188,7 @@ def test_fp8_keeps_the_ends_and_the_modulation_in_high_precision(transformer):
     made = FusedTransformer(transformer, PRECISIONS["fp8"])
     quantised = [any(isinstance(m, LinearFp8) for m in block.modules()) for block in made.blocks]
     assert quantised == [False, *[True] * (len(quantised) - 2), False]
-    assert made.modulation.weight.dtype == made.output.weight.dtype == torch.bfloat16
+    assert made.modulations.linear.weight.dtype == made.output.weight.dtype == torch.bfloat16
 
 
 def test_an_unknown_recipe_names_those_that_exist():

@@ -57,15 +57,16 @@ class Watched(HostBackend):
 def planned(make_bundle, observation):
     """Plan and act once, and return the pipeline, the plan and what every engine saw."""
 
-    def make(overrides=None):
+    def make(overrides=None, system="dvgwm"):
         fake, seen = open_backend("fake", None), {}
 
         def load(path, spec):
-            seen[spec.file] = Seen(fake.load(path, spec))
+            before = seen[spec.file].runs if spec.file in seen else []
+            seen[spec.file] = Seen(fake.load(path, spec), before)
             return seen[spec.file]
 
         Watched.noises = ()
-        with Pipeline(make_bundle(), Watched("fake", load), overrides=overrides) as pipeline:
+        with Pipeline(make_bundle(system), Watched("fake", load), overrides=overrides) as pipeline:
             plan = pipeline.imagine([observation], "push the cube", SEED)
             pipeline.act(plan, [observation], "push the cube")
         return pipeline, plan, {file: engine.runs for file, engine in seen.items()}
@@ -80,6 +81,62 @@ def test_every_row_has_its_own_time(planned):
             times = [given["time"].tolist() for given, _ in seen[stage.spec.engines["denoise"].file]]
             assert times == [[np.float32(step.time)] for step in stage.sampler.steps]
             assert len({*map(tuple, times)}) == len(times) > 1
+
+
+def test_every_row_has_the_modulation_of_its_time(planned):
+    """Made once, when the stage is opened, with the rows of this run's overrides."""
+    pipeline, _, seen = planned(Overrides(preview_steps=7), "modulated")
+    made = seen["modulate.onnx"]
+    preview = next(stage for stage in pipeline.stages if stage.spec.name == "preview")
+    assert [given["time"].tolist() for given, _ in made] == [[np.float32(step.time)] for step in preview.sampler.steps]
+    assert len(made) == 7
+    assert len({outputs["modulation"].tobytes() for _, outputs in made}) == 7
+    for (given, _), (_, outputs) in zip(seen["preview.onnx"], made, strict=True):
+        np.testing.assert_array_equal(given["modulation"], outputs["modulation"])
+
+
+def test_modulations_are_not_made_again(make_bundle, observation):
+    """Neither by warming up nor by a second plan; a number in them that is not finite is seen."""
+    fake, runs, loads = open_backend("fake", None), [], []
+
+    def load(path, spec):
+        loads.append(spec.file)
+        engine = fake.load(path, spec)
+        return Counted(engine, runs) if spec.file == "modulate.onnx" else engine
+
+    with Pipeline(make_bundle("modulated"), HostBackend("fake", load)) as pipeline:
+        pipeline.warmup()
+        first, second = (pipeline.imagine([observation], "push the cube", SEED).frames for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert len(runs) == 4
+    assert loads.count("modulate.onnx") == 1
+    with pytest.raises(OutputError, match="stage preview: modulation has numbers that are not finite"):
+        Pipeline(
+            make_bundle("modulated", "other"), HostBackend("fake", lambda p, s: Counted(fake.load(p, s), runs, np.nan))
+        )
+
+
+@dataclass
+class Counted:
+    """An engine of which runs are counted, and outputs multiplied."""
+
+    engine: object
+    runs: list
+    factor: float = 1.0
+
+    @property
+    def spec(self):
+        return self.engine.spec
+
+    def warmup(self, shapes):
+        return self.engine.warmup(shapes)
+
+    def run(self, tensors):
+        self.runs.append(tensors)
+        return {name: tensor * np.float32(self.factor) for name, tensor in self.engine.run(tensors).items()}
+
+    def close(self):
+        self.engine.close()
 
 
 def test_every_row_that_wants_noise_has_that_of_its_number(planned):

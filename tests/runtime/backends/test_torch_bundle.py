@@ -11,6 +11,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("diffusers", reason="the export extra is not installed")
 
+from safetensors import safe_open
+
 from dvgwm.export.aoti import export_package, traced, write_weights
 from dvgwm.export.assembly import build_bundle
 from dvgwm.export.interface import engine_spec
@@ -41,6 +43,20 @@ def test_a_compiled_bundle_says_what_it_was_compiled_for(bundle):
     assert dict(manifest.fingerprint) == fingerprint(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     assert {"plan: actions", "preview", "decode_next (uint8)"} <= set(manifest.parity)
     assert all(parity.max_abs <= parity.tolerance for parity in manifest.parity.values())
+
+
+def test_modulations_are_made_once_for_all_plans(bundle):
+    """Their engines' memory is free after the pipeline has opened, and their weights are in no other file."""
+    with Pipeline(bundle, open_backend(None)) as pipeline:
+        for name, rows in (("preview", 4), ("refine", 4)):
+            stage = next(stage for stage in pipeline.stages if stage.spec.name == name)
+            assert len(stage.modulations) == len(stage.sampler.steps) >= rows
+            assert stage.engines["modulate"]._engine is None
+            assert {part.name for part in stage.engines["denoise"].spec.inputs} >= {"time", "modulation"}
+    held = {path.name: path.stat().st_size for path in bundle.path.glob("*.safetensors")}
+    assert held["modulate_preview.safetensors"] > 10_000
+    names = safe_open(bundle.path / "preview.safetensors", "pt").keys()
+    assert not [name for name in names if "modulations" in name]
 
 
 def test_another_machine_refuses_it_with_the_command(bundle):
@@ -113,23 +129,24 @@ def test_lower_precision_passes_its_own_gate(tmp_path, precision):
     """The preview alone: every precision is compiled the same way."""
     from dvgwm.export.graphs import graphs
     from dvgwm.export.parity import ParityError, gate_of
-    from dvgwm.export.verify import engine_parity
+    from dvgwm.export.verify import engine_parity, seeded_pair
     from dvgwm.models.networks import build
     from dvgwm.models.precision import precision as precision_of
     from dvgwm.models.presets import preset
 
     size = preset("a1_tiny")
     networks = build(size, 0)
-    plain = next(graph for graph in graphs(size, networks) if graph.name == "preview")
+    made = {graph.name: graph for graph in graphs(size, networks, modulated=True)}
+    plain, shown = made["preview"], seeded_pair(made["preview"], made["modulate_preview"])
     graph = next(graph for graph in graphs(size, networks, precision_of(precision)) if graph.name == "preview")
     program = traced(graph.module, graph.inputs, graph.dynamic, torch.device("cpu"))
     export_package(program, tmp_path / graph.file)
     write_weights(program, graph.inputs, tmp_path / graph.weights)
     backend, spec = TorchBackend(torch.device("cpu")), engine_spec(graph)
-    made = engine_parity(plain, backend, tmp_path / graph.file, spec, gate_of(precision))["preview"]
+    made = engine_parity(plain, backend, tmp_path / graph.file, spec, gate_of(precision), shown)["preview"]
     assert made.cosine > 0.999
     with pytest.raises(ParityError):  # it is no float32
-        engine_parity(plain, backend, tmp_path / graph.file, spec, gate_of("float32"))
+        engine_parity(plain, backend, tmp_path / graph.file, spec, gate_of("float32"), shown)
 
 
 @pytest.mark.parametrize(("precision", "told"), [("fp8_kernel", "--backend torch"), ("bfloat16", "--steps build")])

@@ -78,6 +78,21 @@ def test_a_number_out_of_its_range_or_not_as_its_neighbours_is_refused(manifest,
     assert len(error.line) <= 2000
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "log_code"),
+    [
+        ("@preview.engines.modulate.outputs.0.shape.1", 7, "STAGE_SHAPES"),
+        ("@preview.engines.modulate.outputs.0.dtype", "float16", "STAGE_SHAPES"),
+        ("@preview.engines.modulate.inputs.0.name", "clock", "ENGINE_INTERFACE"),
+        ("@preview.engines.denoise.inputs.4.name", "mood", "ENGINE_INTERFACE"),
+    ],
+)
+def test_modulations_are_made_as_they_are_taken(make_bundle, path, value, log_code):
+    manifest = json.loads(dump(make_bundle("modulated").manifest))
+    put(manifest, path, value)
+    assert refusal(manifest).log_code == log_code
+
+
 def test_all_that_does_not_hold_is_told_at_once(manifest):
     put(manifest, "input.fps", 0)
     put(manifest, "action.period_s", -1)
