@@ -52,7 +52,7 @@ PARTS = {
     part.name: part
     for part in (
         Part("ceilings", "kernels", 0.1, True, "what this card can do at most: copies, matrix products"),
-        Part("attention", "attention", 1.5, False, "attention: the library's, ours, ours with other tiles"),
+        Part("attention", "attention", 2.0, False, "attention: the library's, ours, ours with other tiles"),
         Part("preview", "denoisers", 1.5, True, "one forward of the preview in every setting, beside diffusers"),
         Part("refine", "denoisers", 1.5, True, "the same of the refiner"),
         Part("decode", "decoder", 1.5, False, "the decoder beside diffusers'", 240),
