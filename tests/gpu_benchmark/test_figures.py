@@ -10,6 +10,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the export extra is not installed")
 pytest.importorskip("diffusers", reason="the export extra is not installed")
 
+from torch import nn
+
 from benchmarks.gpu import calls, decoder, denoisers, product
 from benchmarks.gpu.denoisers import Denoiser, floor_s
 from benchmarks.gpu.measure import relative, watched_card
@@ -57,6 +59,27 @@ def test_the_error_sees_attention(bench, monkeypatch):
         return relative(made.velocity(made.engine(network)), exact)
 
     assert error(denoisers.PEAKED) > 2 * error(1.0)
+
+
+@contextmanager
+def card(device):
+    yield {"clock_mhz": 1710.0, "power_w": 698.5}
+
+
+def test_the_error_is_of_velocities_and_every_row_has_clock_and_power(bench, monkeypatch):
+    """A few steps of a sampler would divide a velocity's error by 20 to 30."""
+    rows = []
+    bench.rounds, bench.median, bench.row = 1, lambda *_: 1.0, lambda title, **row: rows.append(row)
+    made = Denoiser(bench, TINY, TINY.preview, TINY.low, 2, flow=False, referenced=True)
+    network = made.plain.float()
+    run = made.engine(network)
+    assert torch.equal(made.velocity(run), run(made.state, made.time))
+    assert relative(made.reference, run(made.state, made.time)) < 0.02, "float32's own"
+    nn.Module.to(network, torch.bfloat16)
+    monkeypatch.setattr(denoisers, "watched_card", card)
+    denoisers.measure(bench, "preview forward", made, "diffusers eager", 50)
+    assert rows[0]["relative_l2"] == relative(made.velocity(run, torch.bfloat16), made.reference)
+    assert (rows[0]["clock_mhz"], rows[0]["power_w"]) == (1710.0, 698.5)
 
 
 def test_a_floor_is_of_the_rates_that_a_variant_uses():
@@ -127,6 +150,7 @@ def test_the_decoder_is_measured_as_the_product_runs_it_and_with_cudnns_search(m
         yield
 
     monkeypatch.setattr(decoder, "timed", timed)
+    monkeypatch.setattr(decoder, "watched_card", card)
     monkeypatch.setattr(decoder, "size_of", lambda bench: None)
     bench = SimpleNamespace(
         device="cpu", small=True, rounds=1, trying=trying, wanted=lambda title, names: names, refused=lambda *_: False,
@@ -142,6 +166,7 @@ def test_the_decoder_is_measured_as_the_product_runs_it_and_with_cudnns_search(m
         torch.backends.cudnn.benchmark = before
     assert measured == {name: name.endswith(decoder.SEARCHED) for name in work}
     assert {row["variant"] for row in rows} == set(work)
+    assert all((row["clock_mhz"], row["power_w"]) == (1710.0, 698.5) for row in rows)
 
 
 def test_clock_and_power_are_those_of_the_timed_runs(tmp_path, monkeypatch):
@@ -149,9 +174,9 @@ def test_clock_and_power_are_those_of_the_timed_runs(tmp_path, monkeypatch):
     tool.write_text('#!/bin/sh\necho none\nfor clock in 1980 1500 1710; do echo "$clock, 698.5"; done\nexec sleep 60\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with watched_card("cuda") as card:
+    with watched_card("cuda") as told:
         time.sleep(0.5)
-    assert card == {"clock_mhz": 1710.0, "power_w": 698.5}
-    with watched_card("cpu") as card:
+    assert told == {"clock_mhz": 1710.0, "power_w": 698.5}
+    with watched_card("cpu") as told:
         pass
-    assert card == {}
+    assert told == {}
