@@ -12,8 +12,8 @@ import click
 from .. import __version__
 from ..errors import ConfigError, DvgwmError, printable
 from .lab import config_option, defaults_in_words, drop_defaults
-from .options import Memory, Place, PlanTime, Positive, Registered, Seconds, Seed, Words
-from .program import add_completion, together
+from .options import Memory, Place, PlanTime, Positive, Registered, Seconds, Seed, Words, bundle_options, rebuild_option
+from .program import add_completion
 
 LIVE_ONLY = ("arm", "arm_settings", "dry_run", "approve", "unfamiliar")
 NOT_LIVE = ("task", "process", "plan_only")
@@ -43,35 +43,6 @@ def _capabilities(_context: click.Context, _option: click.Parameter, value: str 
     from ..backends.tensorrt_rtx.build import capabilities_of
 
     return None if value is None else capabilities_of(value)
-
-
-bundle_options = together(
-    click.option("--bundle", type=Place(), help="Bundle directory (default: the shipped one)."),
-    click.option(
-        "--backend",
-        type=Registered("backends"),
-        help="Engine library: tensorrt, tensorrt_rtx, or the one that the bundle was built for (default).",
-    ),
-    click.option("--threads", type=Positive, help="CPU threads of the engines (default: one per core)."),
-    click.option("--sampler", "preview_sampler", help="Preview sampler, such as ddim_v, dpmpp_2m."),
-    click.option("--steps", "preview_steps", type=int, help="Preview steps (default: the bundle's)."),
-    click.option("--guidance", type=float, help="Guidance of the preview; 1 switches it off."),
-    click.option("--refine-steps", type=int, help="Euler steps of the refiner (default: the bundle's)."),
-    click.option("--cache-dir", type=Place(), help="Where prompts and engines made here are kept."),
-    click.option(
-        "--memory",
-        "memory_gb",
-        type=Memory,
-        metavar="GB",
-        help="Memory that all may take: engines that do not fit beside others are loaded for their stage alone.",
-    ),
-)
-"""What chooses a bundle and how its samplers run."""
-rebuild_option = click.option(
-    "--rebuild",
-    is_flag=True,
-    help="Compile first the engines that this GPU lacks (--backend tensorrt, tensorrt_rtx).",
-)
 
 
 @click.group(invoke_without_command=True, epilog=EPILOG, context_settings={"max_content_width": 100})

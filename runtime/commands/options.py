@@ -1,4 +1,4 @@
-"""Types of options: paths, texts, numbers and names of plug-ins."""
+"""Types of options (paths, texts, numbers, names of plug-ins), and the options that several commands have."""
 
 from math import isfinite
 from pathlib import Path
@@ -8,6 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from .. import entries
+from .program import together
 
 LARGEST_SEED = 2**63 - 1
 
@@ -77,3 +78,32 @@ class PlanTime(click.ParamType[Any]):
         if value in ("frozen", "measured"):
             return value
         return str(Number(min=0.0, max=3600.0).convert(value, param, ctx))
+
+
+bundle_options = together(
+    click.option("--bundle", type=Place(), help="Bundle directory (default: the shipped one)."),
+    click.option(
+        "--backend",
+        type=Registered("backends"),
+        help="Engine library: tensorrt, tensorrt_rtx, or the one that the bundle was built for (default).",
+    ),
+    click.option("--threads", type=Positive, help="CPU threads of the engines (default: one per core)."),
+    click.option("--sampler", "preview_sampler", help="Preview sampler, such as ddim_v, dpmpp_2m."),
+    click.option("--steps", "preview_steps", type=int, help="Preview steps (default: the bundle's)."),
+    click.option("--guidance", type=float, help="Guidance of the preview; 1 switches it off."),
+    click.option("--refine-steps", type=int, help="Euler steps of the refiner (default: the bundle's)."),
+    click.option("--cache-dir", type=Place(), help="Where prompts and engines made here are kept."),
+    click.option(
+        "--memory",
+        "memory_gb",
+        type=Memory,
+        metavar="GB",
+        help="Memory that all may take: engines that do not fit beside others are loaded for their stage alone.",
+    ),
+)
+"""What chooses a bundle and how its samplers run."""
+rebuild_option = click.option(
+    "--rebuild",
+    is_flag=True,
+    help="Compile first the engines that this GPU lacks (--backend tensorrt, tensorrt_rtx).",
+)
