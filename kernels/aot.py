@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .language import AVAILABLE
-from .variant import ARCHITECTURES, Variant
+from .variant import ARCHITECTURES, MADE, Variant
 
 MODULES = (
     "affine_step", "attention", "attention_8bit", "attention_tma", "bridge", "modulate", "qk_norm_rope", "quantise",
@@ -58,7 +58,12 @@ def compile_variant(variant: Variant, architecture: int) -> tuple[bytes, str, di
     full = {name: variant.signature.get(name, "constexpr") for name in order}
     constants = {(order.index(name),): value for name, value in variant.constants.items()}
     source = ASTSource(variant.kernel, signature=full, constexprs=constants, attrs=attributes)
-    options = {"num_warps": variant.warps, "num_stages": variant.stages, "ptx_version": ptx_version(architecture)}
+    options = {
+        "num_warps": variant.warps,
+        "num_stages": variant.stages,
+        "ptx_version": ptx_version(architecture),
+        **MADE,
+    }
     with triton.knobs.compilation.scope():
         # Lines of source would make a cubin depend on the folder that it was built in.
         triton.knobs.compilation.disable_line_info = True

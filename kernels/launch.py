@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .variant import Variant
+from .variant import MADE, Variant
 
 TYPES = {
     torch.float32: "*fp32",
@@ -38,7 +38,7 @@ class Launch:
         """Compile the kernel where that is still to be done, and launch it on torch's stream."""
         if self.needs_scratch:
             _give_scratch()
-        options = {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
+        options = {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers, **MADE}
         self.kernel[self.grid](**self.arguments, **self.constants, **options)
 
     def shipped(self, variants: Sequence[Variant]) -> tuple[str, tuple[int, int, int], dict[str, Any]]:

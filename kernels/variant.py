@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 FP8_ARCHITECTURES = (89, 90, 100, 120)
 """Those with 8-bit floating point in their matrix units and conversions."""
+
+MADE = MappingProxyType({"enable_fp_fusion": True})
+"""How every kernel is compiled: a product and a sum are one instruction. What Triton does unasked depends on its release."""
 
 
 @dataclass(frozen=True, slots=True)
