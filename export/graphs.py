@@ -1,4 +1,4 @@
-"""Lists the graphs that a preset needs: a torch module, example inputs and an interface for every engine file."""
+"""Lists the graphs of a preset: a torch module, example inputs and an interface for every engine file."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -35,9 +35,9 @@ def graphs(
 ) -> tuple[Graph, ...]:
     """Return the graphs of ``preset`` in the order of the pipeline: for ONNX, or as the compiled packages of a ``precision``.
 
-    A package's denoiser has a graph beside it for its modulations, which a run makes once for all steps. With ``modulated``
+    A package's denoiser has a graph beside it for its modulations, made once for all steps. With ``modulated``
     these are among the others, too: the reference of packages. ``networks`` are made ready for it: attention in operators
-    (ONNX), and fitted bases for a linear codec that has none. Those are of copies, so that ``networks`` stay the reference;
+    (ONNX), and fitted bases for a linear codec without any. The rest is done to copies, so ``networks`` stay the reference;
     the policy's are in float32 always.
     """
     ready_codec(preset, networks)
@@ -76,7 +76,7 @@ def graphs(
 
 
 def fixed(preset: Preset, graph: Graph) -> Graph:
-    """Return ``graph`` with its open size fixed to what a plan of ``preset`` asks for."""
+    """Return ``graph`` with its open size fixed to the one in a plan of ``preset``."""
     if not graph.dynamic:
         return graph
     policy, sampling = preset.policy, preset.sampling
@@ -161,7 +161,7 @@ def _denoiser(
 def _denoisers(
     graph: Graph, transformer: CogVideoXTransformer3DModel, precision: Precision | None, modulated: bool
 ) -> list[Graph]:
-    """Return the graph of a denoiser, and of its modulations where it is given them."""
+    """Return the graph of a denoiser, and of its modulations if it is given them."""
     if precision is None and not modulated:
         return [graph]
     dtype = torch.float32 if precision is None else precision.dtype

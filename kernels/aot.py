@@ -25,11 +25,11 @@ MODULES = (
     "affine_step", "attention", "attention_8bit", "attention_tma", "bridge", "modulate", "qk_norm_rope", "quantise",
     "spatial_norm",
 )  # fmt: skip
-"""Those with kernels; they want torch, and are imported where a kernel is compiled."""
+"""The modules with kernels; they want torch, and are imported to compile one."""
 ALIGNMENT = 16
-"""Bytes that every pointer, and elements that every size named ``divisible``, is a multiple of."""
+"""Every pointer is a multiple of so many bytes, every size named ``divisible`` of so many elements."""
 NEWEST_PTX = 90
-"""Version 9.0: what a CUDA 13.0 driver can compile."""
+"""Version 9.0: the newest for a CUDA 13.0 driver."""
 
 
 def ptx_version(architecture: int) -> int:

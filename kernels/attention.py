@@ -1,7 +1,7 @@
 """Non-causal attention of any length, online softmax in float32 (FlashAttention).
 
 Whole blocks of keys run without a mask; the tail is peeled. The library's own attention stays the default of every precision
-without ``_kernel`` in its name; which form of ours runs on which GPU is what was measured there (`FORMS`).
+without ``_kernel`` in its name; the form of ours for a GPU is the fastest that was measured there (`FORMS`).
 """
 
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ from .variant import Variant
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How attention runs: ``loads`` by "pointers" or "tma", and whether its shift is ``fixed`` where scores are bounded."""
+    """A way to run: ``loads`` by "pointers" or "tma", and with a ``fixed`` shift if scores are bounded."""
 
     loads: str = "pointers"
     fixed: bool = False
 
 
 FORMS: Mapping[int, Form] = MappingProxyType({90: Form()})
-"""The form that is fastest on an architecture; `Form()`, the kernel below, for those that are not named.
+"""The fastest form on an architecture; others run `Form()`, the kernel below.
 
 sm_90: on an H200 426 TFLOP/s at the preview's size and 441 at the refiner's, cuDNN 429 and 434; "tma" and fixed shifts are not
 measured yet.
@@ -75,7 +75,7 @@ def attend(
     query, key_ptr, value_ptr, column, keys, largest, total, mixed, scale_log2, shift_log2,
     FIXED: tl.constexpr, TAIL: tl.constexpr,
 ):  # fmt: skip
-    """One block of keys and values; of the ``TAIL`` those before ``keys``."""
+    """One block of keys and values; of the ``TAIL`` its part before ``keys``."""
     inside = column < keys
     scores = tl.dot(query, tl.load(key_ptr, inside[None, :], other=0.0) if TAIL else tl.load(key_ptr))
     if TAIL:
@@ -87,8 +87,8 @@ def attend(
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, bound: float | None) -> Tensor:
     """Return ``softmax(scale Q K^T) V``, B S H D; the twin of `compiled_attention`.
 
-    ``query`` is B H S D, ``key`` and ``value`` B H N D, of one dtype, with any strides but the last, which is 1. No score
-    ``scale q k`` is larger than ``bound``, None if nothing is known of them: it says which form may run, and changes no result.
+    ``query`` is B H S D, ``key`` and ``value`` B H N D, of one dtype, with any strides but the last: 1. No score
+    ``scale q k`` is larger than ``bound``, None if nothing is known of them: it allows a form, and changes no result.
     """
     mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=scale)
     return mixed.transpose(1, 2).contiguous()
@@ -97,7 +97,7 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, bou
 def launch_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float, bound: float | None
 ) -> tuple[Launch, Tensor]:
-    """Return the launch and what it writes."""
+    """Return the launch and its result."""
     batch, heads, length, width = query.shape
     arguments, fixed, output = arguments_of(attention_kernel, query, key, value, scale, bound)
     block_m, block_n, warps, stages = tile(capability(query), width)
@@ -112,7 +112,7 @@ def plain_library_attention(query: Tensor, key: Tensor, value: Tensor, scale: fl
 
 
 def preferred_library_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """`plain_attention` by cuDNN where it takes the shape: on Hopper torch's own first choice is slower."""
+    """`plain_attention` by cuDNN if it takes the shape: on Hopper torch's own first choice is slower."""
     with sdpa_kernel(PREFERENCE, set_priority=True):
         return plain_attention(query, key, value, scale, None)
 
@@ -120,7 +120,7 @@ def preferred_library_attention(query: Tensor, key: Tensor, value: Tensor, scale
 def launch_fastest_attention(
     query: Tensor, key: Tensor, value: Tensor, scale: float, bound: float | None
 ) -> tuple[Launch, Tensor]:
-    """Return the launch of the form that `FORMS` names for the tensors' GPU, and what it writes."""
+    """Return the launch of the form in `FORMS` for the tensors' GPU, and its result."""
     form = FORMS.get(capability(query), Form()) if query.is_cuda and query.shape[-1] == 64 else Form()
     launch = launch_attention_tma if form.loads == "tma" else launch_attention
     return launch(query, key, value, scale, bound if form.fixed else None)
@@ -140,7 +140,7 @@ def capability(tensor: Tensor) -> int:
 
 
 def tile(architecture: int, width: int) -> tuple[int, int, int, int]:
-    """Return rows, columns, warps and stages of a block: what fits the target's shared memory and registers."""
+    """Return rows, columns, warps and stages of a block, as they fit the target's shared memory and registers."""
     if architecture in (90, 100):
         return 128, 64, 8, 3  # at width 64 .98 to 1.02 of cuDNN's rate on an H200, where 128 columns are .83 to .88
     if architecture == 80:

@@ -1,4 +1,4 @@
-"""What every form of attention has in common: its arguments, their types, and the softmax, block of keys by block of keys."""
+"""All that forms of attention have in common: arguments, their types, and the softmax, block of keys by block of keys."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from .launch import named
 LOG2_E = math.log2(math.e)
 TENSORS = ("query", "key", "value", "output")
 WIDEST_BOUND = 40.0
-"""The largest score that a fixed shift is for: weights lie e^80 apart then, and float32 and bfloat16 have e^-87 to 1."""
+"""The largest score for a fixed shift: weights lie e^80 apart then, and float32 and bfloat16 have e^-87 to 1."""
 STRIDES = tuple(f"{tensor}_{axis}" for tensor in TENSORS for axis in ("b", "h", "s"))
 
 
@@ -21,7 +21,7 @@ def absorb(scores, value, largest, total, mixed, scale_log2, shift_log2, FIXED: 
     """Return largest score, sum and mixed values after a block's ``scores`` and ``value`` (FlashAttention).
 
     ``log2(e) x scale`` is folded into one multiply-add before exp2. A softmax is the same for any shift: if it is ``FIXED``,
-    no largest score is followed, and nothing that was added before fades.
+    no largest score is followed, and no earlier sum fades.
     """
     if FIXED:
         weights = tl.exp2(scores * scale_log2 - shift_log2)
@@ -44,7 +44,7 @@ def fixed_shift(bound: float | None, dtype: torch.dtype) -> float | None:
 def arguments_of(
     kernel: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, bound: float | None
 ) -> tuple[dict[str, Any], bool, Tensor]:
-    """Return the arguments of ``kernel`` by name, whether its shift is fixed, and the result that it is to write, B S H D."""
+    """Return the arguments of ``kernel`` by name, whether its shift is fixed, and the result to be written, B S H D."""
     batch, heads, length, width = query.shape
     output = query.new_empty((batch, length, heads, width))
     query, key, value = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, key, value))
@@ -56,7 +56,7 @@ def arguments_of(
 
 
 def signature_of(dtype: str) -> dict[str, str]:
-    """Return the types of those arguments, as Triton calls them."""
+    """Return the types of these arguments, as Triton calls them."""
     signature = {f"{tensor}_ptr": f"*{dtype}" for tensor in TENSORS}
     signature |= dict.fromkeys(("heads", "length", "keys"), "i32") | {"scale_log2": "fp32", "shift_log2": "fp32"}
     return signature | dict.fromkeys(STRIDES, "i32")

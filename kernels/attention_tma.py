@@ -1,7 +1,7 @@
 """`attention` for Hopper: blocks are moved by the tensor memory accelerator, loads and products have warps of their own.
 
-Triton splits the loop into a part that loads and two that multiply. It does so where the loop is the only one: the mask of
-the last block is in it, for all blocks. What that gains is for a measurement on the GPU to say (`attention.FORMS`).
+Triton splits the loop into one part to load and two to multiply. It does so only if there is no other loop: the mask of
+the last block is in it, for all blocks. Only a measurement on the GPU can tell the gain (`attention.FORMS`).
 """
 
 from torch import Tensor
@@ -48,7 +48,7 @@ def attention_tma_kernel(
 def launch_attention_tma(
     query: Tensor, key: Tensor, value: Tensor, scale: float, bound: float | None
 ) -> tuple[Launch, Tensor]:
-    """Return the launch and what it writes; the arguments are those of `attention.plain_attention`.
+    """Return the launch and its result; arguments as of `attention.plain_attention`.
 
     Rows have to begin at multiples of 16 bytes.
     """

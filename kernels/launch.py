@@ -21,7 +21,7 @@ TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A kernel, its grid, its arguments in their order, and the constants that are compiled in."""
+    """A kernel, its grid, its arguments in their order, and its compiled-in constants."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -30,12 +30,12 @@ class Launch:
     warps: int
     stages: int = 3
     registers: int | None = None
-    """The most that a thread may have, None for as many as it wants."""
+    """The most for a thread, None for as many as it wants."""
     needs_scratch: bool = False
-    """Whether the kernel makes descriptors: these lie in memory that its launcher gives it."""
+    """True for a kernel with descriptors: these lie in memory from its launcher."""
 
     def start(self) -> None:
-        """Compile the kernel where that is still to be done, and launch it on torch's stream."""
+        """Compile the kernel if it is not yet compiled, and launch it on torch's stream."""
         if self.needs_scratch:
             _give_scratch()
         options = {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers, **MADE}
@@ -44,8 +44,8 @@ class Launch:
     def shipped(self, variants: Sequence[Variant]) -> tuple[str, tuple[int, int, int], dict[str, Any]]:
         """Return name, grid and arguments for `runtime.backends.cuda`, tensors as their addresses.
 
-        The variant is the one of ``variants`` with these constants whose pointers fit best: unused ones may be of any type.
-        Raises ValueError where none has them.
+        The variant is the one of ``variants`` with these constants and the best fit of pointers; unused ones may have any type.
+        Raises ValueError if none has them.
         """
         known = {**self.arguments, **self.constants}
 
@@ -73,7 +73,7 @@ class Launch:
 
 
 def _give_scratch() -> None:
-    """Have Triton take the memory of descriptors from torch, whose allocator knows streams and captures."""
+    """Have Triton take the memory of descriptors from torch: its allocator knows streams and captures."""
     import triton
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -81,7 +81,7 @@ def _give_scratch() -> None:
 
 
 def compiled(launch: Callable[..., tuple[Launch | tuple[Launch, ...], Any]]) -> Callable[..., Any]:
-    """Return what starts the launches that ``launch`` tells, and gives what they write: an operator on CUDA."""
+    """Return an operator on CUDA: it starts the launches of ``launch``, and gives their result."""
 
     @wraps(launch)
     def start(*arguments: Any, **options: Any) -> Any:

@@ -73,10 +73,10 @@ def plain_modulate(
     residual: Tensor, update: Tensor | None, before: Tensor, after: Tensor, weight: Tensor, bias: Tensor,
     text_length: int, epsilon: float, fp8: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return ``residual + gate x update``, its modulated LayerNorm, and that one's scales; the twin of `compiled_modulate`.
+    """Return ``residual + gate x update``, its modulated LayerNorm, and its scales; the twin of `compiled_modulate`.
 
     ``residual`` and ``update`` are B S D with ``text_length`` text tokens first. The gate is that of the modulation
-    ``before`` the norm, shift and scale are those of the one ``after`` it; ``weight`` and ``bias`` are the norm's. Without an
+    ``before`` the norm, shift and scale are of the one ``after`` it; ``weight`` and ``bias`` are the norm's. Without an
     update the sum is empty. With ``fp8`` the norm is float8_e4m3fn with float32 scales B S, without them they are empty.
     """
     wide = wide_dtype(residual.dtype)
@@ -105,7 +105,7 @@ def launch_modulate(
     residual: Tensor, update: Tensor | None, before: Tensor, after: Tensor, weight: Tensor, bias: Tensor,
     text_length: int, epsilon: float, fp8: bool,
 ) -> tuple[Launch, tuple[Tensor, Tensor, Tensor]]:  # fmt: skip
-    """Return the launch and what it writes."""
+    """Return the launch and its results."""
     batch, length, width = residual.shape
     dense = residual.contiguous()
     summed = residual.new_empty(0 if update is None else residual.shape)
@@ -138,7 +138,7 @@ def _variant(dtype: str, width: int, updated: bool, eight_bit: bool) -> Variant:
 
 
 def variants(architecture: int) -> tuple[Variant, ...]:
-    """Return the forms to compile: CogVideoX 5B's and 2B's widths, first or updated, 8-bit where the target has FP8."""
+    """Return the forms to compile: CogVideoX 5B's and 2B's widths, first or updated, 8-bit if the target has FP8."""
     precisions = (False, True) if architecture in FP8_ARCHITECTURES else (False,)
     return tuple(
         _variant("bf16", width, updated, eight_bit)

@@ -44,7 +44,7 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def plain_quantise(x: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
-    """Return ``x`` (B S D), after the tanh form of GELU where asked, as float8_e4m3fn and float32 scales B S.
+    """Return ``x`` (B S D), after the tanh form of GELU if asked, as float8_e4m3fn and float32 scales B S.
 
     The twin of `compiled_quantise`.
     """
@@ -53,7 +53,7 @@ def plain_quantise(x: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
 
 
 def launch_quantise(x: Tensor, gelu: bool) -> tuple[Launch, tuple[Tensor, Tensor]]:
-    """Return the launch and what it writes."""
+    """Return the launch and its results."""
     width = x.shape[-1]
     output = x.new_empty(x.shape, dtype=torch.float8_e4m3fn)
     scale = x.new_empty(x.shape[:-1], dtype=torch.float32)

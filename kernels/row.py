@@ -1,4 +1,4 @@
-"""A row of numbers that one block of threads holds in registers, in parts, so that no lane idles."""
+"""A row of numbers in the registers of one block of threads, in parts, so no lane idles."""
 
 from .language import ceil_div, power_of_two
 
@@ -8,7 +8,7 @@ LEAST_PART, MOST_PARTS = 128, 16
 def part_of(width: int) -> int:
     """Return the lanes of a part, a power of two, for rows of ``width`` numbers.
 
-    They divide the width if that leaves at most `MOST_PARTS` of at least `LEAST_PART` (3072 is three times 1024, 1920
+    They divide the width if there are then at most `MOST_PARTS` of at least `LEAST_PART` (3072 is three times 1024, 1920
     fifteen times 128). Any other row is one part, and its last lanes idle.
     """
     part = width & -width

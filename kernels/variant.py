@@ -1,4 +1,4 @@
-"""What a kernel is compiled for ahead of time, as data."""
+"""The forms of kernels to compile ahead of time, as data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,17 +7,17 @@ from typing import Any
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 FP8_ARCHITECTURES = (89, 90, 100, 120)
-"""Those with 8-bit floating point in their matrix units and conversions."""
+"""Architectures with 8-bit floating point in their matrix units and conversions."""
 
 MADE = MappingProxyType({"enable_fp_fusion": True})
-"""How every kernel is compiled: a product and a sum are one instruction. What Triton does unasked depends on its release."""
+"""Options of every compilation: a product and a sum are one instruction. Triton's own choice depends on its release."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
     """One compiled form of a kernel.
 
-    ``signature`` maps its arguments to Triton's type names in their order, ``constants`` holds what is compiled in.
+    ``signature`` maps its arguments to Triton's type names in their order, ``constants`` are compiled in.
     Pointers, and the integers in ``divisible``, have to be multiples of 16 (bytes, elements): loads are vectors then.
     """
 
@@ -29,4 +29,4 @@ class Variant:
     stages: int = 3
     divisible: tuple[str, ...] = ()
     matrix: bool = field(default=False)
-    """Whether the target's matrix instructions have to appear in it."""
+    """True if the target's matrix instructions have to appear in it."""

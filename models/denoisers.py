@@ -17,7 +17,7 @@ from .waypoints import Waypoints, along, first_frame
 
 
 def timestep(time: Tensor, flow: bool) -> Tensor:
-    """Return what the network sees of ``time``: with ``flow``, 1000 (1 - tau)."""
+    """Return the network's index of ``time``: with ``flow``, 1000 (1 - tau)."""
     return 1000.0 * (1.0 - time) if flow else time
 
 
@@ -38,7 +38,7 @@ class DenoiseEngine(nn.Module):
 
     The first frame's latents are padded with zeros in time and concatenated on channels (CogVideoX-I2V). With
     ``flow`` the time is DVG-WM's flow time tau and the network sees 1000 (1 - tau). A network without weights for its
-    modulations is given the ``modulation`` of that time, 1 M (`ModulateEngine`).
+    modulations is given the ``modulation`` of this time, 1 M (`ModulateEngine`).
     """
 
     cosines: Tensor
@@ -73,10 +73,11 @@ class DenoiseEngine(nn.Module):
 
 
 class CleanDenoiseEngine(DenoiseEngine):
-    """`DenoiseEngine` whose network tells the clean latents; the velocity follows from them and the state.
+    """`DenoiseEngine` for a network of clean latents; the velocity follows from them and the state.
 
-    The first frame's latents are known: the network sees them beside every latent frame, and they are the first of what
-    is clean. The preview's velocity is ``(alpha x_t - z) / sigma``, with ``flow`` the refiner's is ``(z - x_tau) / (1 - tau)``.
+    The first frame's latents are known: the network sees them beside every latent frame, and they are the first of the
+    clean ones. The preview's velocity is ``(alpha x_t - z) / sigma``, with ``flow`` the refiner's is
+    ``(z - x_tau) / (1 - tau)``.
     In the margin nothing changes: latents are a linear codec's, of differences to the first frame, and 0 there. With
     waypoints (`follow`) the network also sees, at every latent, the tool's path.
     """
@@ -103,18 +104,18 @@ class CleanDenoiseEngine(DenoiseEngine):
         self, state: Tensor, time: Tensor, text: Tensor, image: Tensor, modulation: Tensor | None = None,
         poses: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Return the velocity of every branch; ``poses`` B N D take the place of those that the waypoints tell."""
+        """Return the velocity of every branch; ``poses`` B N D take the place of the waypoints'."""
         inputs = [state, image.expand(-1, state.shape[1], -1, -1, -1)]
         if self.waypoints is not None:
             inputs.append(along(self.path(text, image) if poses is None else poses, *state.shape[-2:]))
         return self._towards(self._predicted(inputs, time, text, modulation)[:, 1:], state, time, image)
 
     def follow(self, waypoints: Waypoints, codec: LinearCodec) -> None:
-        """Let the network draw along the path that ``waypoints`` tell of the first frame, as ``codec`` decodes it."""
+        """Let the network draw along the path from ``waypoints`` and the first frame, as ``codec`` decodes it."""
         self.waypoints, self.codec = waypoints, codec
 
     def path(self, text: Tensor, image: Tensor) -> Tensor:
-        """Return the poses, B N D in [-1, 1], that the waypoints tell every branch of the text."""
+        """Return the poses, B N D in [-1, 1], of the waypoints for every branch of the text."""
         assert self.waypoints is not None, "waypoints"
         assert self.codec is not None, "their codec"
         frame = first_frame(self.codec, image, self.margin)
@@ -136,9 +137,9 @@ class CleanDenoiseEngine(DenoiseEngine):
 
 
 class CleanRefineEngine(CleanDenoiseEngine):
-    """`CleanDenoiseEngine` that also sees the preview's latents, 1 T C h w, and tells what is to be added to them.
+    """`CleanDenoiseEngine` that also sees the preview's latents, 1 T C h w, and tells their correction.
 
-    ``lift`` takes them to the refiner's (`LinearCodec.lift`). A network that tells nothing leaves the preview as it is.
+    ``lift`` takes them to the refiner's (`LinearCodec.lift`). A network of zeros leaves the preview as it is.
     """
 
     lift: Tensor
@@ -170,9 +171,9 @@ class CleanRefineEngine(CleanDenoiseEngine):
 
 
 def denoise_engine(network: nn.Module, preset: Preset, flow: bool, networks: Networks | None = None) -> DenoiseEngine:
-    """Return the engine of the preset's preview, with ``flow`` of its refiner, in the form that the preset names.
+    """Return the engine of the preset's preview, with ``flow`` of its refiner, in the preset's form.
 
-    ``networks`` has what is beside ``network``: the preview's waypoints, and the codecs.
+    ``networks`` has the rest: the preview's waypoints, and the codecs.
     """
     dit, size = (preset.refiner, preset.high) if flow else (preset.preview, preset.low)
     assert dit is not None, "a system with two stages"
@@ -194,7 +195,7 @@ def denoise_engine(network: nn.Module, preset: Preset, flow: bool, networks: Net
 
 
 def lift_of(preset: Preset, networks: Networks) -> Tensor:
-    """Return what takes the preview's latents to the refiner's, scaling included; both codecs are linear."""
+    """Return the map from the preview's latents to the refiner's, scaling included; both codecs are linear."""
     low, high = networks.low_codec, networks.codec
     assert isinstance(low, LinearCodec)
     assert isinstance(high, LinearCodec)

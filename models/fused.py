@@ -1,6 +1,6 @@
 """CogVideoX's transformer in as few passes over its tokens as the arithmetic allows, on the kernels of `dvgwm.kernels`.
 
-The same weights give the same velocity as `models.dit`'s transformer. What differs: text and video tokens lie in one tensor
+The same weights give the same velocity as `models.dit`'s transformer. The differences: text and video tokens lie in one tensor
 from first to last; queries, keys and values come from one product; the modulations of all layers from one product (every
 branch is at the same time), made once for all steps; norm, positions, gates and residuals are fused kernels.
 """
@@ -26,7 +26,7 @@ from dvgwm.kernels.scaled_linear import scaled_linear
 from .precision import Precision
 
 CENTRE_STRIDE = 32
-"""Every 32nd video token's key makes the centre that 8-bit attention takes off: any centre is exact, a near one precise."""
+"""Every 32nd video token's key makes the centre for 8-bit attention: any centre is exact, a near one precise."""
 
 Normed = Tensor | tuple[Tensor, Tensor]
 """Tokens after a norm: numbers, or FP8 numbers and their scales."""
@@ -86,13 +86,13 @@ class Block(nn.Module):
     def enter(
         self, tokens: Tensor, update: Tensor | None, before: Tensor, after: Tensor, text_length: int
     ) -> tuple[Tensor, Normed]:
-        """Return the tokens with the last block's update, where there is one, and normalised for attention."""
+        """Return the tokens with the last block's update, if there is one, and normalised for attention."""
         return self._modulated(tokens, update, before, after, text_length, 0)
 
     def forward(
         self, tokens: Tensor, normed: Normed, modulations: tuple[Tensor, Tensor], rotary: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Return the tokens after attention, and the feed-forward's update, which the second modulation is to gate."""
+        """Return the tokens after attention, and the feed-forward's update, yet to be gated by the second modulation."""
         text_length = tokens.shape[1] - rotary[0].shape[0]
         mixed = self.out(self._attend(self.qkv(normed), rotary, text_length))
         tokens, normed = self._modulated(tokens, mixed, *modulations, text_length, 2)
@@ -149,7 +149,7 @@ class Modulations(nn.Module):
 
 
 class FusedTransformer(nn.Module):
-    """`CogVideoXTransformer3DModel` with the forward that `models.denoisers.DenoiseEngine` calls, on fused kernels.
+    """`CogVideoXTransformer3DModel` with the forward for `models.denoisers.DenoiseEngine`, on fused kernels.
 
     The first and the last block, the embeddings, modulations and the output stay in the precision's dtype under FP8. If it is
     ``modulated``, its forward is given the modulations, and it has no weights for them: they depend on nothing but the time.
@@ -185,7 +185,7 @@ class FusedTransformer(nn.Module):
     ) -> tuple[Tensor]:
         """Return the velocity, B T C H W in the dtype of ``hidden_states``; one ``timestep`` for the whole batch.
 
-        ``modulation`` is what `Modulations` gives at that time, None to have it computed here.
+        ``modulation`` is of `Modulations` at this time, None to have it computed here.
         """
         batch, frames, _, height, width = hidden_states.shape
         tokens = self.patch_embed(encoder_hidden_states.to(self.dtype), hidden_states.to(self.dtype))
@@ -219,10 +219,10 @@ class FusedTransformer(nn.Module):
 
 
 def score_bound(query: Iterable[Tensor], key: Iterable[Tensor], scale: float) -> float | None:
-    """Return the most that a score can be after norms of these weights and biases, None if they have no numbers.
+    """Return the largest possible score after norms of these weights and biases, None if they have no numbers.
 
-    LayerNorm makes vectors of a length of at most sqrt(D); its weight stretches that and its bias adds to it, positions turn
-    it. Rounding to 16 bits adds 2^-8 of each.
+    LayerNorm makes vectors of a length of at most sqrt(D); its weight stretches them and its bias adds to them, positions turn
+    them. Rounding to 16 bits adds 2^-8 of each.
     """
     tensors = (*query, *key)
     if any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors):

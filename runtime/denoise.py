@@ -14,14 +14,14 @@ from .types import Tensor
 
 T = TypeVar("T")
 LINE = 64
-"""Numbers from one time to the next: 256 bytes, what a GPU's own allocations are aligned to."""
+"""Numbers from one time to the next: 256 bytes, the alignment of a GPU's own allocations."""
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, the steps done and the steps in all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What one call of the pipeline hands to every stage: the seed of its noise, and who is told of time and progress."""
+    """One call of the pipeline, for every stage: the seed of its noise, and who is told of time and progress."""
 
     seed: int
     profiler: Profiler
@@ -42,7 +42,7 @@ def denoise(
 
     ``conditions`` are the engine's inputs beside ``state`` and ``time``; with guidance their first half is the
     unconditional branch. ``modulations`` has one of every row if the engine wants them. All noise is drawn on the host
-    from (seed, name, step). What the rows want of the host is uploaded before the first of them: an upload between them
+    from (seed, name, step). All uploads are done before the first row: an upload between them
     would wait for the device.
     """
     times, noises = _uploaded(name, backend, sampler, state, context.seed)
@@ -60,7 +60,7 @@ def denoise(
 def paced(name: str, pieces: Sequence[T], backend: Backend, context: Context) -> Iterator[T]:
     """Yield ``pieces`` of work and tell progress after each, while the device does the one before at the earliest.
 
-    A host that ran on would be done in a moment: progress would be none, and a signal would wait for all of the work.
+    A host without a wait would be done in a moment: progress would be none, and a signal would wait for all of the work.
     """
     before = None
     for count, piece in enumerate(pieces, 1):
@@ -75,7 +75,7 @@ def paced(name: str, pieces: Sequence[T], backend: Backend, context: Context) ->
 def _uploaded(
     name: str, backend: Backend, sampler: Sampler, state: Tensor, seed: int
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Return every row's time, one a line of memory of its own, and its noise where it wants any."""
+    """Return every row's time, one a line of memory of its own, and its noise if it wants any."""
     times = np.zeros((len(sampler.steps), LINE), np.float32)
     times[:, 0] = [step.time for step in sampler.steps]
     noises = [

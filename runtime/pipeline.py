@@ -25,11 +25,11 @@ from .stages import Stage, batch_sizes, check_finite, open_stage
 from .types import ActionChunk, FloatArray, Observation, Plan, Tensor, check_image
 
 PLAN = {"plan", "observations"}
-"""What an act stage is given beside the outputs of other stages."""
+"""Inputs of an act stage beside the outputs of other stages."""
 
 
 RUN_ONCE = {"modulate"}
-"""Roles of engines that run when a stage is opened, and whose memory is free after that."""
+"""Roles of engines for the opening of a stage alone; their memory is free after it."""
 
 
 def silent(stage: str, done: int, total: int) -> None:

@@ -1,6 +1,6 @@
-"""The stages of a pipeline: each makes a named tensor from earlier ones, with the engines that the manifest gives it.
+"""The stages of a pipeline: each makes a named tensor from earlier ones, with the manifest's engines.
 
-A stage's kind and engines choose the function that does its work (`WORK`). What the functions share is in `Stage`.
+A stage's kind and engines choose the function for its work (`WORK`). The functions share `Stage`.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ Tensors = Mapping[str, Any]
 class Stage:
     """One step of the pipeline, opened on a backend; ``engines`` are keyed by role.
 
-    ``modulations`` are those of the sampler's rows, made when the stage was opened, if it has an engine for them.
+    ``modulations`` are of the sampler's rows, made when the stage was opened, if it has an engine for them.
     """
 
     spec: StageSpec
@@ -41,9 +41,9 @@ class Stage:
     modulations: tuple[Tensor, ...] = ()
 
     def run(self, tensors: Tensors, context: Context) -> dict[str, Any]:
-        """Return the tensors that this stage makes from the earlier ones.
+        """Return this stage's tensors, made from the earlier ones.
 
-        Raises `OutputError` (32) where one is not finite, `EngineLostError` (31) where the backend's library fails.
+        Raises `OutputError` (32) if one is not finite, `EngineLostError` (31) if the backend's library fails.
         """
         # What overflows is seen where outputs are checked: numpy need not warn of it.
         with watched(f"stage {self.spec.name}"), np.errstate(all="ignore"):
@@ -53,11 +53,11 @@ class Stage:
         return made
 
     def input(self, tensors: Tensors, name: str) -> Any:
-        """Return the earlier tensor that this stage calls ``name``."""
+        """Return the earlier tensor under this stage's ``name`` for it."""
         return tensors[self.spec.inputs[name]]
 
     def initial_state(self, shape: tuple[int, ...], seed: int) -> Tensor:
-        """Return the noise that the sampler starts from."""
+        """Return the sampler's first state: noise."""
         assert self.sampler is not None
         return self.backend.upload(draw(seed, self.spec.name, 0, shape) * np.float32(self.sampler.initial_scale))
 
@@ -71,7 +71,7 @@ class Stage:
 def open_stage(
     spec: StageSpec, engines: Mapping[str, Engine], backend: Backend, prompts: PromptStore, actions: ActionContract
 ) -> Stage:
-    """Return the stage that ``spec`` describes, ready to run; raises `BundleIncompatibleError` where there is no such."""
+    """Return the stage of ``spec``, ready to run; raises `BundleIncompatibleError` if there is no such kind."""
     if _key(spec) not in WORK:
         raise BundleIncompatibleError(
             "STAGE_PARTS", f"stage {spec.name}: no {spec.kind} has engines {sorted(engines)} and sampler {spec.sampler}"
@@ -82,7 +82,7 @@ def open_stage(
 
 
 def _modulations(name: str, engine: Engine, backend: Backend, sampler: Sampler | None) -> tuple[Tensor, ...]:
-    """Return the modulations of every row of the sampler: they depend on its time alone. The engine is closed after that."""
+    """Return the modulations of every row of the sampler: they depend on its time alone. The engine is closed afterwards."""
     assert sampler is not None
     with watched(f"stage {name}"):
         times = (backend.upload(np.array([step.time], np.float32)) for step in sampler.steps)
@@ -94,7 +94,7 @@ def _modulations(name: str, engine: Engine, backend: Backend, sampler: Sampler |
 
 
 def check_finite(backend: Backend, stage: str, name: str, tensor: Tensor) -> None:
-    """Return if ``tensor``, which ``stage`` made, is finite; raise `OutputError` if not."""
+    """Return if ``tensor`` of ``stage`` is finite; raise `OutputError` if not."""
     if not backend.finite(tensor):
         raise OutputError(
             "OUTPUT_NONFINITE",
@@ -104,7 +104,7 @@ def check_finite(backend: Backend, stage: str, name: str, tensor: Tensor) -> Non
 
 
 def batch_sizes(spec: StageSpec) -> dict[str, int]:
-    """Return the sizes that the stage's engines leave open, by their names in the specs."""
+    """Return the open sizes of the stage's engines, by their names in the specs."""
     guided = spec.sampler is not None and spec.sampler.guidance != 1.0
     sizes = {"branches": 1 + guided}
     if spec.kind == "act" and "denoise" in spec.engines:
@@ -120,7 +120,7 @@ def encode_text(stage: Stage, tensors: Tensors, context: Context) -> dict[str, A
 
 
 def encode_image(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
-    """Return the first frame's latents, scaled channel by channel for the network that is conditioned on them."""
+    """Return the first frame's latents, scaled channel by channel for the network conditioned on them."""
     engine = stage.engines["encode"]
     _, height, width, _ = engine.spec.input("image").shape
     image = fit(stage.input(tensors, "image"), int(height), int(width))
@@ -130,7 +130,7 @@ def encode_image(stage: Stage, tensors: Tensors, context: Context) -> dict[str, 
 
 
 def denoise_latents(stage: Stage, tensors: Tensors, context: Context) -> dict[str, Any]:
-    """Return latents made from noise, or from an earlier stage's latents where the inputs name a ``state``."""
+    """Return latents made from noise, or from an earlier stage's latents if the inputs name a ``state``."""
     if "state" in stage.spec.inputs:
         state = stage.backend.concatenate([stage.input(tensors, "state")])  # a copy: what came before is shown, too
     else:
@@ -227,7 +227,7 @@ def act_directly(stage: Stage, tensors: Tensors, context: Context) -> dict[str, 
 
 
 def unnormalise(actions: FloatArray, contract: ActionContract, stage: str = "act") -> FloatArray:
-    """Return ``actions`` (N D in [-1, 1]) in the contract's units; raises `OutputError` where one is not finite."""
+    """Return ``actions`` (N D in [-1, 1]) in the contract's units; raises `OutputError` if one is not finite."""
     if not np.isfinite(actions).all():
         raise OutputError(
             "ACTION_NONFINITE", f"stage {stage}: an action is not finite, nothing was sent; rebuild the bundle"
@@ -248,7 +248,7 @@ WORK: Mapping[tuple[str, tuple[str, ...], bool], Work] = {
     ("act", ("denoise", "encode"), True): act_by_diffusion,
     ("act", ("act",), False): act_directly,
 }
-"""What does the work of a stage, by its kind, its engines' roles and whether it has a sampler."""
+"""The function of a stage, by its kind, its engines' roles and whether it has a sampler."""
 
 
 def _key(spec: StageSpec) -> tuple[str, tuple[str, ...], bool]:

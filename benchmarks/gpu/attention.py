@@ -25,7 +25,7 @@ ON_A_CPU = {"flash": SDPBackend.FLASH_ATTENTION}
 SHAPES = {"preview": (2, 48, 5218, 64), "preview_320x480": (2, 48, 8026, 64), "refine": (1, 30, 17776, 64)}
 TRIAL = {"small": (1, 2, 200, 64)}
 OPERATORS = {"kernel": attention.attention, "8bit": attention_8bit.attention_8bit, "fp8": attention_8bit.attention_8bit}
-"""Those of ours that a CPU runs, as their twins."""
+"""Ours on a CPU, as their twins."""
 LAUNCHES = {
     "kernel": attention.launch_attention,
     "kernel_fixed": attention.launch_attention,
@@ -34,7 +34,7 @@ LAUNCHES = {
     "8bit": attention_8bit.launch_attention_8bit,
     "fp8": attention_8bit.launch_attention_8bit,
 }
-"""Every form of ours on a GPU; those that end in "_fixed" know how large scores can be."""
+"""Every form of ours on a GPU; with "_fixed" it knows how large scores can be."""
 TILES = {
     "kernel": (
         (128, 128, 8, 2), (128, 128, 8, 4), (128, 64, 4, 3), (128, 64, 8, 3), (128, 64, 8, 4),
@@ -50,7 +50,7 @@ TILES = {
 }  # fmt: skip
 """Rows, columns, warps, stages and most registers of a block to try beside the built-in tile: small ones share a processor.
 
-In 8 bits rows are those that share a scale.
+In 8 bits rows share a scale.
 """
 
 
@@ -81,23 +81,23 @@ class Problem:
 
     @property
     def scale(self) -> float:
-        """What scores are multiplied by."""
+        """The factor of scores."""
         return float(self.query.shape[-1] ** -0.5)
 
     @cached_property
     def bound(self) -> float:
-        """The most that a score can be: the scaled product of the longest query and the longest key."""
+        """The largest possible score: the scaled product of the longest query and the longest key."""
         longest = [float(part.float().norm(dim=-1).max()) for part in (self.query, self.key)]
         return self.scale * longest[0] * longest[1]
 
     def ends(self, tensor: Tensor, heads: int = 1) -> Tensor:
-        """Return the first and last batch and head of a tensor whose heads are axis ``heads``: wrong strides show there."""
+        """Return the first and last batch and head of a tensor with heads on axis ``heads``: wrong strides show there."""
         picked = tensor[:: max(1, tensor.shape[0] - 1)]
         return picked.index_select(heads, torch.tensor([0, tensor.shape[heads] - 1], device=tensor.device))
 
     @cached_property
     def exact(self) -> Tensor:
-        """float64's result for those."""
+        """float64's result for these."""
         query, key, value = (self.ends(part).double() for part in (self.query, self.key, self.value))
         return scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
@@ -162,7 +162,7 @@ def works(problem: Problem, bench: Bench) -> dict[str, Callable[[], Tensor]]:
 
 
 def forms(bench: Bench) -> tuple[str, ...]:
-    """Return the forms of ours that this device can run."""
+    """Return the forms of ours for this device."""
     if bench.small:
         return tuple(kind for kind in OPERATORS if kind != "fp8" or bench.has_fp8)
     has_tma = torch.cuda.get_device_capability() == (9, 0)
@@ -196,7 +196,7 @@ def cubin(problem: Problem, kind: str, device: str) -> Callable[[], Tensor]:
 
 
 def tune(bench: Bench, problem: Problem, kind: str) -> None:
-    """Time other tiles of one of our kernels: the best of them is what its `tile` ought to say."""
+    """Time other tiles of one of our kernels: the best of them belongs into its `tile`."""
     title = f"attention {problem.label} {kind} tile"
     named = {"x".join(map(str, tile)): tile for tile in TILES[kind]}
     for variant in bench.wanted(title, named):

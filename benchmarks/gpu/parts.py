@@ -13,7 +13,7 @@ from .code import ROOT, hash_of, libraries_of
 
 PACKAGE = "benchmarks.gpu"
 DISTRIBUTIONS = {"PIL": "Pillow", "cuda": "cuda-core"}
-"""What installs a library, where its name is another."""
+"""Names of packages, if they are not their library's."""
 
 
 @dataclass(frozen=True, slots=True)

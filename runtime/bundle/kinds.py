@@ -1,4 +1,4 @@
-"""The kinds of stages: which engines and constants each has, and what it makes of which shapes."""
+"""The kinds of stages: engines, constants, and shapes of inputs and outputs."""
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
@@ -23,7 +23,7 @@ from .findings import (
 from .manifest import Manifest, StageSpec
 
 Made: TypeAlias = dict[str, TensorSpec | None]
-"""What earlier stages made, by name; None where the shape is not known from the manifest."""
+"""Tensors of earlier stages by name; None if the shape is not known from the manifest."""
 Check: TypeAlias = Generator[Finding, None, Made]
 
 
@@ -35,7 +35,7 @@ class Kind(NamedTuple):
 
 
 def encode_text(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
-    """Tokens 1 L to text 1 L D; without an engine, stored embeddings of a shape that the manifest does not say."""
+    """Tokens 1 L to text 1 L D; without an engine, stored embeddings of a shape unknown to the manifest."""
     yield from inputs_are(stage, ["instruction"])
     if stage.inputs.get("instruction") != "instruction":
         yield Finding("STAGE_WIRING", f"stage {stage.name}: wanted the instruction, got {dict(stage.inputs)}")
@@ -76,9 +76,9 @@ def encode_image(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
 
 
 def denoise(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
-    """Noise, or latents made earlier, to latents 1 T C H W, under conditions that earlier stages made.
+    """Noise, or latents made earlier, to latents 1 T C H W, under conditions from earlier stages.
 
-    With an engine ``modulate``, what it makes of a time is one of them: 1 M.
+    The output of an engine ``modulate`` for a time, 1 M, is one of them.
     """
     conditions = [name for name in stage.inputs if name != "state"]
     names = {"state": 5, "time": 1} | dict.fromkeys(conditions, 0)
@@ -130,7 +130,7 @@ def bridge(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
 
 
 def decode(stage: StageSpec, made: Made, manifest: Manifest) -> Check:
-    """Latents 1 T C h w to frames T' H W 3: a first chunk, then following ones with what is carried along."""
+    """Latents 1 T C h w to frames T' H W 3: a first chunk, then following ones with carried tensors."""
     yield from inputs_are(stage, ["latents"])
     carry = stage.engines["decode_next"].carry
     mean = {spec.name: 1 for spec in stage.engines["decode_first"].outputs if spec.name == "frames_mean"}
@@ -251,4 +251,4 @@ KINDS: Mapping[str, Kind] = {
     "decode": Kind(((("decode_first", "decode_next"), False),), decode),
     "act": Kind(((("denoise", "encode"), True), (("act",), False)), act),
 }
-"""Every kind of stage that a manifest may name; `stages.WORK` does their work."""
+"""Every kind of stage for a manifest; `stages.WORK` does their work."""

@@ -1,4 +1,4 @@
-"""Types of options (paths, texts, numbers, names of plug-ins), and the options that several commands have."""
+"""Types of options (paths, texts, numbers, names of plug-ins), and the options of several commands."""
 
 from math import isfinite
 from pathlib import Path
@@ -101,7 +101,7 @@ bundle_options = together(
         help="Memory that all may take: engines that do not fit beside others are loaded for their stage alone.",
     ),
 )
-"""What chooses a bundle and how its samplers run."""
+"""The choice of a bundle, and how its samplers run."""
 rebuild_option = click.option(
     "--rebuild",
     is_flag=True,

@@ -1,4 +1,4 @@
-"""No machine is wasted: what dies, hangs, is missing or is cut off costs itself alone, and the next run goes on behind it."""
+"""No machine is wasted: a part costs itself alone if it dies, hangs, lacks something or is cut off; the next run goes on."""
 
 import json
 import os
@@ -203,7 +203,7 @@ def test_without_a_gpu_it_says_what_to_do(run):
 
 
 def test_a_spoiled_context_ends_its_process_and_leaves_a_row(tmp_path, monkeypatch):
-    """Without a GPU: the driver's answer is made up, what is done about it is not."""
+    """Without a GPU: the driver's answer is made up, the reaction to it is not."""
     import torch
 
     from benchmarks.gpu.measure import SPOILED, Bench, running_file

@@ -1,4 +1,4 @@
-"""Every kernel compiled for every GPU, without one: what the machine code says of itself."""
+"""Every kernel compiled for every GPU, without one: the machine code's own account."""
 
 import json
 import os
@@ -30,7 +30,7 @@ MATRIX = {
 }
 """The matrix instructions of each target in its machine code: wgmma is HGMMA, IGMMA, QGMMA; tcgen05 is UTC*MMA."""
 SHARED_MEMORY_BYTES = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
-"""The most that one block may ask for (CUDA programming guide, compute capabilities)."""
+"""The most for one block (CUDA programming guide, compute capabilities)."""
 MOST_INSTRUCTIONS = {
     r"quantise_bf16_\d+_gelu": 12,
     r"quantise_bf16_\d+": 7,
@@ -39,10 +39,10 @@ MOST_INSTRUCTIONS = {
     r"modulate_bf16_\d+_first_8bit": 26,
     r"modulate_bf16_\d+_8bit": 31,
 }
-"""Instructions for one number of a row, by name: what these kernels are bound by (before rows had parts: 33, 13, 32, 40, 41
+"""Instructions for one number of a row, by name: these kernels are bound by them (before rows had parts: 33, 13, 32, 40, 41
 and 51)."""
 OLDER = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
-"""Whether this Triton is older than the one that tiles were chosen with, and that builds what is shipped."""
+"""True if this Triton is older than the one of the tiles and the shipped cubins."""
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_eight_bits_are_multiplied_as_such(built, architecture):
 
 @pytest.mark.parametrize("architecture", FP8_ARCHITECTURES)
 def test_instructions_for_one_number(built, architecture):
-    """Rows are straight code, so that its length is what one number costs."""
+    """Rows are straight code, so its length is the cost of one number."""
     counted = 0
     for facts in kernels(built, architecture):
         for name, most in MOST_INSTRUCTIONS.items():
@@ -140,7 +140,7 @@ def test_instructions_for_one_number(built, architecture):
 
 @pytest.mark.parametrize(("architecture", "most"), [(89, 540), (90, 225), (120, 280)])
 def test_a_fixed_shift_is_fewer_instructions(built, architecture, most):
-    """In the loop over keys, of a tile of 128 x 64 by 4 warps (sm_89) or 8; a maximum that is followed costs a quarter more."""
+    """In the loop over keys, of a tile of 128 x 64 by 4 warps (sm_89) or 8; following the maximum costs a quarter more."""
 
     def in_the_loop(name):
         (loop,) = instructions(sass(built, architecture, name))[1]
@@ -156,7 +156,7 @@ def test_a_fixed_shift_is_fewer_instructions(built, architecture, most):
 
 
 def test_sums_in_fp8_begin_afresh_with_every_block_on_hopper(built):
-    """Both products of whole blocks and of the last one begin at zero; in 16 bits those with values add to what is there."""
+    """Both products of whole blocks and of the last one begin at zero; in 16 bits products with values add to earlier sums."""
 
     def begun(name):
         products = re.findall(r"wgmma\.mma_async[^;]*;", (built / "sm_90" / f"{name}.ptx").read_text())
@@ -167,7 +167,7 @@ def test_sums_in_fp8_begin_afresh_with_every_block_on_hopper(built):
 
 
 def test_loads_have_warps_of_their_own_on_hopper(built):
-    """Three groups of warps, of which the one that loads gives registers up; the launcher is told of all of them."""
+    """Three groups of warps; the loading one gives registers up; the launcher is told of all of them."""
     for name in ("attention_tma_bf16_d64", "attention_tma_fp16_d64", "attention_tma_bf16_d64_fixed"):
         facts = read_kernel(name, 90, built)[0]
         code = sass(built, 90, name)

@@ -75,7 +75,7 @@ def test_a_wrong_scale_is_seen(randn, relative, best):
 
 
 def bound_of(query, key):
-    """The most that a score of these can be."""
+    """The largest possible score of these."""
     return float(query.double().norm(dim=-1).max() * key.double().norm(dim=-1).max()) * query.shape[-1] ** -0.5
 
 
@@ -96,7 +96,7 @@ def test_a_fixed_shift_gives_the_same(randn, check, device, shape, size):
 
 @pytest.mark.filterwarnings("ignore:(invalid|divide|overflow):RuntimeWarning")
 def test_a_fixed_shift_that_is_too_large_or_too_small_is_seen(randn, best):
-    """Negative control: far from the scores nothing is left of a softmax, which is what the limit of the bound is for."""
+    """Negative control: far from the scores nothing is left of a softmax: hence the limit of the bound."""
     query, key, value = heads(randn, SHAPES[1], best)
     launch, made = launch_attention(query.float(), key.float(), value.float(), 0.125, 20.0)
     for shift in (200.0, -200.0):

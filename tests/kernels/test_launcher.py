@@ -1,4 +1,4 @@
-"""The shipped cubins: what our operators would launch fits them, and on a GPU gives the same numbers."""
+"""The shipped cubins: our operators' launches fit them, and on a GPU they give the same numbers."""
 
 import math
 import subprocess
@@ -38,7 +38,7 @@ FP8 = ("attention_fp8", "qk_norm_rope_fp8", "modulate_8bit", "modulate_first_8bi
 
 
 def check_target(name, architecture):
-    """Skip what this target has not."""
+    """Skip if this target has no such kernel."""
     if name in FP8 and architecture not in FP8_ARCHITECTURES:
         pytest.skip("this target has no FP8")
     if name.startswith("attention_tma") and architecture not in attention_tma.ARCHITECTURES:
@@ -46,7 +46,7 @@ def check_target(name, architecture):
 
 
 def prepare(name, device):
-    """Return what gives an operator's launches and what they write, at the full-size networks' widths, on few tokens."""
+    """Return a maker of an operator's launches and their results, at the full-size networks' widths, on few tokens."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape, dtype=torch.bfloat16):
@@ -111,7 +111,7 @@ def launched(call):
 
 
 def facts_of(variant, architecture):
-    """Return what the JSON of ``variant`` would say, as far as packing needs it."""
+    """Return the JSON of ``variant``, as far as packing needs it."""
     pointers = {name for name, kind in variant.signature.items() if kind.startswith("*")}
     return KernelFacts(
         variant.name, "", architecture, tuple(variant.signature.items()), 2, frozenset(pointers | set(variant.divisible)),

@@ -1,4 +1,4 @@
-"""Tokens in FP8, and the linear layer that reads them, against float64."""
+"""Tokens in FP8, and the linear layer behind them, against float64."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_strided_and_silent_rows(randn, relative):
 
 
 def test_the_tanh_of_a_gpu_is_near_enough(randn, relative):
-    """A tanh off by 2^-11 of its size, all that PTX allows, adds a hundredth to FP8's own error; control: by 2^-5."""
+    """A tanh off by 2^-11 of its size, the most in PTX's manual, adds a hundredth to FP8's own error; control: by 2^-5."""
     x = randn(64, 3072).double() * 1.5
     inner = 0.7978845608028654 * (x + 0.044715 * x**3)
     signs = randn(64, 3072).sign()

@@ -21,7 +21,7 @@ def test_no_lane_of_what_is_shipped_idles():
     ("width", "part"), [(3072, 1024), (1920, 128), (12288, 4096), (7680, 512), (4096, 4096), (100, 128), (2176, 4096)]
 )
 def test_parts_are_powers_of_two(width, part):
-    """Rows that no few parts of a power of two make up are one part with idle lanes."""
+    """Any other row is one part with idle lanes."""
     assert part_of(width) == part
 
 

@@ -1,4 +1,4 @@
-"""The denoisers: what their velocity is of, what they see and what they leave alone."""
+"""The denoisers: their velocity, their inputs, and the parts they leave alone."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def test_the_first_frame_conditions_the_preview(tiny):
 
 
 class Told(torch.nn.Module):
-    """A network that knows what is clean, but for the first frame."""
+    """A network with the clean latents, but for the first frame."""
 
     def __init__(self, clean):
         super().__init__()

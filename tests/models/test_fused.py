@@ -1,4 +1,4 @@
-"""The fused transformer computes what diffusers' does, in every precision, and moves far less memory for it."""
+"""The fused transformer computes what diffusers' computes, in every precision, and moves far less memory for it."""
 
 import copy
 import importlib.util
@@ -38,7 +38,7 @@ BOUNDS = {
 
 @pytest.fixture(scope="module")
 def transformer():
-    """a1_tiny's preview, its norms away from one and zero so that every weight counts."""
+    """a1_tiny's preview, its norms away from one and zero so every weight counts."""
     made = build(SIZE).preview
     generator = torch.Generator().manual_seed(1)
     for module in made.modules():
@@ -156,7 +156,7 @@ def test_a_full_size_denoiser_has_two_gigabytes_less_in_memory():
 
 
 def test_no_score_is_larger_than_its_bound(transformer):
-    """For the tokens that would make the largest; the bound is no more than a third too large for them."""
+    """For the tokens with the largest; the bound is no more than a third too large for them."""
     block = FusedTransformer(transformer, PRECISIONS["bfloat16_kernel"]).blocks[3]
     weights, biases = (block.norms[4].float(), block.norms[6].float()), (block.norms[5].float(), block.norms[7].float())
     generator = torch.Generator().manual_seed(0)
@@ -198,7 +198,7 @@ def test_an_unknown_recipe_names_those_that_exist():
 
 @pytest.mark.parametrize(("stage", "branches"), [("preview", 2), ("refiner", 1)])
 def test_a_full_size_forward_moves_far_less(stage, branches):
-    """Counted on the meta device, where no number is computed: operators, bytes, and bytes that are no product's."""
+    """Counted on the meta device, without computing a number: operators, bytes, and bytes outside of products."""
     size = preset("dvgwm_5b")
     dit, pixels = (size.preview, size.low) if stage == "preview" else (size.refiner, size.high)
     with torch.device("meta"):

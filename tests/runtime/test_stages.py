@@ -1,4 +1,4 @@
-"""What stages hand to their engines: times, noise, features, copies where memory is written to again."""
+"""Inputs of a stage's engines: times, noise, features, copies if memory is written to again."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ SEED = 7
 
 @dataclass
 class Seen:
-    """An engine of which copies of inputs and outputs are kept, by file."""
+    """An engine with copies of its inputs and outputs, by file."""
 
     engine: object
     runs: list = field(default_factory=list)
@@ -44,7 +44,7 @@ class Seen:
 
 
 class Watched(HostBackend):
-    """The host, whose steps' noise is kept."""
+    """The host; it keeps the steps' noise."""
 
     noises = ()
 
@@ -55,7 +55,7 @@ class Watched(HostBackend):
 
 @pytest.fixture
 def planned(make_bundle, observation):
-    """Plan and act once, and return the pipeline, the plan and what every engine saw."""
+    """Plan and act once, and return the pipeline, the plan and every engine's inputs."""
 
     def make(overrides=None, system="dvgwm"):
         fake, seen = open_backend("fake", None), {}
@@ -96,7 +96,7 @@ def test_every_row_has_the_modulation_of_its_time(planned):
 
 
 def test_modulations_are_not_made_again(make_bundle, observation):
-    """Neither by warming up nor by a second plan; a number in them that is not finite is seen."""
+    """Neither by warming up nor by a second plan; a NaN in them is seen."""
     fake, runs, loads = open_backend("fake", None), [], []
 
     def load(path, spec):
@@ -118,7 +118,7 @@ def test_modulations_are_not_made_again(make_bundle, observation):
 
 @dataclass
 class Counted:
-    """An engine of which runs are counted, and outputs multiplied."""
+    """An engine with counted runs and multiplied outputs."""
 
     engine: object
     runs: list
@@ -167,7 +167,7 @@ def test_a_chunk_is_shown_the_features_of_its_own_frames(planned):
 
 
 class Reusing:
-    """A decoder that writes all its outputs to the same memory, run after run; the numbers are its runs'."""
+    """A decoder with one memory for all its outputs, run after run; the numbers are its runs'."""
 
     def __init__(self, spec, spoiled=0):
         self.spec, self.spoiled, self.count = spec, spoiled, 0

@@ -1,4 +1,4 @@
-"""What a manifest states is held against itself: ranges, lengths and shapes, all at once, before anything is opened."""
+"""A manifest is held against itself: ranges, lengths and shapes, all at once, before anything is opened."""
 
 import json
 import time
