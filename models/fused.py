@@ -135,8 +135,10 @@ class Modulations(nn.Module):
     def __init__(self, transformer: CogVideoXTransformer3DModel, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype, self.time_proj = dtype, transformer.time_proj
-        # A copy: `to` would change the given transformer.
-        self.time_embedding = deepcopy(transformer.time_embedding).to(dtype)
+        first, second = transformer.time_embedding.linear_1, transformer.time_embedding.linear_2
+        self.time_embedding = nn.Sequential(
+            Linear(first.weight, _bias(first), dtype), nn.SiLU(), Linear(second.weight, _bias(second), dtype)
+        )
         linears = [norm.linear for block in transformer.transformer_blocks for norm in (block.norm1, block.norm2)]
         linears.append(transformer.norm_out.linear)
         weight, bias = (torch.cat(tensors) for tensors in zip(*((p.weight, _bias(p)) for p in linears), strict=True))

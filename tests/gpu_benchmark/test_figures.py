@@ -19,6 +19,7 @@ from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.report import advice
 from benchmarks.gpu.setting import Setting
 from dvgwm.export.graphs import graphs
+from dvgwm.export.interface import engine_spec
 from dvgwm.models.networks import build
 from dvgwm.models.precision import precision
 from dvgwm.models.presets import preset
@@ -39,6 +40,13 @@ def test_every_graph_is_made_where_its_networks_are(name):
             with torch.no_grad():
                 out = graph.module(*(tensor.to("meta") for tensor in graph.inputs.values()))
             assert all(tensor.device.type == "meta" for tensor in (out if isinstance(out, tuple) else (out,)))
+
+
+def test_the_work_of_every_engine_is_counted_without_numbers():
+    """The first of these failed in a whole run alone: torch's ``to`` may refuse tensors without numbers."""
+    work = {engine: engine_spec(product.plain_graph_of(TINY, engine)).flop for engine in product.ENGINES}
+    assert all(flop > 0 for flop in work.values())
+    assert work["preview"] > 100 * work["modulate_preview"]
 
 
 @pytest.fixture
