@@ -25,7 +25,7 @@ from dvgwm.runtime.bundle.disk import Bundle
 from dvgwm.runtime.bundle.manifest import FileRecord, ModelCard
 from dvgwm.runtime.bundle.prompts import PROMPTS_FILE, save_prompts
 from dvgwm.runtime.files import write_atomic
-from dvgwm.runtime.pipeline import Pipeline
+from dvgwm.runtime.pipeline import RUN_ONCE, Pipeline
 from dvgwm.runtime.profiler import Profiler
 from dvgwm.runtime.types import Observation
 
@@ -166,8 +166,8 @@ def measure(bench: Bench, name: str, bundle: Bundle) -> None:
         uncaptured = {
             engine.spec.file: engine.engine.uncaptured
             for stage in pipeline.stages
-            for engine in stage.engines.values()
-            if engine.engine.uncaptured
+            for role, engine in stage.engines.items()
+            if role not in RUN_ONCE and engine.engine.uncaptured
         }
     for stage in dict.fromkeys(span.name for span in profiles[0].spans if span.depth == 0):
         times = [sum(s.duration_s for s in p.spans if s.depth == 0 and s.name == stage) for p in profiles[1:]]

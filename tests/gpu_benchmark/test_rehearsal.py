@@ -25,7 +25,10 @@ FORMS = {
     "refine forward": {"diffusers eager", "diffusers compile", *OURS},
     "one stage forward": {"diffusers eager", "diffusers compile", "bfloat16_kernel", "fp8_kernel"},
     "decode": {"diffusers eager", "bfloat16", "bfloat16, early exit", "bfloat16, cuDNN's search"},
-    "engine": {"preview", "refine", "decode_first", "decode_next", "encode_low", "encode_high", "frame_encoder", "policy"},
+    "engine": {
+        "preview", "refine", "decode_first", "decode_next", "encode_low", "encode_high", "frame_encoder", "policy",
+        "modulate_preview", "modulate_refine",
+    },
     "plan stage": {"encode_text", "encode_low", "encode_high", "preview", "bridge", "refine", "decode", "act"},
     "modulate fp8": {"eager", "compile", "kernel"},
     "attention small": {"flash", "kernel", "8bit", "fp8"},
