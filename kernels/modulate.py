@@ -114,11 +114,8 @@ def launch_modulate(
     inputs = dense, dense if update is None else update.contiguous(), before.contiguous(), after.contiguous()
     arguments = named(modulate_kernel, *inputs, weight, bias, summed, normed, scales, length, text_length, epsilon)
     constants = {"D": width, "PART": part_of(width), "UPDATED": update is not None, "EIGHT_BIT": fp8}
-    return Launch(modulate_kernel, (batch * length,), arguments, constants, warps_of(width, 32)), (
-        summed,
-        normed,
-        scales,
-    )
+    launch = Launch(modulate_kernel, (batch * length,), arguments, constants, warps_of(width, 32))
+    return launch, (summed, normed, scales)
 
 
 compiled_modulate = compiled(launch_modulate)

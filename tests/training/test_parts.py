@@ -59,10 +59,10 @@ def test_a_whole_run_from_codec_to_joint_phase(small_run, monkeypatch):
     imagined = parts.imagined(run)
     followed, along = [], CleanDenoiseEngine.forward
 
-    def watched_path(self, state, time, text, image, poses=None):
+    def watched_path(self, state, time, text, image, modulation=None, poses=None):
         if self.waypoints is not None:
             followed.append(poses)
-        return along(self, state, time, text, image, poses)
+        return along(self, state, time, text, image, modulation, poses)
 
     monkeypatch.setattr(CleanDenoiseEngine, "forward", watched_path)
     census = commands.imagine(run, 10, silent)
