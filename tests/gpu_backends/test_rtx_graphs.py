@@ -61,7 +61,7 @@ def test_a_graph_of_the_full_size_systems_classes_compiles(rtx_compiler, tmp_pat
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.longest), "bfloat16"])
 def test_every_graph_of_the_full_size_systems_classes_compiles(made, precision):
     outcome, _, place = made("test_tiny", precision)
     assert min(are_compiled(outcome, place)) > 10_000
