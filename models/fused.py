@@ -32,7 +32,7 @@ Normed = Tensor | tuple[Tensor, Tensor]
 """Tokens after a norm: numbers, or FP8 numbers and their scales."""
 
 
-class Linear(nn.Module):
+class LinearPlain(nn.Module):
     """A linear layer of given weights in ``dtype``."""
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
@@ -70,7 +70,7 @@ class Block(nn.Module):
     def __init__(self, block: Any, precision: Precision) -> None:
         super().__init__()
         attn, dtype = block.attn1, precision.dtype
-        linear = LinearFp8 if precision.fp8 else Linear
+        linear = LinearFp8 if precision.fp8 else LinearPlain
         projections = attn.to_q, attn.to_k, attn.to_v
         self.precision, self.heads = precision, attn.heads
         self.qkv = linear(torch.cat([p.weight for p in projections]), torch.cat([_bias(p) for p in projections]), dtype)
@@ -137,12 +137,12 @@ class Modulations(nn.Module):
         self.dtype, self.time_proj = dtype, transformer.time_proj
         first, second = transformer.time_embedding.linear_1, transformer.time_embedding.linear_2
         self.time_embedding = nn.Sequential(
-            Linear(first.weight, _bias(first), dtype), nn.SiLU(), Linear(second.weight, _bias(second), dtype)
+            LinearPlain(first.weight, _bias(first), dtype), nn.SiLU(), LinearPlain(second.weight, _bias(second), dtype)
         )
         linears = [norm.linear for block in transformer.transformer_blocks for norm in (block.norm1, block.norm2)]
         linears.append(transformer.norm_out.linear)
         weight, bias = (torch.cat(tensors) for tensors in zip(*((p.weight, _bias(p)) for p in linears), strict=True))
-        self.linear = Linear(weight, bias, dtype)
+        self.linear = LinearPlain(weight, bias, dtype)
 
     def forward(self, timestep: Tensor) -> Tensor:
         """Return 1 x M for a ``timestep`` of one number: (2 layers) x 2 x 3 x D of the norms, then the output's 2 x D."""
@@ -172,7 +172,7 @@ class FusedTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(block, kind) for block, kind in zip(blocks, kinds, strict=True))
         self.norms = _norm_parameters((transformer.norm_final, transformer.norm_out.norm), dtype)
         self.epsilon = transformer.norm_final.eps
-        self.output = Linear(transformer.proj_out.weight, _bias(transformer.proj_out), dtype)
+        self.output = LinearPlain(transformer.proj_out.weight, _bias(transformer.proj_out), dtype)
         width = transformer.norm_final.weight.shape[0]
         self.register_buffer("no_modulation", transformer.norm_final.weight.new_zeros(2, 3, width, dtype=dtype))
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from dvgwm.runtime.commands.options import Number, Place, Positive, Seed
+from dvgwm.runtime.commands.options import Number, PathOption, Positive, Seed
 from dvgwm.runtime.commands.program import add_completion, run_program, together
 from dvgwm.runtime.commands.supervisor import supervise
 
@@ -33,7 +33,7 @@ def cli(debug: bool) -> None:
 
 run_options = together(
     click.option("--run", "name", default="a1_tiny", show_default=True, help="Shipped run, or a .toml file."),
-    click.option("--out", type=Place(), help="Folder of the run (default: the run's own)."),
+    click.option("--out", type=PathOption(), help="Folder of the run (default: the run's own)."),
 )
 """What chooses a run and where it is kept."""
 
@@ -41,7 +41,7 @@ loop_options = together(
     run_options,
     click.option("--minutes", type=Number(min=0.01), help="Train for so long in all, not by steps."),
     click.option("--steps", type=Positive, help="Train for so many steps (default: the run's)."),
-    click.option("--from", "start", type=Place(), help="Start from the networks in this folder."),
+    click.option("--from", "start", type=PathOption(), help="Start from the networks in this folder."),
 )
 """The options of a training loop."""
 
@@ -50,14 +50,14 @@ loop_options = together(
 @click.option("--episodes", type=Positive, default=8000, show_default=True, help="A multiple of 25.")
 @click.option("--seed", type=Seed, default=0, show_default=True, help="Seed of the layouts.")
 @click.option("--workers", type=Positive, default=os.cpu_count(), show_default="cores", help="Processes.")
-@click.option("--from", "source", type=Place(), help="Read these demonstrations instead.")
+@click.option("--from", "source", type=PathOption(), help="Read these demonstrations instead.")
 @click.option("--camera", help="With --from: the camera to keep (default: the first).")
 @click.option("--state", help="With --from: the feature that is the state (default: observation.state, else state).")
 @click.option("--action", help="With --from: the feature that is the action (default: action, else actions).")
 @click.option(
     "--size", type=(Positive, Positive), default=(128, 192), show_default=True, help="With --from: height, width."
 )
-@click.option("--out", type=Place(), default=Path("runs/a1_sim"), show_default=True)
+@click.option("--out", type=PathOption(), default=Path("runs/a1_sim"), show_default=True)
 def data(
     episodes: int,
     seed: int,
@@ -149,8 +149,8 @@ def imagine(name: str, out: Path | None, episodes: int) -> None:
 @run_options
 @click.option("--episodes", type=Positive, default=100, show_default=True, help="In all, spread over the tasks.")
 @click.option("--seed", type=Seed, default=900_000, show_default=True, help="Seed of the first layout.")
-@click.option("--weights", type=Place(), help="Folder of weights (default: the run's).")
-@click.option("--bundle", type=Place(), help="Act with this bundle's engines instead.")
+@click.option("--weights", type=PathOption(), help="Folder of weights (default: the run's).")
+@click.option("--bundle", type=PathOption(), help="Act with this bundle's engines instead.")
 @click.option("--json", "only_json", is_flag=True, help="Print the last line only.")
 def upper_bound(
     name: str, out: Path | None, episodes: int, seed: int, weights: Path | None, bundle: Path | None, only_json: bool
@@ -170,8 +170,8 @@ def upper_bound(
 
 @cli.command()
 @run_options
-@click.option("--to", "folder", type=Place(), help="Folder of the weights (default: in the run's).")
-@click.option("--bundle", type=Place(), help="Build an ONNX bundle from them here, verified.")
+@click.option("--to", "folder", type=PathOption(), help="Folder of the weights (default: in the run's).")
+@click.option("--bundle", type=PathOption(), help="Build an ONNX bundle from them here, verified.")
 def export(name: str, out: Path | None, folder: Path | None, bundle: Path | None) -> None:
     """Collect the trained networks as half-precision weights, and build a bundle from them.
 

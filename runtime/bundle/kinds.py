@@ -27,7 +27,7 @@ Made: TypeAlias = dict[str, TensorSpec | None]
 Check: TypeAlias = Generator[Finding, None, Made]
 
 
-class Kind(NamedTuple):
+class StageKind(NamedTuple):
     """A kind of stage: its engines' roles with whether there is a sampler, one pair per form, and its check."""
 
     parts: tuple[tuple[tuple[str, ...], bool], ...]
@@ -243,12 +243,12 @@ def _act_directly(stage: StageSpec, made: Made) -> Check:
     return {stage.output: TensorSpec("actions", outputs[0].shape[1:], "float32")}
 
 
-KINDS: Mapping[str, Kind] = {
-    "encode_text": Kind((((), False), (("encode",), False)), encode_text),
-    "encode_image": Kind(((("encode",), False),), encode_image),
-    "denoise": Kind(((("denoise",), True), (("denoise", "modulate"), True)), denoise),
-    "bridge": Kind((((), False),), bridge),
-    "decode": Kind(((("decode_first", "decode_next"), False),), decode),
-    "act": Kind(((("denoise", "encode"), True), (("act",), False)), act),
+KINDS: Mapping[str, StageKind] = {
+    "encode_text": StageKind((((), False), (("encode",), False)), encode_text),
+    "encode_image": StageKind(((("encode",), False),), encode_image),
+    "denoise": StageKind(((("denoise",), True), (("denoise", "modulate"), True)), denoise),
+    "bridge": StageKind((((), False),), bridge),
+    "decode": StageKind(((("decode_first", "decode_next"), False),), decode),
+    "act": StageKind(((("denoise", "encode"), True), (("act",), False)), act),
 }
 """Every kind of stage for a manifest; `stages.WORK` does their work."""

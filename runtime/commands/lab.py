@@ -8,7 +8,7 @@ import click
 
 from ..errors import ConfigError
 from ..strict import read_toml
-from .options import Place
+from .options import PathOption
 
 NEVER = ("live", "unfamiliar", "config", "debug", "help", "version")
 """Options that no file may give: an arm moves where the command line itself says so."""
@@ -19,7 +19,7 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Return ``command`` with `--config`: a file of defaults for its other options."""
     return click.option(
         "--config",
-        type=Place(),
+        type=PathOption(),
         is_eager=True,
         expose_value=False,
         callback=_take,

@@ -12,7 +12,18 @@ import click
 from .. import __version__
 from ..errors import ConfigError, DvgwmError, printable
 from .lab import config_option, defaults_in_words, drop_defaults
-from .options import Memory, Place, PlanTime, Positive, Registered, Seconds, Seed, Words, bundle_options, rebuild_option
+from .options import (
+    Memory,
+    PathOption,
+    PlanTime,
+    Positive,
+    Registered,
+    Seconds,
+    Seed,
+    Words,
+    bundle_options,
+    rebuild_option,
+)
 from .program import add_completion
 
 LIVE_ONLY = ("arm", "arm_settings", "dry_run", "approve", "unfamiliar")
@@ -62,7 +73,7 @@ def _capabilities(_context: click.Context, _option: click.Parameter, value: str 
 @click.option(
     "--process", is_flag=True, help="Run motion and the simulated arm in a process of their own, in real time."
 )
-@click.option("--limits", type=Place(), help="TOML file that makes the robot's limits tighter (docs/limits.md).")
+@click.option("--limits", type=PathOption(), help="TOML file that makes the robot's limits tighter (docs/limits.md).")
 @click.option("--plan-only", is_flag=True, help="Imagine and act from a recording; no robot.")
 @click.option(
     "--camera",
@@ -72,7 +83,9 @@ def _capabilities(_context: click.Context, _option: click.Parameter, value: str 
 @click.option("--at", "at_s", type=Seconds, default=0.0, show_default=True, help="Second of the recording to start at.")
 @click.option("--live", is_flag=True, help="Move the real arm at --arm, seen by --camera, once a person types arm.")
 @click.option("--arm", type=Words(), help="With --live: the robot's address, such as localhost:11311.")
-@click.option("--arm-settings", type=Place(), help="With --live: TOML file for the robot's driver (docs/robots.md).")
+@click.option(
+    "--arm-settings", type=PathOption(), help="With --live: TOML file for the robot's driver (docs/robots.md)."
+)
 @click.option("--dry-run", is_flag=True, help="With --live: do all but send; nothing moves, nobody is asked.")
 @click.option("--approve", is_flag=True, help="With --live: show every imagined video, and wait for a yes.")
 @click.option(
@@ -80,8 +93,10 @@ def _capabilities(_context: click.Context, _option: click.Parameter, value: str 
     is_flag=True,
     help="With --live: go on with words or a picture that the bundle was never trained on.",
 )
-@click.option("--out", type=Place(), help="Directory for video, profile and report (default: runs/N).")
-@click.option("--gif", type=Place(), help="Also write what was imagined beside what was seen here, as an animated GIF.")
+@click.option("--out", type=PathOption(), help="Directory for video, profile and report (default: runs/N).")
+@click.option(
+    "--gif", type=PathOption(), help="Also write what was imagined beside what was seen here, as an animated GIF."
+)
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 @bundle_options
 @rebuild_option
@@ -120,7 +135,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("bundle", type=Place())
+@click.argument("bundle", type=PathOption())
 @click.option("--deep", is_flag=True, help="Also load every engine and run it once on zeros.")
 @click.option(
     "--memory", "memory_gb", type=Memory, metavar="GB", help="Also say how it fits into so much memory, stage by stage."
@@ -155,7 +170,7 @@ def inspect(bundle: Path, deep: bool, memory_gb: float | None, gpu: bool) -> Non
 @click.option("--execute", type=Positive, help="Actions played before the next plan (default: the bundle's).")
 @click.option("--max-actions", type=Positive, default=96, show_default=True, help="Actions after which one ends.")
 @click.option("--plan-time", type=PlanTime(), default="frozen", show_default=True, help="Virtual time of a plan.")
-@click.option("--limits", type=Place(), help="TOML file that makes the robot's limits tighter.")
+@click.option("--limits", type=PathOption(), help="TOML file that makes the robot's limits tighter.")
 @click.option(
     "--control",
     type=click.Choice(["frozen", "other-instruction", "true-frames"]),
@@ -182,9 +197,9 @@ def evaluate(**options: Any) -> None:
     "--robot", type=Registered("robots"), help="Also look at this robot, and whether all that it wants is there."
 )
 @click.option("--arm", type=Words(), help="Its address: it is looked at, and sent nothing.")
-@click.option("--arm-settings", type=Place(), help="TOML file for its driver.")
+@click.option("--arm-settings", type=PathOption(), help="TOML file for its driver.")
 @click.option("--camera", type=Words(), help="Its camera: it is looked through for a second.")
-@click.option("--limits", type=Place(), help="TOML file that makes its limits tighter.")
+@click.option("--limits", type=PathOption(), help="TOML file that makes its limits tighter.")
 @bundle_options
 @config_option
 @click.pass_context

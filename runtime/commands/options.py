@@ -13,7 +13,7 @@ from .program import together
 LARGEST_SEED = 2**63 - 1
 
 
-class Place(click.Path):
+class PathOption(click.Path):
     """A path; it is not empty."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class PlanTime(click.ParamType[Any]):
 
 
 bundle_options = together(
-    click.option("--bundle", type=Place(), help="Bundle directory (default: the shipped one)."),
+    click.option("--bundle", type=PathOption(), help="Bundle directory (default: the shipped one)."),
     click.option(
         "--backend",
         type=Registered("backends"),
@@ -92,7 +92,7 @@ bundle_options = together(
     click.option("--steps", "preview_steps", type=int, help="Preview steps (default: the bundle's)."),
     click.option("--guidance", type=float, help="Guidance of the preview; 1 switches it off."),
     click.option("--refine-steps", type=int, help="Euler steps of the refiner (default: the bundle's)."),
-    click.option("--cache-dir", type=Place(), help="Where prompts and engines made here are kept."),
+    click.option("--cache-dir", type=PathOption(), help="Where prompts and engines made here are kept."),
     click.option(
         "--memory",
         "memory_gb",

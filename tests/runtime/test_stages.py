@@ -21,10 +21,11 @@ SEED = 7
 
 @dataclass
 class Seen:
-    """An engine with copies of its inputs and outputs, by file."""
+    """An engine with copies of its inputs and outputs; its numbers are multiplied by ``factor``."""
 
     engine: object
     runs: list = field(default_factory=list)
+    factor: float = 1.0
 
     @property
     def spec(self):
@@ -36,6 +37,8 @@ class Seen:
     def run(self, tensors):
         given = {name: np.array(tensor) for name, tensor in tensors.items()}
         outputs = self.engine.run(tensors)
+        if self.factor != 1.0:
+            outputs = {name: tensor * np.float32(self.factor) for name, tensor in outputs.items()}
         self.runs.append((given, {name: np.array(tensor) for name, tensor in outputs.items()}))
         return outputs
 
@@ -102,7 +105,7 @@ def test_modulations_are_not_made_again(make_bundle, observation):
     def load(path, spec):
         loads.append(spec.file)
         engine = fake.load(path, spec)
-        return Counted(engine, runs) if spec.file == "modulate.onnx" else engine
+        return Seen(engine, runs) if spec.file == "modulate.onnx" else engine
 
     with Pipeline(make_bundle("modulated"), HostBackend("fake", load)) as pipeline:
         pipeline.warmup()
@@ -112,31 +115,8 @@ def test_modulations_are_not_made_again(make_bundle, observation):
     assert loads.count("modulate.onnx") == 1
     with pytest.raises(OutputError, match="stage preview: modulation has numbers that are not finite"):
         Pipeline(
-            make_bundle("modulated", "other"), HostBackend("fake", lambda p, s: Counted(fake.load(p, s), runs, np.nan))
+            make_bundle("modulated", "other"), HostBackend("fake", lambda p, s: Seen(fake.load(p, s), runs, np.nan))
         )
-
-
-@dataclass
-class Counted:
-    """An engine with counted runs and multiplied outputs."""
-
-    engine: object
-    runs: list
-    factor: float = 1.0
-
-    @property
-    def spec(self):
-        return self.engine.spec
-
-    def warmup(self, shapes):
-        return self.engine.warmup(shapes)
-
-    def run(self, tensors):
-        self.runs.append(tensors)
-        return {name: tensor * np.float32(self.factor) for name, tensor in self.engine.run(tensors).items()}
-
-    def close(self):
-        self.engine.close()
 
 
 def test_every_row_that_wants_noise_has_that_of_its_number(planned):
