@@ -12,7 +12,7 @@ from dvgwm.robots.a1_model import SAFETY
 from dvgwm.robots.link import Kind
 from dvgwm.robots.serve import CODES
 
-pytestmark = [pytest.mark.sim, pytest.mark.slow]
+pytestmark = [pytest.mark.sim, pytest.mark.slow, pytest.mark.alone]
 TOPICS = galaxea_a1_ros.A1Settings()
 JOINTS = list(galaxea_a1_messages.JOINTS)
 UNSOUND = {
